@@ -1,0 +1,23 @@
+"""Objectives of score matching. Weightings and time samplers are reached by module: `losses.weighting`, `.times`."""
+
+from score_jax.losses import times, weighting
+from score_jax.losses.diffusion import diffusion_loss, perturbed
+from score_jax.losses.matching import (
+    denoising_score_matching,
+    explicit_score_matching,
+    finite_difference_score_matching,
+    implicit_score_matching,
+    sliced_score_matching,
+)
+
+__all__ = [
+    "denoising_score_matching",
+    "diffusion_loss",
+    "explicit_score_matching",
+    "finite_difference_score_matching",
+    "implicit_score_matching",
+    "perturbed",
+    "sliced_score_matching",
+    "times",
+    "weighting",
+]

@@ -1,0 +1,74 @@
+"""Objectives at every noise level of an SDE at once: `score_fn` is `(x, t) -> score`, results are nats, `(B,)`.
+
+Each draws one t per example from `times`, noises x_0 to x_t, and weights the level's loss. The published losses are
+arguments: NCSN `times=discrete(levels), weighting=sigma2` on VE, DDPM the same on `Tabulated`, score SDE
+`times=uniform()`, EDM `times=lognormal(), weighting=edm(sigma_data)`.
+"""
+
+from collections.abc import Callable
+
+from score_jax import arrays
+from score_jax.losses import weighting as weightings
+from score_jax.losses.times import Times, uniform
+from score_jax.losses.weighting import Weighting
+from score_jax.sde import SDE
+from score_jax.types import Array, Key, ScoreFn, StaticScoreFn
+
+
+def diffusion_loss(
+    key: Key,
+    score_fn: ScoreFn,
+    x0: Array,
+    sde: SDE,
+    *,
+    times: Times = uniform(),
+    weighting: Weighting = weightings.sigma2,
+) -> Array:
+    """Returns w(t)·½‖s(x_t, t) − ∇log p(x_t|x_0)‖², `(B,)`: denoising score matching at every level.
+
+    Computed as (w/σ²)·½‖σ s + ε‖², which stays exact where 1/σ² overflows the difference (Song et al. 2021, eq. 7).
+
+    Args:
+      key: `()` or `(B,)`.
+      score_fn: `(x, t) -> score`, t `(B,)`.
+      x0: data, `(B, *S)`.
+      sde: the noising process.
+      times: how t is drawn, with its weight (`losses.times`).
+      weighting: w(t), `(sde, t) -> (B,)` (`losses.weighting`).
+    """
+    key_t, key_noise = arrays.split(key)
+    t, weight = times(key_t, sde, len(x0))
+    x, eps = sde.perturb(key_noise, x0, t)
+    residual = arrays.expand_right(sde.sigma(t), x) * score_fn(x, t) + eps
+    values = 0.5 * arrays.sum_dims(residual**2)
+    return arrays.expand_right(weight * weighting(sde, t) / sde.variance(t), values) * values
+
+
+def perturbed(
+    objective: Callable[[Key, StaticScoreFn, Array], Array],
+    sde: SDE,
+    *,
+    times: Times = uniform(),
+    weighting: Weighting = weightings.sigma2,
+) -> Callable[[Key, ScoreFn, Array], Array]:
+    """Lifts an objective at one density to every noise level: `(key, score_fn, x0) -> (B,)`.
+
+    The objective sees noise units: u = x_t/σ with score σ·s(σu, t), so J_u = σ² J_x and the weight is w/σ². A
+    finite-difference step is then relative to σ, and every level's objective has one scale.
+
+    Args:
+      objective: `(key, score_fn, x) -> (B,)`, such as `losses.sliced_score_matching`.
+      sde: the noising process.
+      times: how t is drawn, with its weight.
+      weighting: w(t), multiplying J_x.
+    """
+
+    def loss(key: Key, score_fn: ScoreFn, x0: Array) -> Array:
+        key_t, key_noise, key_objective = arrays.split(key, 3)
+        t, weight = times(key_t, sde, len(x0))
+        x, _ = sde.perturb(key_noise, x0, t)
+        sigma = arrays.expand_right(sde.sigma(t), x)
+        values = objective(key_objective, lambda u: sigma * score_fn(sigma * u, t), x / sigma)
+        return arrays.expand_right(weight * weighting(sde, t) / sde.variance(t), values) * values
+
+    return loss

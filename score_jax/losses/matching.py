@@ -1,0 +1,127 @@
+"""Objectives of score matching at one density: `score_fn` is `x -> score`, results are nats per example, `(B,)`.
+
+With J = ½ E‖s − ∇log p‖² the Fisher divergence,
+
+    ESM   ½‖s − ∇log p‖²                         the definition; needs the target score
+    ISM   ½‖s‖² + tr ∇s                          = ESM − ½E‖∇log p‖², when p·s vanishes at the boundary (Hyvärinen 2005)
+    SSM   vᵀ∇s v + ½(vᵀs)²,  E[vvᵀ] = I          = ISM in expectation over v (Song et al. 2019)
+    FD    SSM with vᵀ∇s v by a central difference: no second derivatives (Pang et al. 2020)
+    DSM   ½‖s(x̃) − ∇log q(x̃|x)‖²                 = ESM of the noised density + a constant (Vincent 2011)
+
+ISM and SSM are negative at their optimum, DSM's optimum is not zero. ISM, SSM and FD need a score whose Jacobian is
+informative: smooth activations, above all for scores that are themselves gradients of an energy.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from score_jax import arrays
+from score_jax.kernels import Kernel
+from score_jax.types import Array, InputError, Key, StaticScoreFn, require_positive
+
+PROJECTIONS = {"rademacher": arrays.rademacher, "gaussian": arrays.normal, "sphere": arrays.sphere}
+
+
+def explicit_score_matching(score_fn: StaticScoreFn, x: Array, target_score_fn: StaticScoreFn) -> Array:
+    """Returns ½‖s(x) − ∇log p(x)‖², `(B,)`.
+
+    Args:
+      score_fn: `(B, *S) -> (B, *S)`.
+      x: samples of p, `(B, *S)`.
+      target_score_fn: the true score of p.
+    """
+    return 0.5 * arrays.sum_dims((score_fn(x) - target_score_fn(x)) ** 2)
+
+
+def implicit_score_matching(score_fn: StaticScoreFn, x: Array, *, key: Key | None = None) -> Array:
+    """Returns ½‖s(x)‖² + tr ∇s(x), `(B,)` (Hyvärinen 2005, eq. 4).
+
+    Args:
+      score_fn: `(B, *S) -> (B, *S)`.
+      x: samples of p, `(B, *S)`.
+      key: None for the exact trace (d Jacobian-vector products), a key `()` or `(B,)` for Hutchinson's estimate.
+    """
+    return 0.5 * arrays.sum_dims(score_fn(x) ** 2) + arrays.divergence(score_fn, x, key=key)
+
+
+def sliced_score_matching(
+    key: Key,
+    score_fn: StaticScoreFn,
+    x: Array,
+    *,
+    n_projections: int = 1,
+    projection: str = "rademacher",
+    variance_reduced: bool = False,
+) -> Array:
+    """Returns the mean over projections of vᵀ∇s v + ½(vᵀs)², `(B,)` (Song et al. 2019, eqs. 8 and 9).
+
+    `variance_reduced` replaces ½(vᵀs)² by its expectation ½‖s‖² (SSM-VR). Every projection satisfies E[vvᵀ] = I, so
+    the expectation is ISM whatever the choice.
+
+    Args:
+      key: `()` or `(B,)`.
+      score_fn: `(B, *S) -> (B, *S)`.
+      x: samples of p, `(B, *S)`.
+      n_projections: projections per example.
+      projection: "rademacher", "gaussian", or "sphere" (radius √d).
+      variance_reduced: use ½‖s‖² in place of ½(vᵀs)².
+
+    Raises:
+      InputError: for an unknown projection.
+    """
+    if projection not in PROJECTIONS:
+        raise InputError(f"sliced_score_matching: projection must be one of {sorted(PROJECTIONS)}, got {projection!r}")
+
+    def one(key: Key) -> Array:
+        v = PROJECTIONS[projection](key, x)
+        score, derivative = jax.jvp(score_fn, (x,), (v,))
+        energy = arrays.sum_dims(score**2) if variance_reduced else arrays.sum_dims(v * score) ** 2
+        return arrays.sum_dims(v * derivative) + 0.5 * energy
+
+    return jax.vmap(one)(arrays.split(key, n_projections)).mean(0)
+
+
+def finite_difference_score_matching(
+    key: Key, score_fn: StaticScoreFn, x: Array, *, eps: float = 0.1, n_projections: int = 1
+) -> Array:
+    """Returns FD-SSM-VR: ‖s(x+w) + s(x−w)‖²/8 + (d/2ε²) wᵀ(s(x+w) − s(x−w)), `(B,)` (Pang et al. 2020).
+
+    w is uniform on the sphere of radius ε. The mean is ISM + O(ε²), exact for a linear score; no derivative is taken.
+
+    Args:
+      key: `()` or `(B,)`.
+      score_fn: `(B, *S) -> (B, *S)`.
+      x: samples of p, `(B, *S)`, float32 or wider.
+      eps: length ε of the displacement, in the units of x.
+      n_projections: displacements per example.
+
+    Raises:
+      InputError: for a non-positive eps, or half-precision x, whose rounding exceeds the difference.
+    """
+    require_positive("finite_difference_score_matching", eps=eps)
+    if jnp.finfo(x.dtype).bits < 32:
+        raise InputError(f"finite_difference_score_matching: x must be float32 or wider, got {x.dtype}; cast it first")
+    dims = x[0].size
+
+    def one(key: Key) -> Array:
+        w = arrays.sphere(key, x) * (eps / dims**0.5)
+        ahead, behind = score_fn(x + w), score_fn(x - w)
+        trace = arrays.sum_dims(w * (ahead - behind)) * (dims / (2 * eps**2))
+        return arrays.sum_dims((ahead + behind) ** 2) / 8 + trace
+
+    return jax.vmap(one)(arrays.split(key, n_projections)).mean(0)
+
+
+def denoising_score_matching(key: Key, score_fn: StaticScoreFn, x: Array, kernel: Kernel) -> Array:
+    """Returns ½‖s(x̃) − ∇_x̃ log q(x̃|x)‖² with x̃ ~ q(·|x), `(B,)` (Vincent 2011, eq. 10).
+
+    The minimiser is the score of the noised density; for Gaussian noise the target is −(x̃ − x)/σ² = −z/σ.
+
+    Args:
+      key: `()` or `(B,)`.
+      score_fn: `(B, *S) -> (B, *S)`.
+      x: samples of p, `(B, *S)`.
+      kernel: the noise q(x̃|x), any of `score_jax.kernels`.
+    """
+    x_tilde = kernel.sample(key, x)
+    return 0.5 * arrays.sum_dims((score_fn(x_tilde) - kernel.score(x_tilde, x)) ** 2)

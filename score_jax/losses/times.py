@@ -1,0 +1,78 @@
+"""How training draws noise levels: `(key, sde, n) -> (t, weight)`, both `(n,)`.
+
+Each factory returns such a sampler. The weight multiplies the loss: it is what makes an importance-sampled average
+estimate the uniform one, and 1 where the choice of levels is itself the weighting (`discrete`, `lognormal`).
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from score_jax import arrays
+from score_jax.sde import SDE
+from score_jax.types import Array, ArrayLike, InputError, Key, require_positive
+
+Times: TypeAlias = Callable[[Key, SDE, int], tuple[Array, Array]]
+
+
+def uniform(antithetic: bool = False) -> Times:
+    """Draws t uniformly from [t_min, t_max].
+
+    With `antithetic` the draws are stratified over the batch, u_i = (u + i/n) mod 1 with one u (Kingma et al. 2021):
+    each is still uniform, and the batch covers all levels evenly. The shared u is the first example's.
+    """
+
+    def draw(key: Key, sde: SDE, n: int) -> tuple[Array, Array]:
+        u = arrays.draw(jax.random.uniform, key, (n,))
+        if antithetic:
+            u = (u[0] + jnp.arange(n) / n) % 1.0
+        return jnp.asarray(sde.t_min + u * (sde.t_max - sde.t_min)), jnp.ones_like(u)
+
+    return draw
+
+
+def discrete(levels: ArrayLike) -> Times:
+    """Draws t uniformly from `levels`, a vector of times (`sde.time` and `sampling.grids` make them).
+
+    Raises:
+      InputError: when `levels` is not a non-empty vector.
+    """
+    if jnp.ndim(levels) != 1 or not jnp.size(levels):
+        raise InputError(f"times.discrete: levels must be a non-empty vector of times, got shape {jnp.shape(levels)}")
+
+    def draw(key: Key, sde: SDE, n: int) -> tuple[Array, Array]:
+        index = jax.vmap(lambda k: jax.random.randint(k, (), 0, jnp.size(levels)))(arrays.example_keys(key, n))
+        t = jnp.asarray(levels)[index]
+        return t, jnp.ones_like(t)
+
+    return draw
+
+
+def lognormal(mean: float = -1.2, std: float = 1.2) -> Times:
+    """Draws log(σ/α) ~ N(mean, std²), clipped to the SDE's range; not reweighted (Karras et al. 2022, table 1)."""
+    require_positive("times.lognormal", std=std)
+
+    def draw(key: Key, sde: SDE, n: int) -> tuple[Array, Array]:
+        z = arrays.draw(jax.random.normal, key, (n,))
+        t = jnp.clip(sde.time(-2 * (mean + std * z)), sde.t_min, sde.t_max)
+        return t, jnp.ones_like(t)
+
+    return draw
+
+
+def importance() -> Times:
+    """Draws t with density ∝ g²/σ² = −d log SNR/dt, that is uniformly in log-SNR, weighted back to uniform t.
+
+    Removes the variance that the likelihood weighting g² adds (Song et al. 2021, "Maximum likelihood training", 5.1).
+    """
+
+    def draw(key: Key, sde: SDE, n: int) -> tuple[Array, Array]:
+        high, low = sde.log_snr(sde.t_min), sde.log_snr(sde.t_max)
+        u = arrays.draw(jax.random.uniform, key, (n,))
+        t = jnp.clip(sde.time(low + u * (high - low)), sde.t_min, sde.t_max)
+        slope = -jax.jvp(sde.log_snr, (t,), (jnp.ones_like(t),))[1]
+        return t, (high - low) / (slope * (sde.t_max - sde.t_min))
+
+    return draw

@@ -1,0 +1,44 @@
+"""Weights over noise levels: `(sde, t) -> (B,)`, multiplying ½‖score − target‖².
+
+In noise units ½‖score − target‖² is ½‖σ·score + ε‖²/σ², so `sigma2` puts every level on one scale.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax.numpy as jnp
+
+from score_jax.sde import SDE
+from score_jax.types import Array, require_positive
+
+Weighting: TypeAlias = Callable[[SDE, Array], Array]
+
+
+def sigma2(sde: SDE, t: Array) -> Array:
+    """Returns σ²: ½‖σ·score + ε‖², the loss of NCSN and DDPM's L_simple (Song & Ermon 2019; Ho et al. 2020)."""
+    return sde.variance(t)
+
+
+def likelihood(sde: SDE, t: Array) -> Array:
+    """Returns g²: bounds the log-likelihood of the generative SDE (Song et al. 2021, "Maximum likelihood training")."""
+    return sde.diffusion(t) ** 2
+
+
+def edm(sigma_data: float = 0.5) -> Weighting:
+    """Returns σ²((σ/α)² + σ_data²)/σ_data²: EDM's λ(σ) in terms of scores (Karras et al. 2022, table 1)."""
+    require_positive("weighting.edm", sigma_data=sigma_data)
+
+    def weight(sde: SDE, t: Array) -> Array:
+        return sde.variance(t) * (jnp.exp(-sde.log_snr(t)) / sigma_data**2 + 1)
+
+    return weight
+
+
+def min_snr(gamma: float = 5.0) -> Weighting:
+    """Returns σ² min(SNR, γ)/SNR: noise prediction with clipped signal-to-noise weight (Hang et al. 2023, eq. 8)."""
+    require_positive("weighting.min_snr", gamma=gamma)
+
+    def weight(sde: SDE, t: Array) -> Array:
+        return sde.variance(t) * jnp.minimum(1.0, gamma * jnp.exp(-sde.log_snr(t)))
+
+    return weight

@@ -1,0 +1,131 @@
+"""What a network's raw output F means: a fixed linear combination of data and noise.
+
+Every parameterization in use regresses on  F = p(t) x_0 + q(t) ε  with x_t = α x_0 + σ ε. The pair (p, q) is all an
+author writes; solving for ε gives the hub that everything passes through,
+
+    ε̂ = (α F − p x)/(α q − p σ),        score = −ε̂/σ.
+
+| name  | F                    | p, q                         |
+|-------|----------------------|------------------------------|
+| score | −ε/σ                 | 0, −1/σ                      |
+| eps   | ε                    | 0, 1                         |
+| x0    | x_0                  | 1, 0                         |
+| v     | α̂ ε − σ̂ x_0          | −σ̂, α̂ (normalised: α̂² + σ̂² = 1) |
+| flow  | ε − x_0              | −1, 1                        |
+| edm   | (x_0 − c_skip x/α)/c_out | see `EDM`                |
+
+`inputs` gives what the network sees: c_in x with c_in = 1/√(α² + σ²), and c_noise = log(σ/α). Both are functions of
+the signal-to-noise ratio alone up to the scale of x, so a trained backbone keeps working when the SDE is swapped.
+"""
+
+import jax.numpy as jnp
+from flax import struct
+
+from score_jax import arrays
+from score_jax.sde import SDE
+from score_jax.types import Array, ArrayLike, require_positive
+
+
+class Parameterization:
+    """Maps raw network outputs to scores; subclasses write `coefficients`."""
+
+    def coefficients(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
+        """Returns (p, q) of F = p x_0 + q ε, each of the shape of t."""
+        raise NotImplementedError
+
+    def inputs(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
+        """Returns (c_in, c_noise): the factor of the network's input and its conditioning number, shaped as t."""
+        return 1 / jnp.sqrt(sde.alpha(t) ** 2 + sde.variance(t)), -0.5 * sde.log_snr(t)
+
+    def to_score(self, sde: SDE, x: Array, t: ArrayLike, F: Array) -> Array:
+        """Returns the score at x `(B, *S)` that the network's output F stands for; t is `()` or `(B,)`."""
+        p, q = self.coefficients(sde, t)
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        scale = -1 / (sigma * (alpha * q - p * sigma))
+        return arrays.expand_right(scale * alpha, x) * F - arrays.expand_right(scale * p, x) * x
+
+    def target(self, sde: SDE, x: Array, t: ArrayLike, x0: Array) -> Array:
+        """Returns the F whose score is the kernel's, −ε/σ with ε = (x − α x_0)/σ: what F regresses on."""
+        p, q = self.coefficients(sde, t)
+        alpha, sigma = arrays.expand_right(sde.alpha(t), x), arrays.expand_right(sde.sigma(t), x)
+        return arrays.expand_right(p, x) * x0 + arrays.expand_right(q, x) * ((x - alpha * x0) / sigma)
+
+
+@struct.dataclass
+class Score(Parameterization):
+    """F is the score itself (NCSN); the input is not rescaled."""
+
+    def coefficients(self, sde, t):
+        return jnp.zeros_like(sde.sigma(t)), -1 / sde.sigma(t)
+
+    def inputs(self, sde, t):
+        c_in, c_noise = super().inputs(sde, t)
+        return jnp.ones_like(c_in), c_noise
+
+
+@struct.dataclass
+class Eps(Parameterization):
+    """F is the noise ε (DDPM): score = −F/σ."""
+
+    def coefficients(self, sde, t):
+        return jnp.zeros_like(sde.sigma(t)), jnp.ones_like(sde.sigma(t))
+
+
+@struct.dataclass
+class X0(Parameterization):
+    """F is the clean data x_0: score = (α F − x)/σ²."""
+
+    def coefficients(self, sde, t):
+        return jnp.ones_like(sde.sigma(t)), jnp.zeros_like(sde.sigma(t))
+
+
+@struct.dataclass
+class V(Parameterization):
+    """F is v = α̂ ε − σ̂ x_0 with (α̂, σ̂) = (α, σ)/√(α² + σ²) (Salimans & Ho 2022, on any SDE)."""
+
+    def coefficients(self, sde, t):
+        norm = jnp.sqrt(sde.alpha(t) ** 2 + sde.variance(t))
+        return -sde.sigma(t) / norm, sde.alpha(t) / norm
+
+
+@struct.dataclass
+class Flow(Parameterization):
+    """F is the velocity ε − x_0 of the straight path from data to noise (Lipman et al. 2023)."""
+
+    def coefficients(self, sde, t):
+        one = jnp.ones_like(sde.sigma(t))
+        return -one, one
+
+
+@struct.dataclass
+class EDM(Parameterization):
+    """D(x; σ) = c_skip x + c_out F at x/α and σ/α, for data of std `sigma_data` (Karras et al. 2022, table 1).
+
+    With r² = (σ/α)² + σ_data²: c_skip = σ_data²/r², c_out = (σ/α) σ_data/r, c_in = 1/(α r), c_noise = log(σ/α)/4.
+    """
+
+    sigma_data: ArrayLike = 0.5
+
+    def __post_init__(self):
+        require_positive("parameterization.edm", sigma_data=self.sigma_data)
+
+    def _sigma_and_norm(self, sde, t):
+        sigma = jnp.exp(-0.5 * sde.log_snr(t))
+        return sigma, jnp.sqrt(sigma**2 + self.sigma_data**2)
+
+    def coefficients(self, sde, t):
+        # (x_0 − c_skip (x_0 + σ ε))/c_out, simplified by 1 − c_skip = σ²/r²: no difference of near-equal numbers.
+        sigma, norm = self._sigma_and_norm(sde, t)
+        return sigma / (self.sigma_data * norm), -self.sigma_data / norm
+
+    def inputs(self, sde, t):
+        sigma, norm = self._sigma_and_norm(sde, t)
+        return 1 / (sde.alpha(t) * norm), jnp.log(sigma) / 4
+
+
+score = Score()
+eps = Eps()
+x0 = X0()
+v = V()
+flow = Flow()
+edm = EDM

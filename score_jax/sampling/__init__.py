@@ -1,0 +1,24 @@
+"""Samplers and the loop that runs them. Grids are reached by module: `sampling.grids`."""
+
+from score_jax.sampling import grids
+from score_jax.sampling.base import Sampler, predictor_corrector, sample
+from score_jax.sampling.langevin import annealed_langevin, langevin, langevin_corrector, mala
+from score_jax.sampling.ode import ddim, euler, heun
+from score_jax.sampling.sde import ancestral, euler_maruyama, reverse_diffusion
+
+__all__ = [
+    "Sampler",
+    "ancestral",
+    "annealed_langevin",
+    "ddim",
+    "euler",
+    "euler_maruyama",
+    "grids",
+    "heun",
+    "langevin",
+    "langevin_corrector",
+    "mala",
+    "predictor_corrector",
+    "reverse_diffusion",
+    "sample",
+]

@@ -1,0 +1,114 @@
+"""What a sampler is, and the one loop over noise levels.
+
+A `Sampler` is a pair of pure functions: `init(x)` makes the state, `step(key, state, t, s)` takes it from time t to
+s ≤ t. The state's field `x` is the sample; multistep methods carry more. `sample` scans the steps along a grid, so
+the whole run is one compiled program whatever the number of steps.
+
+Conditioning and correction wrap samplers: a wrapper changes `x` between the steps of another, which is only sound
+where the state is nothing but `x`. Samplers that remember earlier steps say so by `multistep=True`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_jax import arrays
+from score_jax.types import Array, ArrayLike, InputError, Key, PyTree
+
+
+class State(NamedTuple):
+    """State of a one-step sampler: the sample alone, `(B, *S)`."""
+
+    x: Array
+
+
+class Sampler(NamedTuple):
+    """A sampling method: `init(x) -> state`, `step(key, state, t, s) -> state`, `state.x` is the sample."""
+
+    init: Callable[[Array], Any]
+    step: Callable[[Key, Any, Array, Array], Any]
+    multistep: bool = False
+
+
+def one_step(step: Callable[[Key, Array, Array, Array], Array]) -> Sampler:
+    """Makes a sampler without memory of `step(key, x, t, s) -> x`."""
+    return Sampler(State, lambda key, state, t, s: State(step(key, state.x, t, s)))
+
+
+def check_grid(ts: ArrayLike) -> None:
+    """Raises InputError for a concrete grid that is no vector of two or more times, or increases somewhere."""
+    if jnp.ndim(ts) != 1 or jnp.size(ts) < 2:
+        raise InputError(
+            f"ts must be a vector of at least two times, from t_max down to t_min, got shape {jnp.shape(ts)}"
+        )
+    if isinstance(ts, jax.core.Tracer):
+        return
+    values = np.asarray(ts)
+    rises = np.flatnonzero(~(np.diff(values) <= 0))
+    if rises.size:
+        i = rises[0]
+        raise InputError(
+            f"ts must not increase: it runs from t_max down to t_min, got {values[i]:g} → {values[i + 1]:g} at step {i}"
+        )
+
+
+def sample(key: Key, sampler: Sampler, x: Array, ts: ArrayLike, *, trace: Callable[[Any], PyTree] | None = None) -> Any:
+    """Runs `sampler` from x along the grid `ts`; the only loop over noise levels there is.
+
+    Args:
+      key: `()` or `(B,)`; row i of the result depends on its own key alone.
+      sampler: the method.
+      x: start, `(B, *S)`, distributed as at `ts[0]` (`sde.prior_sample` for t_max).
+      ts: times, `(n,)`, never increasing (`sampling.grids`); n − 1 steps are taken. A step from t to t leaves x as it
+        is, except for Langevin steps, which work at the level arrived at.
+      trace: function of the state after each step; its results are stacked. Nothing is kept without it.
+
+    Returns:
+      x at `ts[-1]`, `(B, *S)`, or `(x, traced)`.
+
+    Raises:
+      InputError: for a grid that increases.
+    """
+    check_grid(ts)
+    ts = jnp.asarray(ts)
+    keys = arrays.example_keys(key, len(x))
+
+    def step(state, inputs):
+        i, t, s = inputs
+        state = sampler.step(arrays.fold_in(keys, i), state, t, s)
+        return state, None if trace is None else trace(state)
+
+    state, traced = jax.lax.scan(step, sampler.init(x), (jnp.arange(len(ts) - 1), ts[:-1], ts[1:]))
+    return state.x if trace is None else (state.x, traced)
+
+
+def predictor_corrector(predictor: Sampler, corrector: Sampler) -> Sampler:
+    """Steps t → s with the predictor, then corrects at s (Song et al. 2021, algorithm 1).
+
+    The released code corrects before it predicts; on a grid whose first time stands twice (`grids.levels`), the first
+    prediction does nothing and the two orders are the same sequence of updates.
+
+    Raises:
+      InputError: for a multistep predictor or corrector, whose memory a change of x would invalidate.
+    """
+    require_one_step("predictor_corrector", predictor)
+    require_one_step("predictor_corrector", corrector)
+
+    def step(key: Key, x: Array, t: Array, s: Array) -> Array:
+        key_predict, key_correct = arrays.split(key)
+        x = predictor.step(key_predict, predictor.init(x), t, s).x
+        return corrector.step(key_correct, corrector.init(x), t, s).x
+
+    return one_step(step)
+
+
+def require_one_step(owner: str, sampler: Sampler) -> None:
+    """Raises InputError when `sampler` remembers earlier steps."""
+    if sampler.multistep:
+        raise InputError(
+            f"{owner} changes x between steps, which the memory of a multistep sampler does not survive; "
+            "use a one-step sampler such as ancestral, ddim or heun"
+        )

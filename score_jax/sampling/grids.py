@@ -1,0 +1,81 @@
+"""Grids of times for `sampling.sample`: n points that never increase, from t_max down to t_end (t_min unless given).
+
+Spacing in σ means σ/α, the variance-exploding equivalent. Ends are exact, not round-tripped through `sde.time`.
+"""
+
+import jax.numpy as jnp
+
+from score_jax.sampling.base import check_grid
+from score_jax.sde import SDE
+from score_jax.types import Array, ArrayLike, InputError, require_positive
+
+
+def _require_points(owner: str, n: int) -> None:
+    if n < 2:
+        raise InputError(f"grids.{owner}: a grid has at least 2 points, got n = {n}")
+
+
+def _end(sde: SDE, t_end: ArrayLike | None) -> ArrayLike:
+    return sde.t_min if t_end is None else t_end
+
+
+def _with_ends(ts: Array, sde: SDE, t_end: ArrayLike | None) -> Array:
+    return ts.at[0].set(sde.t_max).at[-1].set(_end(sde, t_end))
+
+
+def _sigma(sde: SDE, t: ArrayLike) -> Array:
+    return jnp.exp(-0.5 * sde.log_snr(t))
+
+
+def uniform(sde: SDE, n: int, *, t_end: ArrayLike | None = None) -> Array:
+    """Returns n times equally spaced in t."""
+    _require_points("uniform", n)
+    return _with_ends(jnp.linspace(sde.t_max, _end(sde, t_end), n), sde, t_end)
+
+
+def karras(sde: SDE, n: int, rho: float = 7.0, *, t_end: ArrayLike | None = None) -> Array:
+    """Returns n times equally spaced in (σ/α)^{1/ρ} (Karras et al. 2022, eq. 5, without the final σ = 0)."""
+    _require_points("karras", n)
+    require_positive("grids.karras", rho=rho)
+    high, low = _sigma(sde, sde.t_max) ** (1 / rho), _sigma(sde, _end(sde, t_end)) ** (1 / rho)
+    return _with_ends(sde.time(-2 * rho * jnp.log(jnp.linspace(high, low, n))), sde, t_end)
+
+
+def log_snr(sde: SDE, n: int, *, t_end: ArrayLike | None = None) -> Array:
+    """Returns n times equally spaced in log-SNR, that is geometric in σ/α."""
+    _require_points("log_snr", n)
+    return _with_ends(sde.time(jnp.linspace(sde.log_snr(sde.t_max), sde.log_snr(_end(sde, t_end)), n)), sde, t_end)
+
+
+def levels(sde: SDE, sigmas: ArrayLike) -> Array:
+    """Returns the times of the noise levels `sigmas` (σ/α, descending, `(L,)`), the first of them twice: `(L + 1,)`.
+
+    A step arrives at every one of the L levels exactly once, the first included: annealed Langevin dynamics.
+
+    Raises:
+      InputError: when `sigmas` is no vector or increases.
+    """
+    sigmas = jnp.asarray(sigmas)
+    if sigmas.ndim != 1 or not sigmas.size:
+        raise InputError(f"grids.levels: sigmas must be a non-empty vector, got shape {sigmas.shape}")
+    ts = sde.time(-2 * jnp.log(sigmas))
+    ts = jnp.concatenate([ts[:1], ts])
+    check_grid(ts)
+    return ts
+
+
+def ddpm(sde: SDE, *, t_end: ArrayLike | None = None) -> Array:
+    """Returns the N knots of a `Tabulated` SDE, descending, and then t_end: the N steps of DDPM.
+
+    With `t_end=1/N` it ends at the first knot, for an explicit `sde.denoise` there.
+
+    Raises:
+      InputError: for an SDE without a table.
+    """
+    if not hasattr(sde, "knots"):
+        raise InputError(
+            f"grids.ddpm visits the knots of sde.Tabulated; {type(sde).__name__} has none: use grids.uniform"
+        )
+    knots = sde.knots()[::-1]
+    end = jnp.asarray(_end(sde, t_end), knots.dtype)
+    return jnp.append(jnp.maximum(knots, end), end) if t_end is None else jnp.maximum(knots, end)

@@ -1,0 +1,78 @@
+"""Score functions made of networks and energies.
+
+`ScoreModel` is a pytree of parameters and numbers around a static module; calling it is the only place where a
+network, an SDE and a parameterization meet. What comes out is a plain score function `(x, t) -> score`. Anything
+else is adapted in a line: a plain function is a score function as it stands, and an NNX module is one after
+`graphdef, state = nnx.split(net)` as `lambda x, t: nnx.merge(graphdef, state)(x, t)`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from score_jax import arrays
+from score_jax.parameterization import Parameterization
+from score_jax.sde import SDE
+from score_jax.types import Array, Key, PyTree
+
+
+@struct.dataclass
+class ScoreModel:
+    """A network as a score function: score = parameterization(module(c_in x, cond, label)).
+
+    Args:
+      variables: the module's collections, `{"params": ...}` and any fixed arrays.
+      sde: the noising process whose score this is.
+      module: a hashable Linen module, called as `module.apply(variables, x, cond, label, train=...)`, cond `(B,)`.
+      parameterization: what the module's output stands for.
+      condition: `(sde, t) -> cond` in place of c_noise, for networks trained on something else (level index, 999 t).
+
+    Swap parameters (the EMA, say) with `model.replace(variables=...)`.
+    """
+
+    variables: PyTree
+    sde: SDE
+    module: Any = struct.field(pytree_node=False)
+    parameterization: Parameterization
+    condition: Callable[[SDE, Array], Array] | None = struct.field(pytree_node=False, default=None)
+
+    def __call__(self, x: Array, t: Array, *, label: Array | None = None, key: Key | None = None) -> Array:
+        """Returns the score at x `(B, *S)` and t `()` or `(B,)`.
+
+        Args:
+          x: noised data `(B, *S)`.
+          t: time `()` or `(B,)`.
+          label: class labels `(B,)` of a class-conditional network, −1 for none.
+          key: `()` or `(B,)`: turns on training behaviour (dropout), drawn per example.
+        """
+        c_in, c_noise = self.parameterization.inputs(self.sde, t)
+        cond = c_noise if self.condition is None else self.condition(self.sde, t)
+        cond = arrays.per_example(cond, x)
+        F = self._apply(arrays.expand_right(c_in, x) * x, cond, label, key)
+        return self.parameterization.to_score(self.sde, x, t, F)
+
+    def _apply(self, x: Array, cond: Array, label: Array | None, key: Key | None) -> Array:
+        if key is None:
+            return self.module.apply(self.variables, x, cond, label, train=False)
+
+        def one(key, *example):
+            row = jax.tree.map(lambda a: a[None], example)
+            return self.module.apply(self.variables, *row, train=True, rngs={"dropout": key})[0]
+
+        # Row by row, so that each example's dropout comes from its own key; vmap keeps it one batched program.
+        return jax.vmap(one)(arrays.example_keys(key, len(x)), x, cond, label)
+
+
+def energy_score(energy_fn: Callable[..., Array]) -> Callable[..., Array]:
+    """Returns the score −∇_x E of an energy `energy_fn(x[, t]) -> (B,)`, p ∝ e^{−E}: a score function `(x[, t])`.
+
+    Objectives with second derivatives need a smooth energy: with ReLU networks ∇²E is zero almost everywhere.
+    """
+
+    def score_fn(x: Array, *t: Array) -> Array:
+        return -jax.grad(lambda x: jnp.sum(energy_fn(x, *t)))(x)
+
+    return score_fn

@@ -1,0 +1,361 @@
+"""Gaussian noising processes p(x_t | x_0) = N(α(t) x_0, σ(t)² I) and the linear SDEs they are the marginals of.
+
+An author writes two functions, `log_alpha(t)` and `variance(t)`; everything else follows. Differentiating the
+moments of  dx = f(t) x dt + g(t) dw  gives
+
+    f(t) = d log α / dt,        g(t)² = dσ²/dt − 2 f(t) σ²,
+
+the reverse process is  dx = (f x − g² score) dt + g dw̄  and the probability flow  dx = (f x − ½ g² score) dt
+(Anderson 1982; Song et al. 2021, eqs. 6 and 13). `variance` rather than `sigma` is what is written and
+differentiated: at t = 0, 2σσ′ is 0·∞ where d(σ²)/dt is exact.
+
+Time runs from `t_min` (data) to `t_max` (prior). `log_snr(t) = log α²/σ²` decreases; `time` inverts it, so
+`time(-2 log s)` is the time whose variance-exploding equivalent σ/α is s.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from score_jax import arrays
+from score_jax.types import Array, ArrayLike, InputError, Key, require_positive, require_range
+
+
+def _as_time(t: ArrayLike) -> Array:
+    """Time as an array of float32 or wider: schedules are never evaluated in half precision."""
+    t = jnp.asarray(t)
+    return t.astype(arrays.wide(t.dtype))
+
+
+def _derivative(fn, t: ArrayLike) -> Array:
+    t = _as_time(t)
+    return jax.jvp(fn, (t,), (jnp.ones_like(t),))[1]
+
+
+class SDE:
+    """A Gaussian noising process; subclasses are frozen dataclasses with `t_min`, `t_max` and numeric leaves."""
+
+    t_min: ArrayLike
+    t_max: ArrayLike
+
+    def log_alpha(self, t: ArrayLike) -> Array:
+        """Returns log α(t)."""
+        raise NotImplementedError
+
+    def variance(self, t: ArrayLike) -> Array:
+        """Returns σ(t)²."""
+        raise NotImplementedError
+
+    def time(self, log_snr: ArrayLike) -> Array:
+        """Returns the t at which `log_snr(t)` has the given value; bisection to float precision unless overridden."""
+        target = _as_time(log_snr)
+        low, high = jnp.full_like(target, self.t_min), jnp.full_like(target, self.t_max)
+
+        def halve(_, bounds):
+            low, high = bounds
+            middle = 0.5 * (low + high)
+            too_clean = self.log_snr(middle) > target
+            return jnp.where(too_clean, middle, low), jnp.where(too_clean, high, middle)
+
+        return 0.5 * sum(jax.lax.fori_loop(0, jnp.finfo(target.dtype).bits, halve, (low, high)))
+
+    def alpha(self, t: ArrayLike) -> Array:
+        """Returns α(t), the factor of the data."""
+        return jnp.exp(self.log_alpha(t))
+
+    def sigma(self, t: ArrayLike) -> Array:
+        """Returns σ(t), the standard deviation of the noise."""
+        return jnp.sqrt(self.variance(t))
+
+    def log_snr(self, t: ArrayLike) -> Array:
+        """Returns log α(t)²/σ(t)²."""
+        return 2 * self.log_alpha(t) - jnp.log(self.variance(t))
+
+    def drift(self, t: ArrayLike) -> Array:
+        """Returns f(t) of dx = f(t) x dt + g(t) dw."""
+        return _derivative(self.log_alpha, t)
+
+    def diffusion(self, t: ArrayLike) -> Array:
+        """Returns g(t) of dx = f(t) x dt + g(t) dw."""
+        return jnp.sqrt(_derivative(self.variance, t) - 2 * self.drift(t) * self.variance(t))
+
+    def perturb(self, key: Key, x0: Array, t: ArrayLike) -> tuple[Array, Array]:
+        """Draws x_t = α(t) x_0 + σ(t) ε and returns `(x_t, eps)`.
+
+        Args:
+          key: `()` or `(B,)`.
+          x0: `(B, *S)`.
+          t: `()` or `(B,)`.
+        """
+        eps = arrays.normal(key, x0)
+        return arrays.expand_right(self.alpha(t), x0) * x0 + arrays.expand_right(self.sigma(t), x0) * eps, eps
+
+    def prior_sample(self, key: Key, shape: tuple[int, ...], dtype=None) -> Array:
+        """Draws `shape` = `(B, *S)` from the prior N(0, σ(t_max)² I); `dtype` None is JAX's default float."""
+        z = arrays.draw(jax.random.normal, key, shape, dtype)
+        return arrays.expand_right(self.sigma(self.t_max), z) * z
+
+    def prior_log_prob(self, x: Array) -> Array:
+        """Returns log N(x; 0, σ(t_max)² I) in nats, `(B,)`."""
+        scale = arrays.expand_right(self.sigma(self.t_max), x)
+        return arrays.sum_dims(jax.scipy.stats.norm.logpdf(x, scale=scale))
+
+    def denoise(self, x: Array, t: ArrayLike, score: Array) -> Array:
+        """Returns E[x_0 | x_t = x] = (x + σ² score)/α (Tweedie; Efron 2011)."""
+        return (x + arrays.expand_right(self.variance(t), x) * score) / arrays.expand_right(self.alpha(t), x)
+
+
+@struct.dataclass
+class VE(SDE):
+    """Variance exploding: σ(t) = σ_min (σ_max/σ_min)^t, α = 1 (Song et al. 2021, eq. 30).
+
+    As released: σ(0) = σ_min, so t = 0 is the data blurred by σ_min and d(σ²)/dt = g² throughout.
+    """
+
+    sigma_min: ArrayLike = 0.01
+    sigma_max: ArrayLike = 50.0
+    t_min: ArrayLike = struct.field(default=1e-5, kw_only=True)
+    t_max: ArrayLike = struct.field(default=1.0, kw_only=True)
+
+    def __post_init__(self):
+        require_range("VE", "sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
+        require_range("VE", "t_min", self.t_min, "t_max", self.t_max)
+
+    def _log_ratio(self) -> Array:
+        return jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
+
+    def log_alpha(self, t: ArrayLike) -> Array:
+        return jnp.zeros_like(_as_time(t))
+
+    def variance(self, t: ArrayLike) -> Array:
+        t = _as_time(t)
+        return jnp.exp(2 * (jnp.log(self.sigma_min) + t * self._log_ratio())).astype(t.dtype)
+
+    def time(self, log_snr: ArrayLike) -> Array:
+        return (-0.5 * _as_time(log_snr) - jnp.log(self.sigma_min)) / self._log_ratio()
+
+
+class _LinearBeta(SDE):
+    """α of β(t) = β_min + t (β_max − β_min): log α = −B/2 with B(t) = ∫₀ᵗ β."""
+
+    beta_min: ArrayLike
+    beta_max: ArrayLike
+
+    def __post_init__(self):
+        owner = type(self).__name__
+        require_positive(owner, beta_min=self.beta_min, beta_max=self.beta_max)
+        require_range(owner, "t_min", self.t_min, "t_max", self.t_max)
+
+    def integral(self, t: ArrayLike) -> Array:
+        """Returns B(t) = β_min t + ½ (β_max − β_min) t²."""
+        t = _as_time(t)
+        return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
+
+    def log_alpha(self, t: ArrayLike) -> Array:
+        return -0.5 * self.integral(t)
+
+    def _time_of_integral(self, integral: Array) -> Array:
+        # The stable root of the quadratic: no cancellation for small B, and right for beta_min == beta_max.
+        slope = self.beta_max - self.beta_min
+        return 2 * integral / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * integral))
+
+
+@struct.dataclass
+class VP(_LinearBeta):
+    """Variance preserving: σ² = 1 − α², β linear in t (Song et al. 2021, eq. 32): DDPM in continuous time."""
+
+    beta_min: ArrayLike = 0.1
+    beta_max: ArrayLike = 20.0
+    t_min: ArrayLike = struct.field(default=1e-5, kw_only=True)
+    t_max: ArrayLike = struct.field(default=1.0, kw_only=True)
+
+    def variance(self, t: ArrayLike) -> Array:
+        return -jnp.expm1(-self.integral(t))
+
+    def time(self, log_snr: ArrayLike) -> Array:
+        return self._time_of_integral(jax.nn.softplus(-_as_time(log_snr)))
+
+
+@struct.dataclass
+class SubVP(_LinearBeta):
+    """Sub-VP: VP's α with σ = 1 − α², its variance squared (Song et al. 2021, eq. 33)."""
+
+    beta_min: ArrayLike = 0.1
+    beta_max: ArrayLike = 20.0
+    t_min: ArrayLike = struct.field(default=1e-3, kw_only=True)
+    t_max: ArrayLike = struct.field(default=1.0, kw_only=True)
+
+    def variance(self, t: ArrayLike) -> Array:
+        return jnp.expm1(-self.integral(t)) ** 2
+
+    def time(self, log_snr: ArrayLike) -> Array:
+        # σ/α = 2 sinh(B/2)
+        return self._time_of_integral(2 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * _as_time(log_snr))))
+
+
+@struct.dataclass
+class EDM(SDE):
+    """Time is the noise level itself: α = 1, σ(t) = t, from `sigma_min` to `sigma_max` (Karras et al. 2022)."""
+
+    sigma_min: ArrayLike = 0.002
+    sigma_max: ArrayLike = 80.0
+
+    def __post_init__(self):
+        require_range("EDM", "sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
+
+    @property
+    def t_min(self) -> ArrayLike:  # type: ignore[override]
+        return self.sigma_min
+
+    @property
+    def t_max(self) -> ArrayLike:  # type: ignore[override]
+        return self.sigma_max
+
+    def log_alpha(self, t: ArrayLike) -> Array:
+        return jnp.zeros_like(_as_time(t))
+
+    def variance(self, t: ArrayLike) -> Array:
+        return _as_time(t) ** 2
+
+    def time(self, log_snr: ArrayLike) -> Array:
+        return jnp.exp(-0.5 * _as_time(log_snr))
+
+
+@struct.dataclass
+class Cosine(SDE):
+    """Variance preserving on a quarter circle: α = cos(πt/2), σ = sin(πt/2) (Salimans & Ho 2022).
+
+    α vanishes at t = 1, so it stops short of it.
+    """
+
+    t_min: ArrayLike = struct.field(default=1e-5, kw_only=True)
+    t_max: ArrayLike = struct.field(default=1 - 1e-3, kw_only=True)
+
+    def __post_init__(self):
+        require_range("Cosine", "t_min", self.t_min, "t_max", self.t_max)
+
+    def log_alpha(self, t: ArrayLike) -> Array:
+        return jnp.log(jnp.cos(0.5 * jnp.pi * _as_time(t)))
+
+    def variance(self, t: ArrayLike) -> Array:
+        return jnp.sin(0.5 * jnp.pi * _as_time(t)) ** 2
+
+    def time(self, log_snr: ArrayLike) -> Array:
+        return 2 / jnp.pi * jnp.arctan(jnp.exp(-0.5 * _as_time(log_snr)))
+
+
+@struct.dataclass
+class Flow(SDE):
+    """The straight line x_t = (1 − t) x_0 + t ε (Lipman et al. 2023; Liu et al. 2023); stops short of t = 1."""
+
+    t_min: ArrayLike = struct.field(default=1e-5, kw_only=True)
+    t_max: ArrayLike = struct.field(default=1 - 1e-3, kw_only=True)
+
+    def __post_init__(self):
+        require_range("Flow", "t_min", self.t_min, "t_max", self.t_max)
+
+    def log_alpha(self, t: ArrayLike) -> Array:
+        return jnp.log1p(-_as_time(t))
+
+    def variance(self, t: ArrayLike) -> Array:
+        return _as_time(t) ** 2
+
+    def time(self, log_snr: ArrayLike) -> Array:
+        return jax.nn.sigmoid(-0.5 * _as_time(log_snr))
+
+
+@struct.dataclass
+class Tabulated(SDE):
+    """A published discrete schedule, exactly: ᾱ_i at the knots t = (i+1)/N, log ᾱ linear in between and to 0 at t = 0.
+
+    `alphas_bar` `(N,)` decreases (`ddpm_schedule(...).alphas_bar`); variance preserving. Kept in float64 where it
+    arrives as a numpy array, since 1 − ᾱ of the first knots loses three digits in float32.
+    """
+
+    alphas_bar: ArrayLike
+    t_min: ArrayLike = struct.field(default=1e-5, kw_only=True)
+    t_max: ArrayLike = struct.field(default=1.0, kw_only=True)
+
+    def __post_init__(self):
+        require_range("Tabulated", "t_min", self.t_min, "t_max", self.t_max)
+        table = self.alphas_bar
+        if isinstance(table, np.ndarray) and table.ndim == 1 and not (np.diff([1.0, *table, 0.0]) < 0).all():
+            shown = np.array2string(table, threshold=4)
+            raise InputError(f"Tabulated: alphas_bar must decrease strictly inside (0, 1), got {shown}")
+
+    def knots(self) -> Array:
+        """Returns the times of the table, (i+1)/N, ascending `(N,)`."""
+        n = jnp.size(self.alphas_bar)
+        return jnp.arange(1, n + 1) / n
+
+    def _table(self, dtype) -> tuple[Array, Array]:
+        xp = np if isinstance(self.alphas_bar, np.ndarray) else jnp
+        log_alphas_bar = xp.log(self.alphas_bar)
+        zero = jnp.zeros(1, dtype)
+        return jnp.append(zero, self.knots().astype(dtype)), jnp.append(zero, jnp.asarray(log_alphas_bar, dtype))
+
+    def _log_alpha_bar(self, t: ArrayLike) -> Array:
+        t = _as_time(t)
+        return jnp.interp(t, *self._table(t.dtype))
+
+    def log_alpha(self, t: ArrayLike) -> Array:
+        return 0.5 * self._log_alpha_bar(t)
+
+    def variance(self, t: ArrayLike) -> Array:
+        return -jnp.expm1(self._log_alpha_bar(t))
+
+    def time(self, log_snr: ArrayLike) -> Array:
+        log_alpha_bar = jax.nn.log_sigmoid(_as_time(log_snr))
+        times, values = self._table(log_alpha_bar.dtype)
+        return jnp.interp(-log_alpha_bar, -values, times)
+
+
+class DDPMSchedule(NamedTuple):
+    """Tables of a discrete diffusion, `(n_steps,)` float64: β, α = 1 − β, ᾱ = ∏α, variance of q(x_{t−1}|x_t, x_0)."""
+
+    betas: np.ndarray
+    alphas: np.ndarray
+    alphas_bar: np.ndarray
+    posterior_variance: np.ndarray
+
+
+def ddpm_schedule(n_steps: int = 1000, kind: str = "linear") -> DDPMSchedule:
+    """Builds a published DDPM schedule in float64.
+
+    `"linear"` and `"quadratic"` are Ho et al. 2020's (β from 1e-4 to 0.02 at 1,000 steps; for other counts β is
+    scaled by 1000/n_steps, so that the limit is the same VP-SDE), `"cosine"` is Nichol & Dhariwal 2021, eq. 17,
+    with β clipped at 0.999.
+
+    Raises:
+      InputError: for an unknown kind, or so few steps that some β reaches 1.
+    """
+    scale, first, last = 1000 / n_steps, 1e-4, 0.02
+    if kind == "linear":
+        betas = scale * np.linspace(first, last, n_steps)
+    elif kind == "quadratic":
+        betas = scale * np.linspace(first**0.5, last**0.5, n_steps) ** 2
+    elif kind == "cosine":
+        alpha_bar = np.cos((np.arange(n_steps + 1) / n_steps + 0.008) / 1.008 * np.pi / 2) ** 2
+        betas = np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    else:
+        raise InputError(f'ddpm_schedule: kind must be "linear", "quadratic" or "cosine", got {kind!r}')
+    if betas.max() >= 1:
+        raise InputError(
+            f"ddpm_schedule: {n_steps} {kind} steps make beta reach {betas.max():.3g}; it needs at least 21 steps"
+        )
+    alphas = 1 - betas
+    alphas_bar = np.cumprod(alphas)
+    previous = np.append(1.0, alphas_bar[:-1])
+    return DDPMSchedule(betas, alphas, alphas_bar, betas * (1 - previous) / (1 - alphas_bar))
+
+
+def geometric_sigmas(sigma_max: float, sigma_min: float, n: int) -> Array:
+    """Returns n noise levels in geometric progression, descending from `sigma_max` to `sigma_min` (Song & Ermon 2019).
+
+    Computed in float64 and then cast to JAX's default float.
+    """
+    require_range("geometric_sigmas", "sigma_min", sigma_min, "sigma_max", sigma_max)
+    return jnp.asarray(np.geomspace(sigma_max, sigma_min, n))

@@ -1,0 +1,45 @@
+"""Aliases and protocols shared by every module.
+
+The score function `(x, t) -> score` is the common currency: networks, closed forms, energies and guided models
+are all score functions; losses, samplers, likelihood and plots consume nothing else.
+
+Symbols, everywhere: `x0` data, `x` or `xt` noised data `(B, *S)`, `t` time `()` or `(B,)`, `s < t` the time a
+sampling step arrives at, `eps` standard normal noise, `alpha`, `sigma` with `x_t = alpha(t) x0 + sigma(t) eps`,
+`F` the raw output of a network, `z` fresh noise or a probe, `B` batch, `D` number of dimensions.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+Array: TypeAlias = jax.Array
+ArrayLike: TypeAlias = jax.Array | np.ndarray | float | int
+Key: TypeAlias = jax.Array  # typed PRNG key, shape () or (B,): see score_jax.arrays
+PyTree: TypeAlias = Any
+
+ScoreFn: TypeAlias = Callable[[Array, Array], Array]  # (x (B, *S), t () or (B,)) -> score (B, *S)
+StaticScoreFn: TypeAlias = Callable[[Array], Array]  # x (B, *S) -> score (B, *S)
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used.
+
+    The message is one line: what was given, what was expected, how to mend it. The commands in `experiments/`
+    print it without a traceback; anything else that is raised is a defect of this package.
+    """
+
+
+def require_positive(owner: str, **values: ArrayLike) -> None:
+    """Raises InputError for a concrete Python number that is not positive; arrays and tracers pass."""
+    for name, value in values.items():
+        if isinstance(value, int | float) and not value > 0:
+            raise InputError(f"{owner}: {name} must be positive, got {value}")
+
+
+def require_range(owner: str, low_name: str, low: ArrayLike, high_name: str, high: ArrayLike) -> None:
+    """Raises InputError unless 0 < low < high; only concrete Python numbers are compared."""
+    require_positive(owner, **{low_name: low, high_name: high})
+    if isinstance(low, int | float) and isinstance(high, int | float) and not low < high:
+        raise InputError(f"{owner}: {low_name} must be below {high_name}, got {low} and {high}")

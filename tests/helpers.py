@@ -1,0 +1,134 @@
+"""Tables of everything there is one of many of; a new row inherits the common tests. Oracles and error bars beside."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_jax import distributions, kernels, losses, parameterization, sampling
+from score_jax import sde as sdes
+from score_jax.losses import times, weighting
+
+SDES = {
+    "ve": sdes.VE(0.01, 50.0),
+    "vp": sdes.VP(),
+    "subvp": sdes.SubVP(),
+    "edm": sdes.EDM(),
+    "cosine": sdes.Cosine(),
+    "flow": sdes.Flow(),
+    "tabulated": sdes.Tabulated(sdes.ddpm_schedule(1000).alphas_bar),
+}
+
+KERNELS = {
+    "gaussian": kernels.Gaussian(0.3),
+    "laplace": kernels.Laplace(0.4),
+    "student_t": kernels.StudentT(5.0, 0.3),
+    "mixture": kernels.GaussianMixtureNoise(np.array([0.7, 0.3]), np.array([-0.1, 0.4]), np.array([0.2, 0.5])),
+    "from_log_density": kernels.FromLogDensity(
+        lambda x_tilde, x: -0.5 * jnp.sum((x_tilde - x) ** 2, axis=tuple(range(1, x.ndim))) / 0.09,
+        lambda key, x: kernels.Gaussian(0.3).sample(key, x),
+    ),
+}
+
+PARAMETERIZATIONS = {
+    "score": parameterization.score,
+    "eps": parameterization.eps,
+    "x0": parameterization.x0,
+    "v": parameterization.v,
+    "flow": parameterization.flow,
+    "edm": parameterization.edm(0.5),
+}
+
+# Objectives at one density: (key, score_fn, x) -> (B,), all equal to ISM in expectation over key.
+IMPLICIT_OBJECTIVES = {
+    "ism": lambda key, s, x: losses.implicit_score_matching(s, x),
+    "ism_hutchinson": lambda key, s, x: losses.implicit_score_matching(s, x, key=key),
+    "ssm_rademacher": losses.sliced_score_matching,
+    "ssm_gaussian": lambda key, s, x: losses.sliced_score_matching(key, s, x, projection="gaussian"),
+    "ssm_sphere": lambda key, s, x: losses.sliced_score_matching(key, s, x, projection="sphere", n_projections=2),
+    "ssm_vr": lambda key, s, x: losses.sliced_score_matching(key, s, x, variance_reduced=True),
+    "fd_ssm": lambda key, s, x: losses.finite_difference_score_matching(key, s, x, eps=0.01, n_projections=2),
+}
+
+WEIGHTINGS = {
+    "sigma2": weighting.sigma2,
+    "likelihood": weighting.likelihood,
+    "edm": weighting.edm(0.5),
+    "min_snr": weighting.min_snr(5.0),
+}
+
+TIMES = {
+    "uniform": times.uniform(),
+    "antithetic": times.uniform(antithetic=True),
+    "discrete": times.discrete(np.linspace(0.9, 0.1, 5, dtype=np.float32)),
+    "lognormal": times.lognormal(-1.2, 1.2),
+    "importance": times.importance(),
+}
+
+# Samplers: (sde, score_fn) -> Sampler, all of which sample the data's law from the prior's.
+SAMPLERS = {
+    "euler_maruyama": sampling.euler_maruyama,
+    "reverse_diffusion": sampling.reverse_diffusion,
+    "ancestral": sampling.ancestral,
+    "ancestral_transition": lambda sde, s: sampling.ancestral(sde, s, variance="transition"),
+    "ddim": sampling.ddim,
+    "ddim_eta_half": lambda sde, s: sampling.ddim(sde, s, eta=0.5),
+    "euler": sampling.euler,
+    "heun": sampling.heun,
+    "heun_churn": lambda sde, s: sampling.heun(sde, s, churn=0.1),
+    # ε = 0.05 σ_s²: small enough at every level that the corrector's own bias, ε/(4 v), stays below 2 %.
+    "predictor_corrector": lambda sde, s: sampling.predictor_corrector(
+        sampling.ancestral(sde, s), sampling.annealed_langevin(sde, s, step_size=0.05, n_steps=1, sigma_min=1.0)
+    ),
+}
+
+
+def mixture(dims: int = 2, full: bool = False) -> distributions.GaussianMixture:
+    """An uneven mixture of three separated components: the standard oracle."""
+    rng = np.random.default_rng(0)
+    means = np.array([[1.5], [-1.0], [0.3]]) * np.ones(dims) + rng.normal(size=(3, dims)) * 0.4
+    if full:
+        factors = rng.normal(size=(3, dims, dims)) * 0.2
+        variances = factors @ factors.transpose(0, 2, 1) + 0.1 * np.eye(dims)
+    else:
+        variances = np.array([0.2, 0.4, 0.1])
+    as_array = lambda v: jnp.asarray(v, jnp.zeros(()).dtype)  # noqa: E731
+    return distributions.GaussianMixture(as_array(np.array([0.5, 0.3, 0.2])), as_array(means), as_array(variances))
+
+
+def moments(mixture: distributions.GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
+    """Mean `(D,)` and covariance `(D, D)` of a Gaussian mixture."""
+    weights, means, variances = (np.asarray(v, np.float64) for v in (mixture.weights, mixture.means, mixture.variances))
+    weights, dims = weights / weights.sum(), means.shape[1]
+    if variances.ndim < 3:
+        variances = np.broadcast_to(variances, weights.shape)[:, None, None] * np.eye(dims)
+    mean = weights @ means
+    centred = means - mean
+    return mean, np.einsum("k,kij->ij", weights, variances) + np.einsum("k,ki,kj->ij", weights, centred, centred)
+
+
+def standard_error(values, axis: int = 0) -> np.ndarray:
+    """Standard error of the mean of independent values."""
+    values = np.asarray(values, np.float64)
+    return values.std(axis, ddof=1) / np.sqrt(values.shape[axis])
+
+
+def assert_mean(values, expected, sigmas: float = 4.0, slack: float = 0.0) -> None:
+    """Asserts that independent `values` (rows) have mean `expected` within `sigmas` standard errors plus `slack`."""
+    values = np.asarray(values, np.float64)
+    np.testing.assert_array_less(np.abs(values.mean(0) - expected), sigmas * standard_error(values) + slack + 1e-12)
+
+
+def trace_counter(fn):
+    """Wraps `fn` so that `wrapped.count` is how often it was traced."""
+
+    def wrapped(*args, **kwargs):
+        wrapped.count += 1
+        return fn(*args, **kwargs)
+
+    wrapped.count = 0
+    return wrapped
+
+
+def key(seed: int = 0) -> jax.Array:
+    """A typed key."""
+    return jax.random.key(seed)
