@@ -105,7 +105,10 @@ def test_posterior_is_bayes_rule(full):
     constant = posterior.log_prob(x) - density.log_prob(x) - likelihood
     np.testing.assert_allclose(constant, constant[0], atol=2e-4)
     evidence = sum(
-        w * scipy.stats.norm.pdf(0.7, (np.asarray(matrix) @ m)[0], np.sqrt(np.asarray(matrix) @ c @ np.asarray(matrix).T + noise**2)[0, 0])
+        w
+        * scipy.stats.norm.pdf(
+            0.7, (np.asarray(matrix) @ m)[0], np.sqrt(np.asarray(matrix) @ c @ np.asarray(matrix).T + noise**2)[0, 0]
+        )
         for w, m, c in zip(
             np.asarray(density.weights),
             np.asarray(density.means),

@@ -132,13 +132,17 @@ def test_ddpm_linear_schedule_meets_its_published_values():
         [0.9999, 0.9997800920720721, 0.07858724288177824, 4.035829765375676e-05],
         rtol=1e-12,
     )
-    np.testing.assert_allclose(tables.posterior_variance[[1, 2, 999]], [5.4531876613e-5, 8.5489115231e-5, 0.01999998352656061], rtol=1e-9)
+    np.testing.assert_allclose(
+        tables.posterior_variance[[1, 2, 999]], [5.4531876613e-5, 8.5489115231e-5, 0.01999998352656061], rtol=1e-9
+    )
     assert tables.posterior_variance[0] == 0
 
 
 def test_ddpm_cosine_schedule_meets_its_published_values():
     tables = sdes.ddpm_schedule(1000, "cosine")
-    np.testing.assert_allclose(tables.betas[[0, 499, 998, 999]], [4.128422482196914e-5, 0.0031458862304780677, 0.7499993929, 0.999], rtol=1e-9)
+    np.testing.assert_allclose(
+        tables.betas[[0, 499, 998, 999]], [4.128422482196914e-5, 0.0031458862304780677, 0.7499993929, 0.999], rtol=1e-9
+    )
     np.testing.assert_allclose(tables.alphas_bar[[499, 999]], [0.4938435904406382, 2.4287669070348567e-9], rtol=1e-9)
 
 

@@ -36,9 +36,8 @@ def diffusion_loss(
       times: how t is drawn, with its weight (`losses.times`).
       weighting: w(t), `(sde, t) -> (B,)` (`losses.weighting`).
     """
-    key_t, key_noise = arrays.split(key)
-    t, weight = times(key_t, sde, len(x0))
-    x, eps = sde.perturb(key_noise, x0, t)
+    t, weight = times(arrays.fold_in(key, 0), sde, len(x0))
+    x, eps = sde.perturb(arrays.fold_in(key, 1), x0, t)
     residual = arrays.expand_right(sde.sigma(t), x) * score_fn(x, t) + eps
     values = 0.5 * arrays.sum_dims(residual**2)
     return arrays.expand_right(weight * weighting(sde, t) / sde.variance(t), values) * values
@@ -64,11 +63,10 @@ def perturbed(
     """
 
     def loss(key: Key, score_fn: ScoreFn, x0: Array) -> Array:
-        key_t, key_noise, key_objective = arrays.split(key, 3)
-        t, weight = times(key_t, sde, len(x0))
-        x, _ = sde.perturb(key_noise, x0, t)
+        t, weight = times(arrays.fold_in(key, 0), sde, len(x0))
+        x, _ = sde.perturb(arrays.fold_in(key, 1), x0, t)
         sigma = arrays.expand_right(sde.sigma(t), x)
-        values = objective(key_objective, lambda u: sigma * score_fn(sigma * u, t), x / sigma)
+        values = objective(arrays.fold_in(key, 2), lambda u: sigma * score_fn(sigma * u, t), x / sigma)
         return arrays.expand_right(weight * weighting(sde, t) / sde.variance(t), values) * values
 
     return loss

@@ -89,7 +89,7 @@ def mala(
         def choose(new: Array, old: Array) -> Array:
             return jnp.where(accept.reshape(accept.shape + (1,) * (old.ndim - 1)), new, old)
 
-        return choose(y, x), choose(value_y, value), choose(score_y, score), accepted + accept
+        return choose(y, x), choose(value_y, value), choose(score_y, score), accepted + accept.astype(accepted.dtype)
 
     keys = arrays.example_keys(key, len(x))
     start = (x, *evaluate(x), jnp.zeros(len(x), jnp.int32))

@@ -1,0 +1,131 @@
+"""Every setting there is, with its default: the other configs show only what differs.
+
+Override any of them on the command line, `--config.training.batch_size=64`. What is chosen by name (`sde.name`,
+`objective.name`, …) is a one-word swap: the options of every choice stand in a section of its own name, and only the
+chosen section is read. A misspelt key or a value of another type is an error.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+
+    # What is learned. 2-D toys with exact densities: mixture eight_gaussians moons swiss_roll checkerboard pinwheel
+    # rings spirals. Images: digits (in scikit-learn's wheel) mnist fashion_mnist cifar10 folder array tfds.
+    data = config.data = ConfigDict()
+    data.name = "digits"
+    data.root = ""  # folder or file of the data; empty: the usual places. For tfds: its data_dir
+    data.n = 100_000  # points drawn of a toy
+    data.size = 0  # crop and resize images to this side; 0 leaves them as they are
+    data.channels = 3  # of images in a folder: 1 or 3
+    data.tfds = "cifar10"  # name of the TFDS data set
+    data.holdout = 0.1  # share kept from training where a data set has no test split of its own
+    data.labels = False  # class-conditional: the network is given the label
+    data.dequantize = True  # spread each grey level over its cell by uniform noise
+    data.flip = False  # mirror images at random
+    data.value_range = (0.0, 1.0)  # NCSN's convention; sigma refers to it. DDPM and EDM use (-1.0, 1.0)
+
+    # How noise is added: ve vp subvp edm cosine flow tabulated
+    sde = config.sde = ConfigDict()
+    sde.name = "ve"
+    sde.ve = {"sigma_min": 0.01, "sigma_max": 10.0, "t_min": 1e-5, "t_max": 1.0}
+    sde.vp = {"beta_min": 0.1, "beta_max": 20.0, "t_min": 1e-5, "t_max": 1.0}
+    sde.subvp = {"beta_min": 0.1, "beta_max": 20.0, "t_min": 1e-3, "t_max": 1.0}
+    sde.edm = {"sigma_min": 0.002, "sigma_max": 80.0}
+    sde.cosine = {"t_min": 1e-5, "t_max": 0.999}
+    sde.flow = {"t_min": 1e-5, "t_max": 0.999}
+    sde.tabulated = {"n_steps": 1000, "kind": "linear"}  # a published DDPM table: linear quadratic cosine
+
+    # What the network's output means: score eps x0 v flow edm
+    config.parameterization = ConfigDict({"name": "eps", "edm": {"sigma_data": 0.5}})
+
+    # mlp (points and tiny images) ncsn unet
+    network = config.network = ConfigDict()
+    network.name = "unet"
+    network.dtype = "float32"  # of the computation: float32 bfloat16; parameters stay float32
+    network.conservative = False  # the output is the gradient of a scalar: an energy-parameterised score
+    network.dropout = 0.0
+    network.mlp = {"hidden": (128, 128, 128), "activation": "swish"}  # swish softplus tanh elu relu
+    network.ncsn = {"channels": 32}
+    network.unet = {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1, "attention": (-1,), "remat": False}
+
+    # Which objective compares scores, at every noise level: esm (toys, whose score is known) ism ssm fd_ssm dsm
+    objective = config.objective = ConfigDict()
+    objective.name = "dsm"
+    objective.esm = {}
+    objective.ism = {"exact": True}  # the exact trace, or Hutchinson's estimate
+    objective.ssm = {"n_projections": 1, "projection": "rademacher", "variance_reduced": True}
+    objective.fd_ssm = {"eps": 0.1, "n_projections": 1}  # eps in units of the noise level
+    objective.dsm = {}
+
+    # Weight of the noise levels: sigma2 likelihood edm min_snr
+    config.weighting = ConfigDict({"name": "sigma2"})
+    config.weighting.edm = {"sigma_data": 0.5}
+    config.weighting.min_snr = {"gamma": 5.0}
+
+    # How training draws noise levels: uniform discrete lognormal importance
+    config.times = ConfigDict({"name": "uniform"})
+    config.times.uniform = {"antithetic": True}
+    config.times.discrete = {"n": 10}  # geometric in sigma/alpha from t_max to t_min
+    config.times.lognormal = {"mean": -1.2, "std": 1.2}
+    config.times.importance = {}
+
+    # Adam
+    optimizer = config.optimizer = ConfigDict()
+    optimizer.learning_rate = 1e-3
+    optimizer.schedule = "constant"  # or cosine, down to 0 at the last step
+    optimizer.warmup_steps = 100
+    optimizer.clip_norm = 1.0  # of the gradient of the loss per dimension; 0 doesn't clip
+    optimizer.weight_decay = 0.0
+    optimizer.b1 = 0.9
+    optimizer.b2 = 0.999
+    optimizer.eps = 1e-8
+
+    training = config.training = ConfigDict()
+    training.steps = 2000
+    training.batch_size = 128
+    training.steps_per_dispatch = 20  # compiled into one call; every interval is a multiple of it
+    training.accumulation = 1  # micro-batches a batch is cut into
+    training.ema_decay = 0.999
+    training.ema_warmup = True  # average less in the beginning: min(decay, (1 + n)/(10 + n))
+    training.label_dropout = 0.1  # share of labels withheld, so that the model is unconditional too
+    training.log_every = 100
+    training.log_levels = 10  # noise levels at which the loss is reported
+    training.checkpoint_every = 1000
+    training.keep_last = 3
+    training.keep_every = 0  # also keep the checkpoints of these steps; 0: none
+    training.tensorboard = False
+    training.wandb = ""  # project; empty: off
+
+    # Sampling. Names: annealed_langevin euler_maruyama reverse_diffusion ancestral ddim euler heun
+    sampler = config.sampler = ConfigDict()
+    sampler.name = "annealed_langevin"
+    sampler.annealed_langevin = {"step_size": 4e-5, "n_steps": 5}  # step_size is eps at the smallest level
+    sampler.euler_maruyama = {}
+    sampler.reverse_diffusion = {}
+    sampler.ancestral = {"variance": "posterior"}  # or transition
+    sampler.ddim = {"eta": 0.0}
+    sampler.euler = {}
+    sampler.heun = {"churn": 0.0, "s_min": 0.0, "s_max": float("inf"), "s_noise": 1.0}
+    sampler.corrector = False  # Langevin steps after each prediction
+    sampler.langevin_corrector = {"snr": 0.16, "n_steps": 1}
+    sampler.grid = "levels"  # levels uniform karras log_snr ddpm (the knots of a tabulated SDE)
+    sampler.steps = 100  # steps along the grid
+    sampler.rho = 7.0  # of the karras grid
+    sampler.denoise = True  # end with the posterior mean (Tweedie)
+    sampler.ema = True  # sample with the averaged parameters
+    sampler.n = 64  # samples drawn
+    sampler.batch_size = 64
+
+    config.evaluation = ConfigDict({"n": 512, "levels": 12})
+    return config
+
+
+def variant(config: ConfigDict, variants: dict[str, dict], name: str) -> ConfigDict:
+    """Applies the named variant, a mapping of dotted keys to values, to `config`."""
+    if name not in variants:
+        raise ValueError(f"there is no variant {name!r} of this config: choose one of {', '.join(variants)}")
+    config.update_from_flattened_dict(variants[name])
+    return config

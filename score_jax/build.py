@@ -1,0 +1,296 @@
+"""From a config to objects: the one file that knows names, and the last that sees a ConfigDict.
+
+Each function takes the whole config (`configs/base.py` lists and explains it) and returns an object of the package.
+A name is looked up in one table and given the options of the config's section of that name, so adding an SDE, a
+network, … to the command line is a row here and a section there.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from score_jax import data as datasets
+from score_jax import losses, networks, parameterization, sampling, training
+from score_jax import sde as sdes
+from score_jax.data import Source, toy
+from score_jax.distributions import GaussianMixture, score_of
+from score_jax.losses import times, weighting
+from score_jax.parameterization import Parameterization
+from score_jax.sampling import Sampler, grids
+from score_jax.score import ScoreModel
+from score_jax.sde import SDE
+from score_jax.training.logging import LoggerFactory, tensorboard, wandb
+from score_jax.types import Array, InputError, Key, ScoreFn
+
+T = TypeVar("T")
+
+
+def _choose(section: str, name: str, table: Mapping[str, T]) -> T:
+    if name not in table:
+        raise InputError(f"{section} {name!r} does not exist: choose one of {', '.join(table)}")
+    return table[name]
+
+
+def _options(section: ConfigDict) -> dict[str, Any]:
+    """The options of the section's chosen name, lists as tuples: modules must be hashable."""
+    options = section.get(section.name, {})
+    return {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in options.items()}
+
+
+# Data
+
+
+class Data(NamedTuple):
+    """Training and held-out examples, and the exact density of the data where it is known."""
+
+    train: Source
+    held_out: Source
+    oracle: GaussianMixture | None
+
+
+def _with_test_split(reader: Callable[..., Source], **options: Any) -> tuple[Source, Source]:
+    return reader(split="train", **options), reader(split="test", **options)
+
+
+def _images(options: ConfigDict) -> tuple[Source, Source]:
+    root = options.root or None
+    split_own = partial(datasets.split, holdout=options.holdout)
+    table: dict[str, Callable[[], tuple[Source, Source]]] = {
+        "digits": lambda: _with_test_split(datasets.digits),
+        "mnist": lambda: _with_test_split(datasets.mnist, root=root),
+        "fashion_mnist": lambda: _with_test_split(datasets.fashion_mnist, root=root),
+        "cifar10": lambda: _with_test_split(datasets.cifar10, root=root),
+        "tfds": lambda: split_own(datasets.tfds.load(options.tfds, data_dir=root)),
+        "array": lambda: split_own(datasets.array_file(_root(options))),
+        "folder": lambda: split_own(
+            datasets.folder(_root(options), size=options.size or None, channels=options.channels, labels=options.labels)
+        ),
+    }
+    if options.name not in table:
+        raise InputError(f"data {options.name!r} does not exist: choose one of {', '.join([*toy.TOYS, *table])}")
+    train, held_out = table[options.name]()
+    if options.size and options.name != "folder":
+        return datasets.resized(train, options.size), datasets.resized(held_out, options.size)
+    return train, held_out
+
+
+def _root(options: ConfigDict) -> str:
+    if not options.root:
+        raise InputError(f"data {options.name!r} is read from a path of yours: give --config.data.root=PATH")
+    return options.root
+
+
+def data(config: ConfigDict) -> Data:
+    """Returns the data that `config.data` names; labels only where the model is to be conditional."""
+    options = config.data
+    if options.name in toy.TOYS:
+        train, held_out = _points(options, config.seed)
+        oracle = GaussianMixture(*(jnp.asarray(v) for v in toy.components(options.name)))
+    else:
+        (train, held_out), oracle = _images(options), None
+    if options.labels and not train.num_classes:
+        raise InputError(f"data {options.name!r} has no labels: set --config.data.labels=False")
+    return Data(train if options.labels else datasets.unlabelled(train), held_out, oracle)
+
+
+def _points(options: ConfigDict, seed: int) -> tuple[Source, Source]:
+    return toy.toy(options.name, n=options.n, seed=seed), toy.toy(options.name, n=options.n, seed=seed + 1)
+
+
+def prepare(config: ConfigDict, source: Source) -> Callable[[Key, Array], Array]:
+    """Returns `(key, stored x) -> x0`: dequantization, flips and value range."""
+    options = config.data
+    low, high = options.value_range
+    return partial(
+        datasets.images.prepare,
+        levels=source.levels,
+        dequantize=options.dequantize,
+        flip=options.flip,
+        value_range=(low, high),
+    )
+
+
+# Noise, network, score
+
+
+def _tabulated(n_steps: int, kind: str) -> SDE:
+    return sdes.Tabulated(sdes.ddpm_schedule(n_steps, kind).alphas_bar)
+
+
+SDES: dict[str, Callable[..., SDE]] = {
+    "ve": sdes.VE,
+    "vp": sdes.VP,
+    "subvp": sdes.SubVP,
+    "edm": sdes.EDM,
+    "cosine": sdes.Cosine,
+    "flow": sdes.Flow,
+    "tabulated": _tabulated,
+}
+
+PARAMETERIZATIONS: dict[str, Callable[..., Parameterization]] = {
+    "score": parameterization.Score,
+    "eps": parameterization.Eps,
+    "x0": parameterization.X0,
+    "v": parameterization.V,
+    "flow": parameterization.Flow,
+    "edm": parameterization.EDM,
+}
+
+ACTIVATIONS = {"swish": nn.swish, "softplus": nn.softplus, "tanh": nn.tanh, "elu": nn.elu, "relu": nn.relu}
+DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None follows x
+
+
+def _mlp(*, activation: str, **options: Any) -> nn.Module:
+    return networks.MLP(activation=_choose("network.mlp.activation", activation, ACTIVATIONS), **options)
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": _mlp, "ncsn": networks.CompactNCSN, "unet": networks.UNet}
+
+
+def sde(config: ConfigDict) -> SDE:
+    """Returns the noising process."""
+    return _choose("sde", config.sde.name, SDES)(**_options(config.sde))
+
+
+def network(config: ConfigDict, num_classes: int) -> nn.Module:
+    """Returns the module; `num_classes` is 0 for an unconditional one."""
+    options = config.network
+    module = _choose("network", options.name, NETWORKS)(
+        dropout=options.dropout,
+        dtype=_choose("network.dtype", options.dtype, DTYPES),
+        num_classes=num_classes,
+        **_options(options),
+    )
+    return networks.Conservative(module) if options.conservative else module
+
+
+def model(config: ConfigDict, source: Source) -> ScoreModel:
+    """Returns the score function, its parameters drawn from `config.seed`."""
+    module = network(config, source.num_classes)
+    example = jnp.zeros((1, *source.shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32) if source.num_classes else None
+    variables = jax.jit(module.init)(jax.random.key(config.seed), *example)
+    kind = _choose("parameterization", config.parameterization.name, PARAMETERIZATIONS)
+    return ScoreModel(variables, sde(config), module, kind(**_options(config.parameterization)))
+
+
+# Objective
+
+
+def _levels(sde: SDE, n: int) -> Array:
+    """Returns n levels σ/α in geometric progression, descending."""
+    return jnp.exp(-0.5 * jnp.linspace(sde.log_snr(sde.t_max), sde.log_snr(sde.t_min), n))
+
+
+def draw_times(config: ConfigDict, sde: SDE) -> times.Times:
+    """Returns how noise levels are drawn."""
+    table: dict[str, Callable[..., times.Times]] = {
+        "uniform": times.uniform,
+        "discrete": lambda n: times.discrete(grids.levels(sde, _levels(sde, n))[1:]),
+        "lognormal": times.lognormal,
+        "importance": times.importance,
+    }
+    return _choose("times", config.times.name, table)(**_options(config.times))
+
+
+def weights(config: ConfigDict) -> weighting.Weighting:
+    """Returns the weight of the noise levels."""
+    table: dict[str, Callable[..., weighting.Weighting]] = {
+        "sigma2": lambda: weighting.sigma2,
+        "likelihood": lambda: weighting.likelihood,
+        "edm": weighting.edm,
+        "min_snr": weighting.min_snr,
+    }
+    return _choose("weighting", config.weighting.name, table)(**_options(config.weighting))
+
+
+def objective(config: ConfigDict, sde: SDE, oracle: GaussianMixture | None) -> training.step.Objective:
+    """Returns `(key, score_fn, x0, times) -> (B,)`, the named objective at every noise level."""
+    weigh = weights(config)
+
+    def denoising():
+        return lambda key, s, x0, times: losses.diffusion_loss(key, s, x0, sde, times=times, weighting=weigh)
+
+    def lifted(at_one_level):
+        return lambda key, s, x0, times: losses.perturbed(at_one_level, sde, times=times, weighting=weigh)(key, s, x0)
+
+    def implicit(exact):
+        return lifted(lambda key, s, x: losses.implicit_score_matching(s, x, key=None if exact else key))
+
+    def explicit():
+        if oracle is None:
+            raise InputError(
+                "objective 'esm' needs a known score, which only the 2-D toys have: choose dsm, ssm or fd_ssm"
+            )
+        truth = score_of(oracle, sde)
+        # The error s − truth is lifted as a whole and compared with zero: the truth differs from level to level.
+        zero = lifted(lambda key, error, x: losses.explicit_score_matching(error, x, jnp.zeros_like))
+        return lambda key, s, x0, times: zero(key, lambda x, t: s(x, t) - truth(x, t), x0, times)
+
+    table: dict[str, Callable[..., training.step.Objective]] = {
+        "dsm": denoising,
+        "esm": explicit,
+        "ism": implicit,
+        "ssm": lambda **options: lifted(partial(losses.sliced_score_matching, **options)),
+        "fd_ssm": lambda **options: lifted(partial(losses.finite_difference_score_matching, **options)),
+    }
+    return _choose("objective", config.objective.name, table)(**_options(config.objective))
+
+
+# Training
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Returns Adam with warm-up, clipping and weight decay."""
+    options = config.optimizer.to_dict()
+    clip_norm = options.pop("clip_norm") or None
+    return training.optimizer(clip_norm=clip_norm, total_steps=config.training.steps, **options)
+
+
+def loggers(config: ConfigDict) -> list[LoggerFactory]:
+    """Returns the loggers asked for beside metrics.jsonl."""
+    chosen: list[LoggerFactory] = [tensorboard] if config.training.tensorboard else []
+    return [*chosen, wandb(config.training.wandb, config.to_dict())] if config.training.wandb else chosen
+
+
+# Sampling
+
+
+def grid(config: ConfigDict, sde: SDE) -> Array:
+    """Returns the times a sampler visits: `config.sampler.steps` steps."""
+    options = config.sampler
+    n = options.steps + 1
+    table = {
+        "levels": lambda: grids.levels(sde, _levels(sde, options.steps)),
+        "uniform": lambda: grids.uniform(sde, n),
+        "karras": lambda: grids.karras(sde, n, options.rho),
+        "log_snr": lambda: grids.log_snr(sde, n),
+        "ddpm": lambda: grids.ddpm(sde),
+    }
+    return _choose("sampler.grid", options.grid, table)()
+
+
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
+    "annealed_langevin": sampling.annealed_langevin,
+    "euler_maruyama": sampling.euler_maruyama,
+    "reverse_diffusion": sampling.reverse_diffusion,
+    "ancestral": sampling.ancestral,
+    "ddim": sampling.ddim,
+    "euler": sampling.euler,
+    "heun": sampling.heun,
+}
+
+
+def sampler(config: ConfigDict, sde: SDE, score_fn: ScoreFn) -> Sampler:
+    """Returns the sampler, with its corrector if there is one."""
+    options = config.sampler
+    chosen = _choose("sampler", options.name, SAMPLERS)(sde, score_fn, **_options(options))
+    if not options.corrector:
+        return chosen
+    corrector = sampling.langevin_corrector(sde, score_fn, **options.langevin_corrector)
+    return sampling.predictor_corrector(chosen, corrector)

@@ -1,0 +1,38 @@
+"""Data: random-access sources, exact toys, real images, and a loader whose position can be saved.
+
+`toy`, `tfds` and `images` are reached by module: `toy.components("moons")`, `tfds.load("cifar10")`, `images.prepare`.
+"""
+
+from score_jax.data import images, tfds, toy
+from score_jax.data.cifar import cifar10
+from score_jax.data.embedded import digits
+from score_jax.data.files import array_file, folder
+from score_jax.data.idx import fashion_mnist, mnist, read_idx
+from score_jax.data.loader import Loader, batches
+from score_jax.data.resize import center_crop, resize, resized
+from score_jax.data.source import ArraySource, Source, View, in_memory, split, subset, unlabelled
+
+__all__ = [
+    "ArraySource",
+    "Loader",
+    "Source",
+    "View",
+    "array_file",
+    "batches",
+    "center_crop",
+    "cifar10",
+    "digits",
+    "fashion_mnist",
+    "folder",
+    "images",
+    "in_memory",
+    "mnist",
+    "read_idx",
+    "resize",
+    "resized",
+    "split",
+    "subset",
+    "tfds",
+    "toy",
+    "unlabelled",
+]

@@ -1,0 +1,63 @@
+"""Crop and resize on the host, before anything is random: deterministic, uint8 in and out, by Pillow."""
+
+from typing import Any
+
+import numpy as np
+
+from score_jax.data.source import Source, View
+from score_jax.types import InputError
+
+
+def center_crop(x: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Returns the middle `size` (height, width; one number for both) of `x` `(..., H, W, C)`.
+
+    Where a margin is odd, the extra row or column is cut at the bottom or right.
+    """
+    height, width = pair(size)
+    top, left = (x.shape[-3] - height) // 2, (x.shape[-2] - width) // 2
+    if top < 0 or left < 0:
+        raise InputError(
+            f"a crop of {height}x{width} doesn't fit images of {x.shape[-3]}x{x.shape[-2]}: resize them first"
+        )
+    return x[..., top : top + height, left : left + width, :]
+
+
+def fit(image: Any, size: int | tuple[int, int]) -> Any:
+    """Scales a Pillow image until it just covers `size` (Lanczos), then cuts the middle out: no distortion."""
+    from PIL import Image, ImageOps
+
+    height, width = pair(size)
+    return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+
+
+def resize(x: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Returns `fit` of every image of `x` `(N, H, W, C)` uint8."""
+    from PIL import Image
+
+    if x.dtype != np.uint8 or x.ndim != 4:
+        raise InputError(f"resize takes uint8 images (N, H, W, C), got {x.dtype} of shape {x.shape}")
+    planes = np.moveaxis(x, -1, 1).reshape(-1, *x.shape[1:3])  # channel by channel: any number of channels
+    fitted = np.stack([np.asarray(fit(Image.fromarray(plane), size)) for plane in planes])
+    return np.moveaxis(fitted.reshape(len(x), x.shape[-1], *pair(size)), 1, -1)
+
+
+def resized(source: Source, size: int | tuple[int, int]) -> Source:
+    """Returns a source of 256-level images resized to `size` when they are read; `in_memory` keeps the result."""
+    if source.levels != 256 or len(source.shape) != 3:
+        raise InputError(
+            f"only images of 256 grey levels can be resized, got shape {source.shape} with {source.levels} levels"
+        )
+
+    def gather(rows: np.ndarray) -> dict[str, np.ndarray]:
+        batch = source.batch(rows)
+        return {**batch, "x": resize(batch["x"], size)}
+
+    return View(len(source), (*pair(size), source.shape[-1]), source.num_classes, source.levels, gather)
+
+
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Reads a size, one number or (height, width), as a pair."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise InputError(f"image size {height}x{width}; expected at least 1x1")
+    return height, width

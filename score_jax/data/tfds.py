@@ -1,0 +1,116 @@
+"""TensorFlow Datasets by name, without TensorFlow.
+
+TFDS can read a prepared copy as a random-access data source if its files are array_records; the TFRECORD default,
+and *preparing* anything with images, need TensorFlow. So a copy is looked for on disk, read if it can be, and
+otherwise the message says what to run once, in an environment that has TensorFlow.
+"""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from score_jax.data.source import View
+from score_jax.types import InputError
+
+
+def load(
+    name: str,
+    *,
+    split: str = "train",
+    data_dir: str | os.PathLike | None = None,
+    x_key: str = "image",
+    label_key: str = "label",
+) -> View:
+    """Returns a prepared TFDS data set as a source.
+
+    Args:
+      name: "cifar10", "cifar10:3.0.2" (a version, else the newest copy) or "name/config".
+      split: one of the data set's splits, slices as "train[:90%]" included.
+      data_dir: where copies lie; None takes `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+      x_key: the feature that is the example.
+      label_key: the feature that is the class, used if it exists.
+    """
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
+    copy = _find(root, name)
+    formats = _formats(copy)
+    if "array_record" not in formats:
+        cure = _cure(name, root / "array_record")
+        raise InputError(f"{copy}: is prepared as {', '.join(formats)}, which only TensorFlow reads; {cure}")
+    if importlib.util.find_spec("array_record") is None:
+        raise InputError(f"{copy}: reading it needs the array_record package: pip install array_record")
+    return _open(copy, split, x_key, label_key)
+
+
+def _open(copy: Path, split: str, x_key: str, label_key: str) -> View:
+    import tensorflow_datasets  # deferred: it brings much along, though not TensorFlow
+
+    builder = tensorflow_datasets.builder_from_directory(str(copy))
+    features = builder.info.features
+    if x_key not in features:
+        raise InputError(f"{copy}: has no feature {x_key!r}; it has {', '.join(features)}: give one as x_key")
+    try:
+        records = builder.as_data_source(split)
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{copy}: has no split {split!r}; it has {', '.join(builder.info.splits)}") from error
+    if len(records) == 0:
+        raise InputError(f"{copy}: split {split!r} is empty")
+    num_classes = getattr(dict(features.items()).get(label_key), "num_classes", None) or 0
+    x = _read(records, np.arange(1), copy)[0][x_key]
+
+    def gather(rows: np.ndarray) -> dict[str, np.ndarray]:
+        examples = _read(records, rows, copy)
+        batch = {"x": _stacked([example[x_key] for example in examples], x.shape, copy)}
+        return {**batch, "label": _labels(examples, label_key)} if num_classes else batch
+
+    return View(len(records), x.shape, num_classes, 256 if x.dtype == np.uint8 else 0, gather)
+
+
+def _read(records: Any, rows: np.ndarray, copy: Path) -> list[dict[str, Any]]:
+    try:
+        return records.__getitems__([int(i) for i in rows])
+    except RuntimeError as error:  # what array_record raises for a vanished or damaged shard
+        raise InputError(f"{copy}: a record cannot be read ({error}); prepare it again".replace("\n", " ")) from error
+
+
+def _stacked(rows: list[np.ndarray], shape: tuple[int, ...], copy: Path) -> np.ndarray:
+    for row in rows:
+        if row.shape != shape:
+            raise InputError(f"{copy}: has examples of shape {row.shape} and {shape}; expected one shape for all")
+    x = np.stack(rows)
+    return x if x.dtype == np.uint8 else x.astype(np.float32)
+
+
+def _labels(examples: list[Any], label_key: str) -> np.ndarray:
+    return np.array([example[label_key] for example in examples], np.int32)
+
+
+def _find(root: Path, name: str) -> Path:
+    """The folder `root/name[/config]/version` of the newest prepared copy."""
+    base, _, version = name.partition(":")
+    copies = [info.parent for info in (root / base).glob(f"{version or '*'}/dataset_info.json")]
+    if not copies:
+        raise InputError(f"no prepared copy of {name!r} in {root}; {_cure(name, root)}")
+    return max(copies, key=lambda copy: [int(part) if part.isdigit() else -1 for part in copy.name.split(".")])
+
+
+def _formats(copy: Path) -> set[str]:
+    try:
+        info = json.loads((copy / "dataset_info.json").read_text())
+        return {info["fileFormat"], *info.get("alternativeFileFormats", ())}
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{copy}/dataset_info.json: damaged or without a file format ({error}); prepare the data set again"
+        ) from error
+
+
+def _cure(name: str, data_dir: Path) -> str:
+    command = f"tfds.builder('{name}', data_dir='{data_dir}', file_format='array_record').download_and_prepare()"
+    return (
+        "prepare it once where TensorFlow is installed "
+        "(pip install tensorflow tensorflow-datasets array_record importlib_resources): "
+        f'python -c "import tensorflow_datasets as tfds; {command}" and give data_dir={data_dir}'
+    )

@@ -1,0 +1,109 @@
+"""What `evaluate` measures of a trained model: plain numbers under plain names, each beside what real data gives.
+
+Every figure stands with its n. A comparison of samples with data means little without the same comparison of data with
+data, so fresh data of the same size go through the same functions.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from score_jax import metrics
+from score_jax.arrays import split
+from score_jax.data import toy
+from score_jax.distributions import GaussianMixture
+from score_jax.metrics import ScoreError
+from score_jax.sampling import grids
+from score_jax.score import ScoreModel
+from score_jax.types import Array, Key
+
+Numbers = dict[str, Any]
+
+
+def score_error(key: Key, model: ScoreModel, oracle: GaussianMixture, levels: int) -> ScoreError:
+    """Returns the error of the model's score against the exact one at `levels` noise levels, 2,048 draws each."""
+    ts = grids.log_snr(model.sde, levels)
+    return jax.jit(lambda key, model: metrics.score_error(key, model, oracle, model.sde, ts))(key, model)
+
+
+def of_points(key: Key, samples: np.ndarray, data: np.ndarray, fresh: np.ndarray, name: str) -> Numbers:
+    """Compares samples `(n, 2)` with as many points of the toy `name`; `data_*` compares `fresh` points with these."""
+
+    @jax.jit
+    def distances(a: Array, b: Array) -> dict[str, Array]:
+        return {
+            "sliced_wasserstein2": metrics.sliced_wasserstein(key, a, b),
+            "mmd2": metrics.mmd(a, b),
+            "energy_distance": metrics.energy_distance(a, b),
+        }
+
+    numbers: Numbers = {"n": len(samples)}
+    numbers |= {k: float(v) for k, v in distances(samples, data).items()}
+    numbers |= {f"data_{k}": float(v) for k, v in distances(fresh, data).items()}
+    modes = toy.modes(name)
+    if modes is not None:
+        expected = np.bincount(toy.groups(name), toy.components(name).weights)
+        found = metrics.mode_weights(samples, modes)
+        numbers["mode_coverage"] = float(metrics.mode_coverage(samples, modes, weights=expected))
+        numbers["mode_weights"] = np.asarray(found.weights).round(4).tolist()
+        numbers["data_mode_weights"] = expected.round(4).tolist()
+    return numbers
+
+
+def of_images(
+    samples: np.ndarray,
+    train: Mapping[str, np.ndarray],
+    held_out: Mapping[str, np.ndarray],
+    conditional: tuple[np.ndarray, np.ndarray] | None,
+) -> Numbers:
+    """Judges images by a classifier trained on the real ones, and by their nearest training neighbours.
+
+    Args:
+      samples: drawn without a label, in [0, 1].
+      train: "x" in [0, 1] and, where the data has them, "label".
+      held_out: likewise, never trained on.
+      conditional: samples drawn with labels, and these labels; None for an unconditional model.
+    """
+    copies = metrics.memorisation(samples, train["x"], held_out["x"])
+    numbers: Numbers = {
+        "n": len(samples),
+        "nearest_neighbour_distance": copies.sample_distance,
+        "held_out_nearest_neighbour_distance": copies.held_out_distance,
+        "nearest_neighbour_ratio": copies.ratio,
+        "copies": copies.copies,
+    }
+    if "label" in train:
+        numbers |= _classified(samples, train, held_out, conditional)
+    return numbers
+
+
+def _classified(samples, train, held_out, conditional) -> Numbers:
+    classifier = metrics.train_classifier(train["x"], train["label"])
+    real = held_out["x"], held_out["label"]
+    report = metrics.classification_report(classifier, samples, real)
+    numbers: Numbers = {
+        "held_out_accuracy": report.held_out_accuracy,
+        "held_out_confidence": report.held_out_confidence,
+        "confidence": report.confidence,
+        "class_shares": report.class_shares.round(4).tolist(),
+        "data_class_shares": report.data_shares.round(4).tolist(),
+        "class_total_variation": report.total_variation,
+    }
+    if conditional is not None:
+        images, labels = conditional
+        judged = metrics.classification_report(classifier, images, real, labels=labels)
+        numbers |= {"conditional_accuracy": judged.accuracy, "conditional_n": len(labels)}
+    return numbers
+
+
+def held_out_loss(evaluate: Callable[..., Array], state: Any, batches: Mapping[str, Array], sigmas: Array) -> Numbers:
+    """Returns the mean held-out loss per dimension by noise level, with the averaged parameters."""
+    values = np.asarray(evaluate(state, batches))
+    return {"loss_by_sigma": {f"{sigma:.4g}": float(v) for sigma, v in zip(sigmas, values, strict=True)}}
+
+
+def keys(seed: int, n: int) -> Key:
+    """Returns the keys of an evaluation, apart from those of training with the same seed."""
+    return split(jax.random.fold_in(jax.random.key(seed), 1), n)

@@ -1,0 +1,26 @@
+"""Networks: Linen modules `(x (B, *S), cond (B,), label None or (B,)) -> F (B, *S)` that know nothing of diffusion.
+
+`module.apply(variables, x, cond, label, train=False)`. Examples of a batch never see each other; fixed arrays live in
+the collection "fixed"; dropout draws from the rng "dropout" with `train=True`.
+"""
+
+from score_jax.networks.conservative import Conservative
+from score_jax.networks.embeddings import ConditionEmbedding, GaussianFourier, LabelEmbedding, Sinusoidal
+from score_jax.networks.mlp import MLP
+from score_jax.networks.ncsn import CompactNCSN
+from score_jax.networks.norms import ConditionalInstanceNormPlus, GroupNorm, InstanceNormPlus
+from score_jax.networks.unet import UNet
+
+__all__ = [
+    "MLP",
+    "CompactNCSN",
+    "ConditionEmbedding",
+    "ConditionalInstanceNormPlus",
+    "Conservative",
+    "GaussianFourier",
+    "GroupNorm",
+    "InstanceNormPlus",
+    "LabelEmbedding",
+    "Sinusoidal",
+    "UNet",
+]

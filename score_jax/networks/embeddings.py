@@ -1,0 +1,114 @@
+"""Embeddings of what a network is conditioned on: a noise number `cond` (B,) and a class `label` (B,).
+
+A network receives one float per example and does not know what it means; the parameterizations hand it
+`log(sigma/alpha)`, from about −7 (data) to 5 (prior), so one unit is a factor e in noise. A scalar enters as
+
+    [sin(ω_1 c), …, sin(ω_K c), cos(ω_1 c), …, cos(ω_K c)],
+
+with frequencies between `lowest`, whose half period spans that range so that c stays identifiable, and `highest`,
+whose period 2π/ω is the scale on which the output can change at once. The defaults, 0.25 and 4, mean half a period of
+12.6 units and a period of 1.6, a third of which separates neighbouring levels of NCSN. On eight Gaussians, 4 gave a
+smaller score error than 8 or 16: a score is a smooth function of the noise level. A network that takes 999 t or a
+level index needs other frequencies, roughly 1/range and one.
+
+Vaswani et al. 2017, section 3.5 (geometric frequencies); Tancik et al. 2020, eq. (5) (Gaussian ones).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.typing import Dtype
+
+from score_jax.types import Array, InputError
+
+
+def at_least_float32(x: Array) -> jnp.dtype:
+    """Returns the dtype of statistics, softmax and outputs: float32, or that of `x` where it is wider."""
+    return jnp.promote_types(jnp.float32, x.dtype)
+
+
+def waves(cond: Array, frequencies: Array) -> Array:
+    """Returns `[sin(ω c), cos(ω c)]`, `(B, 2K)`, of `cond` `(B,)` and angular frequencies `(K,)`."""
+    angles = cond.astype(at_least_float32(cond))[:, None] * frequencies[None].astype(at_least_float32(cond))
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class Sinusoidal(nn.Module):
+    """Sines and cosines of geometrically spaced frequencies ω_k = lowest (highest/lowest)^(k/(K−1)), K = features/2."""
+
+    features: int = 64
+    lowest: float = 0.25
+    highest: float = 4.0
+
+    def __call__(self, cond: Array) -> Array:
+        """Embeds `cond` `(B,)` as `(B, features)`, float32 or wider."""
+        half = _half(self.features)
+        return waves(cond, jnp.asarray(np.geomspace(self.lowest, self.highest, half)))
+
+
+class GaussianFourier(nn.Module):
+    """Sines and cosines of ω_k = 2π f_k with f_k ~ N(0, scale²), drawn once and never trained.
+
+    The frequencies are the variable `frequencies` of the collection "fixed", so that an optimizer of "params" cannot
+    reach them while checkpoints keep them.
+    """
+
+    features: int = 64
+    scale: float = 0.5
+
+    @nn.compact
+    def __call__(self, cond: Array) -> Array:
+        """Embeds `cond` `(B,)` as `(B, features)`, float32 or wider."""
+        half = _half(self.features)
+        frequencies = self.variable(
+            "fixed",
+            "frequencies",
+            lambda: self.scale * jax.random.normal(self.make_rng("params"), (half,), jnp.float32),
+        )
+        return waves(cond, 2 * np.pi * frequencies.value)
+
+
+class LabelEmbedding(nn.Module):
+    """A learned row for "no class", the first, and one for each class: what guidance compares.
+
+    `label` None, or any negative entry, takes the null row. A label ≥ num_classes cannot be refused under `jit`; it
+    gives NaN rather than some other class. With `num_classes=0` there is no table and the embedding is zero.
+    """
+
+    num_classes: int
+    features: int
+
+    @nn.compact
+    def __call__(self, label: Array | None, batch: int) -> Array:
+        """Embeds integer labels `(B,)`, or None, as `(B, features)`."""
+        if self.num_classes == 0:
+            if label is not None:
+                raise InputError("labels were given to a network without classes; build it with num_classes > 0")
+            return jnp.zeros((batch, self.features))
+        label = jnp.full((batch,), -1) if label is None else jnp.asarray(label)
+        if not jnp.issubdtype(label.dtype, jnp.integer):
+            raise InputError(f"labels have dtype {label.dtype}; integers were expected, -1 for no class")
+        table = self.param("table", nn.initializers.normal(1.0), (self.num_classes + 1, self.features))
+        return jnp.take(table, jnp.maximum(label, -1) + 1, axis=0, mode="fill", fill_value=jnp.nan)
+
+
+class ConditionEmbedding(nn.Module):
+    """Embeds noise number and label together: `swish(W₂ swish(W₁ noise(c) + b₁ + label row) + b₂)`, `(B, features)`."""
+
+    features: int
+    noise: nn.Module
+    num_classes: int = 0
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, cond: Array, label: Array | None) -> Array:
+        h = nn.Dense(self.features, dtype=self.dtype, name="inner")(self.noise(cond))
+        h = h + LabelEmbedding(self.num_classes, self.features, name="label")(label, cond.shape[0]).astype(h.dtype)
+        return nn.swish(nn.Dense(self.features, dtype=self.dtype, name="outer")(nn.swish(h)))
+
+
+def _half(features: int) -> int:
+    if features < 2 or features % 2:
+        raise InputError(f"an embedding of sines and cosines has an even number of features, got {features}")
+    return features // 2

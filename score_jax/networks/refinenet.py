@@ -1,0 +1,147 @@
+"""Blocks of the NCSN family: dilated residual blocks and the RefineNet head (Lin et al. 2017; Song & Ermon 2019).
+
+All of them take the activations `x` and a `cond` that only the norms look at: an embedding, level indices, or None.
+A norm is a factory, `norm(name=...)` giving a module called as `(x, cond)`; None leaves the normalization out. With
+`ConditionalInstanceNormPlus` everywhere and an average pool these are NCSN's blocks; with `InstanceNormPlus` in the
+residual blocks, None in the head and a max pool, NCSNv2's.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from score_jax.networks.layers import downsample, fan_in_uniform, resize_aligned
+from score_jax.types import Array
+
+NormFactory: TypeAlias = Callable[..., Any]  # norm(name=...) -> module, called as (x, cond)
+Pool: TypeAlias = Callable[[Array], Array]
+
+
+def average_pool(x: Array) -> Array:
+    """Means over 5×5 pixels with stride 1; padding counts, so borders are divided by 25 too."""
+    return nn.avg_pool(x, (5, 5), padding="SAME")
+
+
+def max_pool(x: Array) -> Array:
+    """Maxima over 5×5 pixels with stride 1, padded with −∞."""
+    return nn.max_pool(x, (5, 5), padding="SAME")
+
+
+def conv(
+    features: int, x: Array, *, size: int = 3, dilation: int = 1, bias: bool = True, dtype=None, name: str
+) -> Array:
+    """Convolves `x`, padded to keep its size, with PyTorch's default initialization of kernel and bias."""
+    init = fan_in_uniform(size * size * x.shape[-1])
+    padding = dilation * (size // 2)
+    return nn.Conv(
+        features, (size, size), padding=padding, kernel_dilation=dilation, use_bias=bias, dtype=dtype,
+        kernel_init=init, bias_init=init, name=name,
+    )(x)  # fmt: skip
+
+
+class ResidualBlock(nn.Module):
+    """`shortcut(x) + conv(elu(norm(conv(elu(norm(x))))))`, all 3×3.
+
+    `down` changes the width: without dilation both branches are followed by 2×2 means and the shortcut is 1×1; with
+    dilation the size stays, and the shortcut is dilated and 3×3 like the rest. Without `down` the width stays.
+    """
+
+    features: int
+    norm: NormFactory
+    down: bool = False
+    dilation: int = 1
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, cond: Any) -> Array:
+        """Maps `(B, H, W, C)` to `(B, H', W', features)`."""
+        same = functools.partial(conv, dilation=self.dilation, dtype=self.dtype)
+        h = nn.elu(self.norm(name="norm_0")(x, cond))
+        h = same(x.shape[-1] if self.down else self.features, h, name="conv_0")
+        h = nn.elu(self.norm(name="norm_1")(h, cond))
+        h = same(self.features, h, name="conv_1")
+        if not self.down:
+            return x + h
+        if self.dilation > 1:
+            return same(self.features, x, name="shortcut") + h
+        return downsample(conv(self.features, x, size=1, dtype=self.dtype, name="shortcut") + h)
+
+
+class ResidualConvUnit(nn.Module):
+    """RCU: `blocks` times, x + [(norm) → elu → conv 3×3 without bias] × `stages`."""
+
+    norm: NormFactory | None
+    blocks: int = 2
+    stages: int = 2
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, cond: Any) -> Array:
+        for i in range(self.blocks):
+            h = x
+            for j in range(self.stages):
+                h = nn.elu(_maybe(self.norm, f"norm_{i}_{j}")(h, cond))
+                h = conv(x.shape[-1], h, bias=False, dtype=self.dtype, name=f"conv_{i}_{j}")
+            x = x + h
+        return x
+
+
+class MultiScaleFusion(nn.Module):
+    """MSF: sum over the inputs of (norm) → conv 3×3 → bilinear resize, corners aligned, to the first input's size."""
+
+    features: int
+    norm: NormFactory | None
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, xs: Sequence[Array], cond: Any) -> Array:
+        fused = jnp.zeros(())
+        for i, x in enumerate(xs):
+            h = conv(self.features, _maybe(self.norm, f"norm_{i}")(x, cond), dtype=self.dtype, name=f"conv_{i}")
+            fused = fused + resize_aligned(h, xs[0])
+        return fused
+
+
+class ChainedResidualPooling(nn.Module):
+    """CRP: x = elu(x), then per stage path = conv(pool((norm)(path))), without bias, and x += path."""
+
+    norm: NormFactory | None
+    pool: Pool
+    stages: int = 2
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, cond: Any) -> Array:
+        x = path = nn.elu(x)
+        for i in range(self.stages):
+            path = self.pool(_maybe(self.norm, f"norm_{i}")(path, cond))
+            path = conv(x.shape[-1], path, bias=False, dtype=self.dtype, name=f"conv_{i}")
+            x = x + path
+        return x
+
+
+class RefineBlock(nn.Module):
+    """An RCU for each input → MSF, for two inputs or more → CRP → RCU (three blocks at the `end`, else one)."""
+
+    features: int
+    norm: NormFactory | None
+    pool: Pool = average_pool
+    end: bool = False
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, xs: Sequence[Array], cond: Any) -> Array:
+        """Fuses inputs `(B, H_i, W_i, C_i)`, the largest first, to `(B, H_0, W_0, features)`."""
+        unit = functools.partial(ResidualConvUnit, self.norm, dtype=self.dtype)
+        xs = [unit(name=f"adapt_{i}")(x, cond) for i, x in enumerate(xs)]
+        h = xs[0] if len(xs) == 1 else MultiScaleFusion(self.features, self.norm, self.dtype, name="fuse")(xs, cond)
+        h = ChainedResidualPooling(self.norm, self.pool, dtype=self.dtype, name="pool")(h, cond)
+        return unit(blocks=3 if self.end else 1, name="out")(h, cond)
+
+
+def _maybe(norm: NormFactory | None, name: str) -> Callable[[Array, Any], Array]:
+    return norm(name=name) if norm is not None else lambda x, cond: x

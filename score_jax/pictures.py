@@ -1,0 +1,113 @@
+"""The pictures of a run folder: what was drawn, and how well, as files.
+
+Each function writes a few PNG or GIF files and returns their paths. Points in the plane get a scatter and particle
+paths, images a grid, the annealing as a strip and as a GIF, and their nearest training neighbours.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from score_jax import plotting
+from score_jax.distributions import GaussianMixture
+from score_jax.metrics import nearest_neighbours
+from score_jax.types import Array, StaticScoreFn
+
+_STAGES = 10  # columns of the strip
+_FRAMES = 60  # of the GIF
+
+
+def _stages(n: int, wanted: int) -> np.ndarray:
+    """Indices of at most `wanted` of n steps, evenly spread, the last included."""
+    return np.unique(np.linspace(0, n - 1, min(n, wanted)).round().astype(int))
+
+
+def of_images(folder: Path, images: np.ndarray, path: np.ndarray, sigmas: np.ndarray, train: np.ndarray) -> list[Path]:
+    """Writes grid.png, annealing.png, annealing.gif and neighbours.png.
+
+    Args:
+      folder: where.
+      images: samples in [0, 1], `(n, H, W, C)`.
+      path: states of a few of them, in the same units, `(T, m, H, W, C)`; clipped to be shown.
+      sigmas: noise level after each step, `(T,)`.
+      train: training images in [0, 1].
+    """
+    scale = max(1, 512 // (8 * images.shape[1]))
+    shown = images[:64]
+    nearest = train[nearest_neighbours(images[:8], train, k=5)[0]]
+    stages, frames = _stages(len(path), _STAGES), _stages(len(path), _FRAMES)
+    tiles = np.stack([plotting.grid_image(path[i].clip(0, 1), 4, scale=scale) for i in frames])
+    return [
+        plotting.save_png(folder / "grid.png", plotting.grid_image(shown, 8, scale=scale)),
+        plotting.save(plotting.strip(path[stages].clip(0, 1), sigmas=sigmas[stages]), folder / "annealing.png"),
+        plotting.save_gif(folder / "annealing.gif", tiles),
+        plotting.save(plotting.neighbours(images[:8], nearest), folder / "neighbours.png"),
+    ]
+
+
+def of_points(
+    folder: Path, points: np.ndarray, path: np.ndarray, data: np.ndarray, oracle: GaussianMixture
+) -> list[Path]:
+    """Writes scatter.png and trajectories.png.
+
+    Args:
+      folder: where.
+      points: samples, `(n, 2)`.
+      path: ways of a few of them, `(T, m, 2)`.
+      data: points of the data for comparison.
+      oracle: the data's density.
+    """
+    extent = plotting.extent_of(data)
+    log_prob = jax.jit(oracle.log_prob)
+    return [
+        plotting.save(plotting.scatter(points, data[: len(points)], extent=extent), folder / "scatter.png"),
+        plotting.save(plotting.trajectories(path, extent=extent, log_prob_fn=log_prob), folder / "trajectories.png"),
+    ]
+
+
+def of_field(folder: Path, score_fn: StaticScoreFn, truth: GaussianMixture, data: np.ndarray) -> list[Path]:
+    """Writes density.png, and score_field.png: the learned score beside the true one at one noise level.
+
+    Args:
+      folder: where.
+      score_fn: the learned score at that level.
+      truth: the density noised to that level.
+      data: points that say how far the picture reaches.
+    """
+    extent, log_prob = plotting.extent_of(data), jax.jit(truth.log_prob)
+    field = plotting.score_field(score_fn, jax.jit(truth.score), extent=extent, log_prob_fn=log_prob)
+    return [
+        plotting.save(plotting.density(log_prob, extent), folder / "density.png"),
+        plotting.save(field, folder / "score_field.png"),
+    ]
+
+
+def of_losses(folder: Path, records: Sequence[Mapping]) -> list[Path]:
+    """Writes loss.png, loss against steps, and loss_by_sigma.png, its last record by noise level.
+
+    Args:
+      folder: where.
+      records: of metrics.jsonl.
+    """
+    records = [record for record in records if "loss" in record]
+    if not records:
+        return []
+    steps, loss = zip(*((record["step"], record["loss"]) for record in records), strict=True)
+    by_sigma = records[-1]["loss_by_sigma"]
+    level = plotting.by_noise_level(
+        np.array([float(sigma) for sigma in by_sigma]), np.array(list(by_sigma.values())), ylabel="loss per dimension"
+    )
+    return [
+        plotting.save(
+            plotting.curve(np.array(steps), np.array(loss), ylabel="loss per dimension"), folder / "loss.png"
+        ),
+        plotting.save(level, folder / "loss_by_sigma.png"),
+    ]
+
+
+def of_score_error(folder: Path, sigma: Array, relative: Array) -> list[Path]:
+    """Writes score_error.png: E‖s − s*‖²/E‖s*‖² against the noise level."""
+    figure = plotting.by_noise_level(sigma, relative, ylabel="relative squared score error")
+    return [plotting.save(figure, folder / "score_error.png")]

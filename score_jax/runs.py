@@ -1,0 +1,297 @@
+"""A run: a config, the objects built from it, and a folder with what came of them.
+
+    run = new(config, workdir);  result = train(run)          # experiments/train.py
+    run = load(workdir, config);  samples(run), evaluate(run)  # experiments/sample.py, evaluate.py
+
+Images are handed out in [0, 1], points in the data's own coordinates.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from score_jax import build, evaluation, generate, pictures, sampling, training
+from score_jax import data as datasets
+from score_jax.build import Data
+from score_jax.command import as_json
+from score_jax.data import Source
+from score_jax.generate import Samples
+from score_jax.plotting import histogram_classes, save
+from score_jax.sampling import grids
+from score_jax.score import ScoreModel
+from score_jax.training import TrainState, checkpoint
+from score_jax.training.logging import read_jsonl, write_json
+from score_jax.training.step import level_sigmas
+from score_jax.types import InputError
+
+# What may be changed when a run goes on, or for sampling from it: nothing that the training depends on.
+MAY_DIFFER = (
+    "sampler",
+    "evaluation",
+    "training.steps",
+    "training.log_every",
+    "training.checkpoint_every",
+    "training.keep_last",
+    "training.keep_every",
+    "training.tensorboard",
+    "training.wandb",
+)
+_NEIGHBOUR_POOL = 20_000  # training images among which nearest neighbours are looked for
+_SHOWN = 5000  # points of the data shown beside samples
+
+
+class Run(NamedTuple):
+    """Everything a command works with; `model` has the variables of `state`: the average if `sampler.ema`."""
+
+    config: ConfigDict
+    workdir: Path
+    data: Data
+    model: ScoreModel
+    state: TrainState
+
+    def with_state(self, state: TrainState) -> "Run":
+        """Returns the run with trained parameters."""
+        variables = state.variables(ema=self.config.sampler.ema)
+        return self._replace(state=state, model=replace(self.model, variables=variables))
+
+
+def new(config: ConfigDict, workdir: str | Path) -> Run:
+    """Builds the objects of a config; nothing is written."""
+    data = build.data(config)
+    model = build.model(config, data.train)
+    key = jax.random.key(config.seed)
+    return Run(config, Path(workdir), data, model, training.create(key, model.variables, build.optimizer(config)))
+
+
+def load(workdir: str | Path, config: ConfigDict, *, step: int | None = None) -> Run:
+    """Builds the run in `workdir` with the parameters of its newest checkpoint, or that of `step`.
+
+    Args:
+      workdir: a folder that training wrote.
+      config: the run's, possibly with other sampling and evaluation settings.
+      step: which checkpoint.
+
+    Raises:
+      InputError: where there is no run or checkpoint, or the config changes what was trained.
+    """
+    run = new(config, workdir)
+    with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
+        restored = checkpoint.restore(manager, run.state, config=as_json(config), may_differ=MAY_DIFFER, step=step)
+    if restored is None:
+        raise InputError(f"{workdir} has no checkpoint yet: train first, or give another workdir")
+    return run.with_state(restored.state)
+
+
+def plan(run: Run) -> str:
+    """Returns what training will do, in two lines."""
+    config, source = run.config, run.data.train
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
+    conditional = f", {source.num_classes} classes" if source.num_classes else ""
+    return (
+        f"{config.data.name}: {len(source)} examples of shape {source.shape}{conditional}; {config.network.name} with "
+        f"{parameters:,} parameters ({config.parameterization.name}); {config.objective.name} on {config.sde.name}\n"
+        f"{config.training.steps} steps of batch {config.training.batch_size} into {run.workdir}"
+    )
+
+
+def train(run: Run) -> training.Result:
+    """Trains from the run's last checkpoint, or from the start, to `config.training.steps`."""
+    config, options, mesh = run.config, run.config.training, training.data_mesh()
+    training.check_batch_size(options.batch_size, mesh, accumulation=options.accumulation)
+    step = training.make_train_step(
+        run.model,
+        build.objective(config, run.model.sde, run.data.oracle),
+        build.optimizer(config),
+        times=build.draw_times(config, run.model.sde),
+        mesh=mesh,
+        prepare=build.prepare(config, run.data.train),
+        decay=training.ema_decay(options.ema_decay, warmup=options.ema_warmup),
+        label_dropout=options.label_dropout,
+        dropout=config.network.dropout > 0,
+        accumulation=options.accumulation,
+        levels=options.log_levels,
+    )
+    loader = datasets.Loader(
+        run.data.train,
+        batch_size=options.batch_size,
+        steps_per_batch=options.steps_per_dispatch,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return training.train(
+        run.state,
+        step,
+        loader,
+        workdir=run.workdir,
+        config=as_json(config),
+        mesh=mesh,
+        steps=options.steps,
+        steps_per_dispatch=options.steps_per_dispatch,
+        log_every=options.log_every,
+        checkpoint_every=options.checkpoint_every,
+        keep_last=options.keep_last,
+        keep_every=options.keep_every or None,
+        may_differ=MAY_DIFFER,
+        loggers=build.loggers(config),
+        seed=config.seed,
+    )
+
+
+def samples(run: Run, *, n: int, seed: int = 0, labels: np.ndarray | None = None) -> Samples:
+    """Draws n samples with the config's sampler; sample i depends on `seed` and i alone.
+
+    Args:
+      run: with trained parameters.
+      n: number of samples.
+      seed: of the samples.
+      labels: classes `(n,)` of a conditional model; None draws without.
+    """
+    config, sde = run.config, run.model.sde
+    if labels is not None and not run.data.train.num_classes:
+        raise InputError(
+            "this model was trained without labels: train with --config.data.labels=True to choose a class"
+        )
+    progress: Callable[[Iterable], Iterable] = partial(tqdm, desc="sampling", unit="batch", dynamic_ncols=True)
+    drawn = generate.draw_many(
+        jax.random.key(seed),
+        run.model,
+        partial(build.sampler, config),
+        build.grid(config, sde),
+        run.data.train.shape,
+        n=n,
+        batch_size=config.sampler.batch_size,
+        labels=labels,
+        denoise=config.sampler.denoise,
+        progress=progress,
+    )
+    return Samples(*(_shown(run, value) for value in drawn))
+
+
+def _shown(run: Run, x: np.ndarray) -> np.ndarray:
+    """Images from the training range to [0, 1], points as they are."""
+    if not run.data.train.levels:
+        return x
+    return np.asarray(datasets.images.from_range(jnp.asarray(x), *run.config.data.value_range))
+
+
+def _pool(source: Source, n: int) -> dict[str, np.ndarray]:
+    """The first n examples, images as floats in [0, 1]."""
+    batch = source.batch(np.arange(min(n, len(source))))
+    x = batch["x"]
+    return {**batch, "x": x / np.float32(source.levels - 1) if source.levels else x}
+
+
+def draw_pictures(run: Run, drawn: Samples | None = None, folder: Path | None = None) -> list[Path]:
+    """Writes the pictures of samples (by default `config.sampler.n` new ones) into samples/; returns their paths."""
+    drawn = samples(run, n=run.config.sampler.n) if drawn is None else drawn
+    folder = run.workdir / "samples" if folder is None else folder
+    if run.data.oracle is not None:
+        data = _pool(run.data.held_out, _SHOWN)["x"]
+        return pictures.of_points(folder, drawn.x, _flow(run), data, run.data.oracle)
+    sde = run.model.sde
+    sigmas = np.exp(-0.5 * np.asarray(sde.log_snr(build.grid(run.config, sde)[1:])))
+    return pictures.of_images(folder, drawn.x, drawn.path, sigmas, _pool(run.data.train, _NEIGHBOUR_POOL)["x"])
+
+
+def _flow(run: Run, particles: int = 48, steps: int = 60) -> np.ndarray:
+    """Ways of particles along the probability flow from the prior to the data, `(steps, particles, *S)`."""
+    shape, ts = (particles, *run.data.train.shape), grids.log_snr(run.model.sde, steps + 1)
+    key = jax.random.key(run.config.seed)
+    draw = jax.jit(lambda model: generate.draw(key, model, sampling.heun, ts, shape, traced=particles))
+    return np.asarray(draw(run.model)[1])
+
+
+def draw_figures(run: Run) -> list[Path]:
+    """Writes the figures of training, and of the score where it is known, into figures/; returns their paths."""
+    folder, oracle, sde = run.workdir / "figures", run.data.oracle, run.model.sde
+    written = pictures.of_losses(folder, read_jsonl(run.workdir / "metrics.jsonl"))
+    if oracle is None:
+        return written
+    error = _score_error(run, oracle)
+    t = sde.time(jnp.asarray(2.0))  # σ/α = e⁻¹: small enough to see the modes, large enough to be learned
+    field = jax.jit(lambda x: run.model(x, t))
+    data = _pool(run.data.held_out, _SHOWN)["x"]
+    written += pictures.of_field(folder, field, oracle.perturbed(sde, t), data)
+    return written + pictures.of_score_error(folder, error.sigma, error.relative)
+
+
+def _score_error(run: Run, oracle: Any) -> Any:
+    return evaluation.score_error(
+        evaluation.keys(run.config.seed, 1)[0], run.model, oracle, run.config.evaluation.levels
+    )
+
+
+def evaluate(run: Run) -> dict[str, Any]:
+    """Measures the trained model, writes evaluation.json and figures, and returns the numbers."""
+    numbers: dict[str, Any] = {
+        "step": int(run.state.step),
+        "ema": run.config.sampler.ema,
+        "seed": run.config.seed,
+        "sampler": run.config.sampler.name,
+        "sampler_steps": run.config.sampler.steps,
+    }
+    numbers |= _held_out_loss(run)
+    numbers |= _evaluate_images(run) if run.data.oracle is None else _evaluate_points(run)
+    write_json(run.workdir / "evaluation.json", numbers)
+    return numbers
+
+
+def _held_out_loss(run: Run) -> dict[str, Any]:
+    config, mesh = run.config, training.data_mesh()
+    # Four batches that every number of devices up to 64 divides.
+    x = run.data.held_out.batch(np.arange(256) % len(run.data.held_out))["x"].reshape(4, 64, *run.data.train.shape)
+    evaluate = training.make_eval_step(
+        run.model,
+        build.objective(config, run.model.sde, run.data.oracle),
+        mesh=mesh,
+        prepare=build.prepare(config, run.data.train),
+        levels=config.evaluation.levels,
+    )
+    sigmas = level_sigmas(run.model.sde, config.evaluation.levels)
+    return evaluation.held_out_loss(evaluate, run.state, training.put_batches({"x": x}, mesh), sigmas)
+
+
+def _evaluate_points(run: Run) -> dict[str, Any]:
+    assert run.data.oracle is not None
+    n = run.config.evaluation.n
+    drawn = samples(run, n=n, seed=run.config.seed)
+    data = _pool(run.data.held_out, 2 * n)["x"]
+    error = _score_error(run, run.data.oracle)
+    key = evaluation.keys(run.config.seed, 2)[1]
+    by_sigma = {f"{s:.4g}": float(e) for s, e in zip(np.asarray(error.sigma), np.asarray(error.relative), strict=True)}
+    numbers = evaluation.of_points(key, drawn.x, data[:n], data[n:], run.config.data.name)
+    pictures.of_score_error(run.workdir / "figures", error.sigma, error.relative)
+    return {"relative_score_error_by_sigma": by_sigma, **numbers}
+
+
+def _evaluate_images(run: Run) -> dict[str, Any]:
+    config, classes = run.config, run.data.train.num_classes
+    n = config.evaluation.n
+    drawn = samples(run, n=n, seed=config.seed).x.clip(0, 1)
+    conditional = None
+    if classes:
+        labels = np.arange(n, dtype=np.int32) % classes
+        conditional = samples(run, n=n, seed=config.seed, labels=labels).x.clip(0, 1), labels
+    # Judged against everything there is to know of the data: labels too, which an unconditional model never saw.
+    labelled = build.data(_with_labels(config)).train if "label" in run.data.held_out.batch(np.arange(1)) else None
+    train = _pool(labelled or run.data.train, _NEIGHBOUR_POOL)
+    numbers = evaluation.of_images(drawn, train, _pool(run.data.held_out, _NEIGHBOUR_POOL), conditional)
+    if "class_shares" in numbers:
+        shares = np.array(numbers["class_shares"]), np.array(numbers["data_class_shares"])
+        save(histogram_classes(*shares), run.workdir / "figures" / "classes.png")
+    return numbers
+
+
+def _with_labels(config: ConfigDict) -> ConfigDict:
+    config = config.copy_and_resolve_references()
+    config.data.labels = True
+    return config

@@ -1,0 +1,291 @@
+"""Run folders and checkpoints: what a run leaves behind, and how it goes on from there.
+
+A run folder is known by its `config.json`. `claim` takes a folder only if it is new, empty, or a run of the same
+config, so that nothing of anyone else's is overwritten and no two settings mix in one curve.
+
+A checkpoint (Orbax, written in the background) has two items. `state` is the `TrainState`: parameters, their average,
+optimizer, step and key. `run` is JSON: the position in the data, the partial sums of the metrics, the config, and a
+checksum of the state. Orbax notices missing and cut-off files but not a flipped bit inside one; the checksum does.
+A damaged checkpoint is named and the one before it used.
+"""
+
+import base64
+import json
+import logging
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from score_jax.training.logging import write_json
+from score_jax.training.state import TrainState
+from score_jax.types import Array, InputError, PyTree
+
+_log = logging.getLogger(__name__)
+
+
+class Restored(NamedTuple):
+    """A checkpoint read back: the state, the loader's position, the metrics' partial sums, and the step."""
+
+    state: TrainState
+    position: Any
+    window: Any
+    step: int
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(config, Mapping):
+        return {prefix[:-1]: config}
+    return {key: value for name, part in config.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
+
+
+def _normal(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what comes back when the config is written as JSON and read again."""
+    return json.loads(json.dumps(config, default=str))
+
+
+def config_differences(was: Mapping[str, Any], now: Mapping[str, Any], may_differ: Collection[str] = ()) -> list[str]:
+    """Lists `key: was → now` for every key that differs; `may_differ` names keys, or sections, that are let pass."""
+    old, new = _flat(_normal(was)), _flat(_normal(now))
+    free = lambda key: any(key == name or key.startswith(f"{name}.") for name in may_differ)  # noqa: E731
+    show = lambda side, key: json.dumps(side[key]) if key in side else "absent"  # noqa: E731
+    keys = [key for key in sorted(old.keys() | new.keys()) if not free(key)]
+    return [f"{key}: {show(old, key)} → {show(new, key)}" for key in keys if show(old, key) != show(new, key)]
+
+
+def _refuse_other_config(where: Path, was: Mapping[str, Any], now: Mapping[str, Any], may_differ) -> None:
+    differences = config_differences(was, now, may_differ)
+    if differences:
+        raise InputError(
+            f"{where} belongs to another config ({'; '.join(differences)}): restore these values, or give a new workdir"
+        )
+
+
+def read_config(workdir: Path | str) -> dict[str, Any]:
+    """Returns the config of a run folder.
+
+    Raises:
+      InputError: where there is no run.
+    """
+    path = Path(workdir) / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{workdir} is not the folder of a run: it has no config.json") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): it should hold the config of a run") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} should hold the config of a run, a JSON object")
+    return config
+
+
+def claim(workdir: Path | str, config: Mapping[str, Any], *, may_differ: Collection[str] = ()) -> Path:
+    """Makes `workdir` the folder of the run with this config, or checks that it already is; returns its path.
+
+    Args:
+      workdir: a new or empty folder, or that of a run with the same config.
+      config: nested mapping that JSON can hold.
+      may_differ: keys, or sections, that may change when a run goes on, such as "training.steps"; the new values are
+        written to config.json.
+
+    Raises:
+      InputError: of a folder with other things in it, another run's, or one that cannot be written; it is not touched.
+    """
+    workdir = Path(workdir).absolute()
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"workdir {workdir} is a file: give a new or empty folder")
+    try:
+        entries = sorted(os.listdir(workdir)) if workdir.exists() else []
+        if "config.json" in entries:
+            _refuse_other_config(workdir, read_config(workdir), config, may_differ)
+        elif entries:
+            listed = ", ".join(entries[:3]) + (", …" if len(entries) > 3 else "")
+            raise InputError(f"workdir {workdir} holds {listed} but no config.json, so it is no run: give a new folder")
+        if jax.process_index() == 0:
+            workdir.mkdir(parents=True, exist_ok=True)
+            write_json(workdir / "config.json", _normal(config))
+    except OSError as error:
+        raise InputError(f"workdir {workdir} cannot be written ({error.strerror}): give another folder") from error
+    return workdir
+
+
+def open_checkpoints(
+    workdir: Path | str, *, keep_last: int = 3, keep_every: int | None = None, read_only: bool = False
+) -> ocp.CheckpointManager:
+    """Opens `workdir/checkpoints`.
+
+    Args:
+      workdir: the run folder.
+      keep_last: number of newest checkpoints to keep, at least 1.
+      keep_every: also keep those whose step is a multiple of this.
+      read_only: for sampling and evaluation: makes and removes nothing.
+    """
+    if keep_last < 1 or (keep_every is not None and keep_every < 1):
+        raise InputError(f"keep_last and keep_every must be at least 1, got {keep_last} and {keep_every}")
+    policies = ocp.checkpoint_managers
+    kept: list[Any] = [policies.LatestN(keep_last)]
+    if keep_every is not None:
+        kept.append(policies.EveryNSteps(keep_every))
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(kept),
+        save_interval_steps=0 if read_only else 1,
+        create=not read_only,
+        read_only=read_only,
+    )
+    folder = Path(workdir).absolute() / "checkpoints"
+    if read_only and not folder.is_dir():
+        raise InputError(f"{workdir} has no checkpoints yet: train first, or give another workdir")
+    handlers = {"state": ocp.StandardCheckpointHandler(), "run": ocp.JsonCheckpointHandler()}
+    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+
+
+@jax.jit
+def checksum(tree: PyTree) -> Array:
+    """Returns a uint32 that changes with any single number of `tree`: sum of bits × odd weights, modulo 2³²."""
+
+    def of_leaf(x: Array) -> Array:
+        x = jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        x = x.astype(jnp.uint8) if x.dtype == bool else x
+        width = min(x.dtype.itemsize, 4)
+        bits = jax.lax.bitcast_convert_type(x, f"uint{8 * width}").ravel().astype(jnp.uint32)
+        return (bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1)).sum(dtype=jnp.uint32)
+
+    sums = jnp.stack([of_leaf(leaf) for leaf in jax.tree.leaves(tree)])
+    return of_leaf(sums)
+
+
+def _as_json(position: Any) -> Any:
+    return {"base64": base64.b64encode(position).decode()} if isinstance(position, bytes) else position
+
+
+def _from_json(position: Any) -> Any:
+    if isinstance(position, dict) and position.keys() == {"base64"}:
+        return base64.b64decode(position["base64"])
+    return position
+
+
+def save(
+    manager: ocp.CheckpointManager,
+    step: int,
+    state: TrainState,
+    *,
+    config: Mapping[str, Any],
+    position: Any = None,
+    window: Any = None,
+) -> None:
+    """Starts writing a checkpoint; returns once the arrays are copied, so that `state` may be donated.
+
+    Args:
+      manager: of `open_checkpoints`.
+      step: number of updates made.
+      state: to be saved.
+      config: of the run.
+      position: the loader's `get_state()`, JSON or bytes.
+      window: partial sums of the metrics, JSON.
+    """
+    run = {
+        "checksum": int(checksum(state)),
+        "config": _normal(config),
+        "position": _as_json(position),
+        "window": window,
+    }
+    manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run)))
+
+
+def _leaves(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every array by its path, the same for a state and for Orbax's description of one."""
+    with_paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    shapes = {_path(path): tuple(x.shape) for path, x in with_paths if hasattr(x, "shape")}
+    return {name: shape for name, shape in shapes.items() if name != "key"}  # Orbax describes the key's words
+
+
+def _path(path: tuple[Any, ...]) -> str:
+    return ".".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
+
+
+def _refuse_other_arrays(where: Path, manager: ocp.CheckpointManager, step: int, template: TrainState) -> None:
+    saved, wanted = _leaves(manager.item_metadata(step)["state"]), _leaves(template)
+    if not saved:
+        raise ValueError("its description cannot be read")
+    different = [name for name in sorted(saved.keys() | wanted.keys()) if saved.get(name) != wanted.get(name)]
+    if different:
+        name = different[0]
+        raise InputError(
+            f"{where} doesn't fit this network and optimizer: {name} is {saved.get(name, 'absent')} there and "
+            f"{wanted.get(name, 'absent')} here ({len(different)} array(s) differ)"
+        )
+
+
+def _read(manager: ocp.CheckpointManager, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or first), template)
+    items = ocp.args.Composite(state=ocp.args.StandardRestore(like), run=ocp.args.JsonRestore())
+    read = manager.restore(step, args=items)
+    if int(checksum(read["state"])) != read["run"]["checksum"]:
+        raise ValueError("its checksum is wrong")
+    return read["state"], read["run"]
+
+
+def restore(
+    manager: ocp.CheckpointManager,
+    template: TrainState,
+    *,
+    config: Mapping[str, Any] | None = None,
+    may_differ: Collection[str] = (),
+    step: int | None = None,
+) -> Restored | None:
+    """Reads the newest checkpoint that is whole, or that of `step`; None if there is none.
+
+    Args:
+      manager: of `open_checkpoints`.
+      template: a state with the shapes, dtypes and shardings wanted (arrays or `jax.ShapeDtypeStruct`s).
+      config: if given, the checkpoint must be of this config.
+      may_differ: keys that may differ.
+      step: which; None is the newest, and a damaged one is named and passed over.
+
+    Raises:
+      InputError: of another config, of other shapes, of a step that isn't there, or if all are damaged.
+    """
+    there = sorted(manager.all_steps(), reverse=True)
+    if step is not None and step not in there:
+        raise InputError(f"{manager.directory} has no checkpoint of step {step}; it has {sorted(there) or 'none'}")
+    damaged = []
+    for candidate in there if step is None else [step]:
+        where = Path(manager.directory) / str(candidate)
+        try:
+            _refuse_other_arrays(where, manager, candidate, template)
+            state, run = _read(manager, candidate, template)
+        except InputError:
+            raise
+        except Exception as error:  # Orbax and TensorStore raise all kinds, bare Exception included
+            damaged.append(f"{where} ({_first_line(error)})")
+            _log.warning("checkpoint %s is damaged and passed over", damaged[-1])
+            continue
+        if config is not None:
+            _refuse_other_config(where, run["config"], config, may_differ)
+        return Restored(state, _from_json(run["position"]), run["window"], candidate)
+    if damaged:
+        raise InputError(f"no checkpoint can be read: {'; '.join(damaged)}. Restore them, or give a new workdir")
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    return text[0][:120]
+
+
+def set_aside_after(manager: ocp.CheckpointManager, step: int) -> None:
+    """Moves checkpoints later than `step`, damaged ones that were passed over, to `damaged/`: training redoes them."""
+    later = [other for other in manager.all_steps() if other > step]
+    for other in later if jax.process_index() == 0 else []:
+        source = Path(manager.directory) / str(other)
+        target = source.parent.parent / "damaged" / str(other)
+        target.parent.mkdir(exist_ok=True)
+        if not target.exists():
+            source.rename(target)
+    if later:
+        manager.reload()

@@ -1,0 +1,188 @@
+"""Where the numbers of a run go: metrics.jsonl always, TensorBoard and Weights & Biases where asked for.
+
+A record is a mapping of names to numbers, or to mappings of numbers such as `{"loss_by_sigma": {"0.01": 0.49}}`.
+A logger is two functions; it is made by a factory `(workdir, start) -> Logger`, where `start` is the step training
+goes on from (0: anew). What was logged after that step belongs to work that was lost and is about to be repeated, so it
+is removed: no step appears twice.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+
+from score_jax.types import InputError
+
+Record: TypeAlias = Mapping[str, Any]
+
+_PACKAGES = ("score-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "grain")
+
+
+class Logger(NamedTuple):
+    """`write(step, record)` and `close()`."""
+
+    write: Callable[[int, Record], None]
+    close: Callable[[], None]
+
+
+LoggerFactory: TypeAlias = Callable[[Path, int], Logger]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON so that the file holds the old content or the new, whenever the process dies."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content, indent=2, sort_keys=True, default=_plain) + "\n")
+    os.replace(draft, path)
+
+
+def _plain(value: Any) -> Any:
+    """Gives JSON numpy's and JAX's numbers and arrays, and paths."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Returns the records of a metrics file; a last line that was cut off in writing is left out."""
+    return [record for _, record in _complete_lines(path)]
+
+
+def _complete_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields each record with the offset behind it, up to the first line that isn't complete."""
+    offset = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        offset += len(line)
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return
+        if not line.endswith(b"\n"):
+            return
+        yield offset, record
+
+
+def jsonl(workdir: Path, start: int) -> Logger:
+    """Appends `{"step": ..., **record}` lines to `workdir/metrics.jsonl`, having cut off the lines behind `start`."""
+    path = workdir / "metrics.jsonl"
+    path.touch()
+    kept = [end for end, record in _complete_lines(path) if record["step"] <= start]
+    os.truncate(path, kept[-1] if kept else 0)
+    file = path.open("a")
+
+    def write(step: int, record: Record) -> None:
+        file.write(json.dumps({"step": step, **record}, default=_plain) + "\n")
+        file.flush()  # a killed run keeps what it reported
+
+    return Logger(write, file.close)
+
+
+def _scalars(record: Record, prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _scalars(value, f"{prefix}{name}/")
+        elif np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.number):
+            yield prefix + name, float(value)
+
+
+def tensorboard(workdir: Path, start: int) -> Logger:
+    """Writes scalars for TensorBoard to `workdir/tensorboard`; needs tensorboardX."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise InputError(
+            "logging to TensorBoard needs tensorboardX: pip install 'score-jax[tensorboard]', or leave it out"
+        ) from error
+    writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+
+    def write(step: int, record: Record) -> None:
+        for name, value in _scalars(record):
+            writer.add_scalar(name, value, step)
+
+    return Logger(write, writer.close)
+
+
+def wandb(project: str, config: Record | None = None) -> LoggerFactory:
+    """Returns a factory that logs to the Weights & Biases project; a resumed run goes on in the same place."""
+
+    def open_run(workdir: Path, start: int) -> Logger:
+        try:
+            import wandb as client
+        except ImportError as error:
+            raise InputError(
+                "logging to Weights & Biases needs wandb: pip install 'score-jax[wandb]', or leave it out"
+            ) from error
+        name = workdir / "wandb_run.txt"
+        known = name.read_text().strip() if start and name.exists() else None
+        run = client.init(project=project, dir=str(workdir), config=dict(config or {}), id=known, resume="allow")
+        name.write_text(f"{run.id}\n")
+        return Logger(lambda step, record: run.log(dict(_scalars(record)), step=step), run.finish)
+
+    return open_run
+
+
+def combine(loggers: Sequence[Logger]) -> Logger:
+    """Returns a logger that hands every record to all of `loggers`."""
+
+    def write(step: int, record: Record) -> None:
+        for logger in loggers:
+            logger.write(step, record)
+
+    def close() -> None:
+        for logger in loggers:
+            logger.close()
+
+    return Logger(write, close)
+
+
+def open_loggers(factories: Sequence[LoggerFactory], workdir: Path, start: int) -> Logger:
+    """Opens `metrics.jsonl` and `factories` on the first host; the other hosts' records go nowhere."""
+    if jax.process_index():
+        return combine([])
+    return combine([factory(workdir, start) for factory in (jsonl, *factories)])
+
+
+def environment(seed: int | None = None) -> dict[str, Any]:
+    """Returns what a run depends on besides its config: versions, devices, the code's git revision, the seed."""
+    return {
+        "command": sys.argv,
+        "devices": [device.device_kind for device in jax.devices()],
+        "backend": jax.default_backend(),
+        "processes": jax.process_count(),
+        "git_revision": git_revision(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "seed": seed,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_revision() -> str | None:
+    """Returns the revision of the checkout this package is imported from, with "+changes" if it was edited, or None."""
+    tracked, revision, changes = (
+        _git(*c) for c in (("ls-files", __file__), ("rev-parse", "HEAD"), ("status", "-s", "-uno"))
+    )
+    if not tracked or not revision:
+        return None
+    return revision + ("+changes" if changes else "")
+
+
+def _git(*command: str) -> str | None:
+    here = Path(__file__).parent
+    try:
+        ran = subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if ran.returncode else ran.stdout.strip()

@@ -1,0 +1,348 @@
+"""One dispatch of training: k updates inside one compiled function.
+
+For each of the k batches x0 of B examples with D dimensions, with example i of the run (i counts from 0 over all
+steps) drawing everything from its own key, folded from the run's key and i,
+
+    t, w ~ times,    J_i = objective(key_i, score_θ, x0_i, (t_i, w_i))  nats,    loss = mean_i J_i / D,
+
+then clip, Adam and the parameters' moving average. Dividing by D, here and nowhere else, makes the learning rate free
+of scale. A batch can be cut into micro-batches whose gradients are added: since keys belong to examples, only the
+order of the sum changes. Micro-batches are strided, so that on a mesh each device cuts its own rows.
+
+Once a loss or a gradient isn't finite, the state stays as it was before that step, to the end of the dispatch and
+through every later one; the report says at which step and noise level. Nothing leaves the device in between.
+
+The noise level of an example is σ/α. Levels are `levels` equal intervals of log σ/α between t_min and t_max.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from score_jax import arrays
+from score_jax.losses.times import Times
+from score_jax.sde import SDE
+from score_jax.training.sharding import check_batch_size, replicated, stacked_batches
+from score_jax.training.state import TrainState, ema_decay
+from score_jax.types import Array, ArrayLike, InputError, Key
+
+Objective = Callable[..., Array]  # (key (B,), score_fn, x0 (B, *S), times) -> nats (B,)
+Prepare = Callable[[Key, Array], Array]  # (key (B,), stored x (B, ...)) -> x0 (B, *S)
+
+# One stream of keys for each purpose, so that turning one on leaves the others' draws as they were.
+_PREPARE, _TIMES, _OBJECTIVE, _LABEL, _DROPOUT, _EVALUATION = range(6)
+
+
+class Failure(NamedTuple):
+    """The first step whose loss or gradient was not finite, all `()`; `step` is −1 where there was none.
+
+    `t`, `sigma` (σ/α) and `loss` are of the first example with a non-finite loss; where all losses are finite and
+    the gradient is not, of the example with the largest loss.
+    """
+
+    step: Array
+    t: Array
+    sigma: Array
+    loss: Array
+
+
+class Report(NamedTuple):
+    """What a dispatch says about its finite steps: sums, so that reports add up, and the failure if any.
+
+    Attributes:
+      steps: number of updates made.
+      loss: sum over updates of the mean loss per dimension.
+      grad_norm: sum over updates of the gradient's global norm, before clipping.
+      level_loss: `(levels,)`, sum over examples at that noise level of the loss per dimension.
+      level_count: `(levels,)`, number of examples at that noise level.
+      level_sigma: `(levels,)`, the noise levels, not a sum.
+      failure: see `Failure`.
+    """
+
+    steps: Array
+    loss: Array
+    grad_norm: Array
+    level_loss: Array
+    level_count: Array
+    level_sigma: Array
+    failure: Failure
+
+
+class _Step(NamedTuple):
+    """What the scan keeps of each step: J/D `(B,)` and t `(B,)` of the examples, and three numbers."""
+
+    losses: Array
+    t: Array
+    loss: Array
+    grad_norm: Array
+    finite: Array
+
+
+def _log_sigma(sde: SDE, t: ArrayLike) -> Array:
+    return -0.5 * sde.log_snr(t)
+
+
+def level_sigmas(sde: SDE, levels: int) -> Array:
+    """Returns the noise level σ/α, `(levels,)` ascending, in the middle (geometrically) of each interval."""
+    low, high = _log_sigma(sde, sde.t_min), _log_sigma(sde, sde.t_max)
+    return jnp.exp(low + (high - low) * (jnp.arange(levels) + 0.5) / levels)
+
+
+def level_sums(sde: SDE, t: Array, values: Array, levels: int) -> tuple[Array, Array]:
+    """Returns the sum of `values` and their number in each interval of log σ/α, both `(levels,)`.
+
+    Args:
+      sde: gives the range.
+      t: times, any shape.
+      values: of the shape of t; NaN is left out.
+      levels: number of intervals.
+    """
+    low, high = _log_sigma(sde, sde.t_min), _log_sigma(sde, sde.t_max)
+    place = jnp.floor((_log_sigma(sde, t) - low) / (high - low) * levels)
+    level = jnp.clip(jnp.nan_to_num(place), 0, levels - 1).ravel()
+    # A masked sum, not a scatter: its order is fixed on every backend, so a resumed run reports the same digits.
+    values = values.ravel()
+    here = (level[:, None] == jnp.arange(levels)[None]) & ~jnp.isnan(values)[:, None]
+    return jnp.where(here, values[:, None], 0).sum(0), here.sum(0)
+
+
+def _first_failure(sde: SDE, first_step: Array, steps: _Step) -> Failure:
+    row = jnp.argmin(steps.finite)
+    losses = steps.losses[row]
+    badness = jnp.where(jnp.isfinite(losses), losses, jnp.inf)
+    example = jnp.argmax(badness)
+    t = steps.t[row, example]
+    failed = ~steps.finite.all()
+    return Failure(jnp.where(failed, first_step + row, -1), t, jnp.exp(_log_sigma(sde, t)), losses[example])
+
+
+def _report(sde: SDE, first_step: Array, steps: _Step, levels: int) -> Report:
+    kept = jnp.where(steps.finite[:, None], steps.losses, jnp.nan)
+    return Report(
+        steps.finite.sum(),
+        jnp.where(steps.finite, steps.loss, 0).sum(),
+        jnp.where(steps.finite, steps.grad_norm, 0).sum(),
+        *level_sums(sde, steps.t, kept, levels),
+        level_sigmas(sde, levels),
+        _first_failure(sde, first_step, steps),
+    )
+
+
+def _micro_batches(tree: Any, n: int) -> Any:
+    """Cuts `(B, ...)` into `(n, B/n, ...)`, micro-batch i being rows i, i + n, i + 2n …"""
+    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape((-1, n, *x.shape[1:])), 0, 1), tree)
+
+
+def _whole_batch(x: Array) -> Array:
+    """Undoes `_micro_batches`."""
+    return jnp.swapaxes(x, 0, 1).reshape(-1)
+
+
+class _Examples(NamedTuple):
+    """A batch as the objective needs it; the leading axis of every array is B."""
+
+    key: Key
+    x0: Array
+    t: Array
+    weight: Array
+    label: Array | None
+    dropout_key: Key | None
+
+
+class _Recipe(NamedTuple):
+    """What a train step is made of: the arguments of `make_train_step`."""
+
+    model: Any
+    objective: Objective
+    transformation: optax.GradientTransformation
+    times: Times
+    prepare: Prepare | None
+    decay: Callable[[Array], Array]
+    label_dropout: float
+    dropout: bool
+    accumulation: int
+
+
+def _draw_examples(
+    key: Key,
+    start: Array,
+    sde: SDE,
+    batch: Mapping[str, Array],
+    times: Times,
+    prepare: Prepare | None,
+    label_dropout: float = 0.0,
+    dropout: bool = False,
+) -> _Examples:
+    """Draws what is random about a batch, apart from the objective: augmentation, times, dropped labels."""
+    stored, label = batch["x"], batch.get("label")
+    keys = lambda stream: arrays.example_keys(jax.random.fold_in(key, stream), len(stored), start)  # noqa: E731
+    t, weight = times(keys(_TIMES), sde, len(stored))
+    if label is not None and label_dropout:
+        dropped = jax.vmap(jax.random.uniform)(keys(_LABEL)) < label_dropout
+        label = jnp.where(dropped, -1, label)
+    x0 = stored if prepare is None else prepare(keys(_PREPARE), stored)
+    return _Examples(keys(_OBJECTIVE), x0, t, weight, label, keys(_DROPOUT) if dropout else None)
+
+
+def _gradient(recipe: _Recipe, state: TrainState, examples: _Examples, scale: float) -> tuple[tuple[Array, Any], Array]:
+    """Returns ((scale·ΣJ, its gradient), J): what is to be added over micro-batches, and J per example."""
+
+    def total(params):
+        network = recipe.model.replace(variables={**state.fixed, "params": params})
+        score_fn = lambda x, t: network(x, t, label=examples.label, key=examples.dropout_key)  # noqa: E731
+        drawn = lambda *_: (examples.t, examples.weight)  # noqa: E731
+        losses = recipe.objective(examples.key, score_fn, examples.x0, drawn)
+        return scale * losses.sum(), losses
+
+    (loss, losses), gradient = jax.value_and_grad(total, has_aux=True)(state.params)
+    return (loss, gradient), losses
+
+
+def _accumulated_gradient(recipe: _Recipe, state: TrainState, examples: _Examples) -> tuple[tuple[Array, Any], Array]:
+    """Returns ((loss, gradient), J) of the whole batch, one micro-batch at a time."""
+    scale = 1.0 / examples.x0.size  # 1/(B·D)
+    if recipe.accumulation == 1:
+        return _gradient(recipe, state, examples, scale)
+
+    def add(total, part):
+        value, losses = _gradient(recipe, state, part, scale)
+        return jax.tree.map(jnp.add, total, value), losses
+
+    parts = _micro_batches(examples, recipe.accumulation)
+    like = jax.eval_shape(lambda: _gradient(recipe, state, jax.tree.map(lambda x: x[0], parts), scale)[0])
+    total, losses = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like), parts)
+    return total, _whole_batch(losses)
+
+
+def _advance(recipe: _Recipe, state: TrainState, gradient: Any, grad_norm: Array) -> TrainState:
+    """Makes one update of the parameters, then of their average."""
+    transformation = optax.with_extra_args_support(recipe.transformation)
+    updates, opt_state = transformation.update(gradient, state.opt_state, state.params, grad_norm=grad_norm)
+    params = optax.apply_updates(state.params, updates)
+    ema = optax.incremental_update(params, state.ema, 1 - recipe.decay(state.step))
+    return replace(state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
+
+
+def _update(recipe: _Recipe, state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, _Step]:
+    """One step; leaves the state alone where the loss or gradient isn't finite."""
+    start = state.step.astype(jnp.uint32) * len(batch["x"])
+    how = (recipe.times, recipe.prepare, recipe.label_dropout, recipe.dropout)
+    examples = _draw_examples(state.key, start, recipe.model.sde, batch, *how)
+    (loss, gradient), losses = _accumulated_gradient(recipe, state, examples)
+    grad_norm = optax.tree.norm(gradient)
+    finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    # A branch: selecting between the old and the new state would copy every moment once more.
+    advance = lambda state: _advance(recipe, state, gradient, grad_norm)  # noqa: E731
+    state = jax.lax.cond(finite, advance, lambda state: state, state)
+    return replace(state, finite=finite), _Step(losses / examples.x0[0].size, examples.t, loss, grad_norm, finite)
+
+
+def _scan(step: Callable[..., Any], state: TrainState, batches: Any) -> tuple[TrainState, Any]:
+    """`lax.scan`, but for one step no loop at all.
+
+    XLA's CPU backend brings the gradients of convolutions into the form it has fast code for only outside of loops:
+    inside, they take ten times as long. So networks of convolutions train with one step a dispatch there, and a
+    `scan` of length one is a loop.
+    """
+    if len(batches["x"]) > 1:
+        return jax.lax.scan(step, state, batches)
+    state, result = step(state, jax.tree.map(lambda x: x[0], batches))
+    return state, jax.tree.map(lambda x: x[None], result)
+
+
+def make_train_step(
+    model: Any,
+    objective: Objective,
+    transformation: optax.GradientTransformation,
+    *,
+    times: Times,
+    mesh: Mesh,
+    prepare: Prepare | None = None,
+    decay: Callable[[Array], Array] | None = None,
+    label_dropout: float = 0.0,
+    dropout: bool = False,
+    accumulation: int = 1,
+    levels: int = 10,
+) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Report]]:
+    """Returns the compiled `(state, batches) -> (state, report)`, k updates in one dispatch.
+
+    `batches` is `{"x": (k, B, ...)}` with an optional `"label"` `(k, B)`, put on the mesh by `sharding.put_batches`;
+    the state comes from `sharding.replicate`. The state's buffers are donated: the one passed in can't be used again.
+
+    Args:
+      model: a `ScoreModel`; its variables are replaced by the state's.
+      objective: `(key, score_fn, x0, times) -> (B,)` nats per example.
+      transformation: the optimizer.
+      times: `(key, sde, n) -> (t, weight)`; drawn here, so that the step knows every example's noise level, and then
+        given to the objective.
+      mesh: of `sharding.data_mesh`.
+      prepare: `(key, stored x) -> x0`, on device: dequantization, flips, range.
+      decay: of the parameters' average at update n: `state.ema_decay(...)`; None is `ema_decay(0.999)`.
+      label_dropout: probability with which an example's label becomes −1 (none).
+      dropout: whether the network is called with dropout keys.
+      accumulation: number of micro-batches a batch is cut into.
+      levels: number of noise levels losses are reported at.
+    """
+    if not 0 <= label_dropout <= 1:
+        raise InputError(f"label_dropout must be a probability, got {label_dropout}")
+    decay = ema_decay(0.999) if decay is None else decay
+    recipe = _Recipe(model, objective, transformation, times, prepare, decay, label_dropout, dropout, accumulation)
+
+    def dispatch(state: TrainState, batches: Mapping[str, Array]) -> tuple[TrainState, Report]:
+        check_batch_size(batches["x"].shape[1], mesh, accumulation=accumulation)
+        first_step = state.step
+        state, steps = _scan(lambda state, batch: _update(recipe, state, batch), state, dict(batches))
+        return state, _report(model.sde, first_step, steps, levels)
+
+    return _on_mesh(dispatch, mesh, donate_argnums=0)
+
+
+def _on_mesh(function: Callable[..., Any], mesh: Mesh, **options: Any) -> Callable[..., Any]:
+    """Compiles `(replicated state, stacked batches) -> replicated results`."""
+    return jax.jit(
+        function,
+        in_shardings=(replicated(mesh), stacked_batches(mesh)),
+        out_shardings=replicated(mesh),
+        **options,
+    )
+
+
+def make_eval_step(
+    model: Any, objective: Objective, *, mesh: Mesh, prepare: Prepare | None = None, levels: int = 10
+) -> Callable[[TrainState, Mapping[str, Array]], Array]:
+    """Returns the compiled `(state, batches) -> (levels,)`: the mean loss per dimension at each noise level.
+
+    The averaged parameters are used, without dropout, at the levels of `level_sigmas`; every example is noised at every
+    level. The draws depend on the run's key alone, so that differences between evaluations are the parameters'.
+
+    Args:
+      model: a `ScoreModel`, whose variables are replaced by the state's average.
+      objective: `(key, score_fn, x0, times) -> (B,)`.
+      mesh: of `sharding.data_mesh`.
+      prepare: `(key, stored x) -> x0`.
+      levels: number of noise levels.
+    """
+
+    def evaluate(state: TrainState, batches: Mapping[str, Array]) -> Array:
+        network = model.replace(variables=state.variables(ema=True))
+        key = jax.random.fold_in(state.key, _EVALUATION)
+        n, size = batches["x"].shape[:2]
+
+        def batch_loss(t, start, batch):
+            at_t = lambda key, sde, n: (jnp.full(n, t), jnp.ones(n, t.dtype))  # noqa: E731
+            examples = _draw_examples(key, start, model.sde, batch, at_t, prepare)
+            score_fn = lambda x, t: network(x, t, label=examples.label)  # noqa: E731
+            return objective(examples.key, score_fn, examples.x0, at_t).sum() / examples.x0.size
+
+        def level_loss(t):
+            starts = size * jnp.arange(n, dtype=jnp.uint32)
+            return jax.lax.map(lambda args: batch_loss(t, *args), (starts, dict(batches))).mean()
+
+        return jax.lax.map(level_loss, model.sde.time(-2 * jnp.log(level_sigmas(model.sde, levels))))
+
+    return _on_mesh(evaluate, mesh)

@@ -1,0 +1,64 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_jax.networks.embeddings import GaussianFourier, LabelEmbedding, Sinusoidal
+from score_jax.types import InputError
+from tests.networks.filling import filled
+
+COND = np.array([-7.0, -0.3, 0.0, 5.0], np.float32)
+
+
+def test_sinusoidal_is_sines_then_cosines_of_geometric_frequencies():
+    out = Sinusoidal(6, lowest=0.5, highest=8.0).apply({}, jnp.asarray(COND))
+    angles = COND[:, None] * np.array([0.5, 2.0, 8.0])
+    # angles reach 56, whose float32 rounding is 4e-6
+    np.testing.assert_allclose(out, np.concatenate([np.sin(angles), np.cos(angles)], -1), atol=1e-5)
+
+
+def test_default_sinusoidal_separates_all_noise_levels():
+    cond = np.linspace(-7, 5, 241, dtype=np.float32)  # 0.05 apart, as in NCSNv2
+    out = np.asarray(Sinusoidal(8).apply({}, jnp.asarray(cond)))
+    distance = np.linalg.norm(out[:, None] - out[None], axis=-1)
+    # each step moves by Δc √Σω² = 0.05·4.3 = 0.22, and no two distant levels come nearer to each other than that
+    assert distance[~np.eye(241, dtype=bool)].min() > 0.2
+
+
+def test_gaussian_fourier_is_fixed_and_untrained():
+    module = GaussianFourier(256, scale=0.5)
+    variables = module.init(jax.random.key(0), jnp.asarray(COND))
+    assert set(variables) == {"fixed"}
+    frequencies = np.asarray(variables["fixed"]["frequencies"])
+    np.testing.assert_allclose(frequencies.std(), 0.5, atol=4 * 0.5 / np.sqrt(2 * 128))  # 4 s.e. of a std at n=128
+    angles = 2 * np.pi * COND[:, None].astype(np.float64) * frequencies[None]
+    expected = np.concatenate([np.sin(angles), np.cos(angles)], -1)
+    np.testing.assert_allclose(module.apply(variables, jnp.asarray(COND)), expected, atol=2e-5)  # angles up to 70
+
+
+def test_label_rows_and_null_row():
+    module = LabelEmbedding(3, 4)
+    variables = filled(module, jnp.zeros(1, int), 1)
+    table = np.asarray(variables["params"]["table"])
+    assert table.shape == (4, 4)
+    np.testing.assert_array_equal(module.apply(variables, jnp.array([2, -1, 0]), 3), table[[3, 0, 1]])
+    np.testing.assert_array_equal(module.apply(variables, None, 2), table[[0, 0]])
+    assert np.isnan(module.apply(variables, jnp.array([3]), 1)).all()
+
+
+def test_no_classes_contribute_zero_and_no_parameters():
+    np.testing.assert_array_equal(LabelEmbedding(0, 4).apply({}, None, 2), np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Sinusoidal(5).apply({}, jnp.zeros(1)), "even number of features, got 5"),
+        (lambda: LabelEmbedding(0, 4).apply({}, jnp.zeros(1, int), 1), "num_classes > 0"),
+        (lambda: LabelEmbedding(2, 4).init(jax.random.key(0), jnp.zeros(1), 1), "labels have dtype float32"),
+    ],
+)
+def test_bad_input_is_one_line(call, message):
+    with pytest.raises(InputError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)

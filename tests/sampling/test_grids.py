@@ -1,0 +1,79 @@
+"""Grids: exact ends, their spacing, published values, and one clear line for a grid that increases."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_jax import distributions, sampling
+from score_jax import sde as sdes
+from score_jax.sampling import grids
+from score_jax.types import InputError
+from tests.helpers import SDES, key, mixture
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
+MAKERS = {"uniform": grids.uniform, "karras": grids.karras, "log_snr": grids.log_snr}
+
+
+@each_sde
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
+def test_grids_run_exactly_from_t_max_to_t_min_or_t_end(sde, make):
+    ts = make(sde, 12)
+    assert len(ts) == 12 and ts[0] == jnp.float32(sde.t_max) and ts[-1] == jnp.float32(sde.t_min)
+    assert np.all(np.diff(ts) < 0)
+    assert make(sde, 5, t_end=0.02 * sde.t_max)[-1] == jnp.float32(0.02 * sde.t_max)
+
+
+@each_sde
+def test_spacing_is_what_the_name_says(sde):
+    np.testing.assert_allclose(np.diff(np.diff(grids.uniform(sde, 9))), 0, atol=1e-5 * sde.t_max)
+    log_snr = np.asarray(sde.log_snr(grids.log_snr(sde, 9)))
+    np.testing.assert_allclose(np.diff(np.diff(log_snr)), 0, atol=3e-4)
+    sigma = np.exp(-np.asarray(sde.log_snr(grids.karras(sde, 9))) / 14)
+    np.testing.assert_allclose(np.diff(np.diff(sigma)), 0, atol=1e-4)
+
+
+def test_karras_grid_is_the_published_one():
+    expected = [80, 57.585984721, 40.785573797, 28.374584604, 19.352452980, 12.910082381, 8.4009353091, 5.3151945218]
+    ts = grids.karras(sdes.EDM(), 18)
+    np.testing.assert_allclose(ts[:8], expected, rtol=1e-5)
+    np.testing.assert_allclose(ts[-2:], [0.0075280199628, 0.002], rtol=1e-5)
+
+
+@each_sde
+def test_levels_arrive_at_every_level_once(sde):
+    sigmas = np.geomspace(2.0, 0.1, 6)
+    ts = grids.levels(sde, sigmas)
+    assert len(ts) == 7 and ts[0] == ts[1]
+    np.testing.assert_allclose(np.exp(-0.5 * sde.log_snr(ts[1:])), sigmas, rtol=2e-4)
+
+
+def test_ddpm_visits_the_knots():
+    sde = SDES["tabulated"]
+    ts = grids.ddpm(sde)
+    np.testing.assert_array_equal(ts[:-1], sde.knots()[::-1])
+    assert ts[-1] == jnp.float32(1e-5)
+    np.testing.assert_array_equal(grids.ddpm(sde, t_end=1e-3), sde.knots()[::-1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: grids.levels(sdes.VE(), np.array([0.1, 1.0])), "ts must not increase"),
+        (lambda: grids.ddpm(sdes.VP()), "sde.Tabulated; VP has none"),
+        (lambda: grids.uniform(sdes.VP(), 1), "at least 2 points, got n = 1"),
+        (lambda: grids.karras(sdes.VP(), 5, 0.0), "rho must be positive"),
+        (lambda: grids.levels(sdes.VE(), 1.0), "non-empty vector"),
+    ],
+)
+def test_grids_that_make_no_sense_are_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("ts", [[0.1, 0.9], [0.9, 0.5, 0.7], [0.5, float("nan")]])
+def test_sampling_refuses_an_increasing_grid_and_names_the_step(ts):
+    score_fn = distributions.score_of(mixture(), sdes.VP())
+    step = 1 if len(ts) == 3 else 0
+    with pytest.raises(InputError, match=f"must not increase.* at step {step}"):
+        sampling.sample(key(), sampling.ddim(sdes.VP(), score_fn), jnp.zeros((2, 2)), np.array(ts, np.float32))

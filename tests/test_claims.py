@@ -1,0 +1,141 @@
+"""The textbook's claims hold, planted faults break them, and the command and its page say so."""
+
+import re
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "experiments"))
+
+import claims as command  # noqa: E402
+import textbook  # noqa: E402
+from textbook import claim, score_matching  # noqa: E402
+
+from score_jax import kernels, losses, sampling  # noqa: E402
+
+true_ism, true_annealed = losses.implicit_score_matching, sampling.annealed_langevin
+
+IDS = [f"A{i}" for i in range(1, 10)] + [f"B{i}" for i in range(1, 10)] + [f"C{i}" for i in range(1, 8)]
+
+# Statements that the literature often gets wrong: their checks evaluate the wrong form too.
+WITH_WRONG_FORMS = {"A1", "A2", "A3", "A4", "A5", "A6", "A7", "B1", "B2", "B3", "B4", "B5", "B7", "B8", "B9"} | {
+    f"C{i}" for i in range(1, 8)
+}
+
+
+def test_every_claim_of_sections_a_to_c_is_there():
+    assert [check.id for check in textbook.select([])] == IDS
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_claim_holds(id):
+    measured = textbook.CLAIMS[id]()
+    assert measured.verdict == "holds", textbook.failures(measured)
+    assert (id in WITH_WRONG_FORMS) == any(m.relation == "wrong" for m in measured.measurements)
+
+
+def faulty_energy_score(energy_fn):
+    return lambda x: jax.grad(lambda x: energy_fn(x).sum())(x)
+
+
+def ism_without_half(score_fn, x, *, key=None):
+    return true_ism(score_fn, x) + 0.5 * (score_fn(x) ** 2).sum(1)
+
+
+def esm_without_half(score_fn, x, target_score_fn):
+    return ((score_fn(x) - target_score_fn(x)) ** 2).sum(1)
+
+
+def ssm_by_exact_trace(key, score_fn, x):
+    return true_ism(score_fn, x)
+
+
+def level_step_without_square(sde, score_fn, *, step_size, n_steps):
+    def step(key, state, t, s):
+        scaled = step_size * sde.sigma(s) / sde.sigma(sde.t_min)
+        return type(state)(sampling.langevin(key, lambda x: score_fn(x, s), state.x, step_size=scaled, n_steps=n_steps))
+
+    return true_annealed(sde, score_fn, step_size=step_size, n_steps=n_steps)._replace(step=step)
+
+
+FAULTS = {
+    "the energy's gradient without its minus": ("A3", score_matching, "energy_score", faulty_energy_score),
+    "implicit score matching without its half": ("A5", losses, "implicit_score_matching", ism_without_half),
+    "explicit score matching without its half": ("A6", losses, "explicit_score_matching", esm_without_half),
+    "sliced score matching by the exact trace": ("A8", losses, "sliced_score_matching", ssm_by_exact_trace),
+    "a Gaussian target over sigma": (
+        "B2",
+        kernels.Gaussian,
+        "score",
+        lambda kernel, x_tilde, x: (x - x_tilde) / kernel.sigma,
+    ),
+    "a Laplace target without its scale": (
+        "B3",
+        kernels.Laplace,
+        "score",
+        lambda kernel, x_tilde, x: -jnp.sign(x_tilde - x),
+    ),
+    "a level's step proportional to sigma": ("C6", sampling, "annealed_langevin", level_step_without_square),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_breaks_its_claim(fault, monkeypatch):
+    id, owner, name, faulty = FAULTS[fault]
+    monkeypatch.setattr(owner, name, faulty)
+    assert textbook.CLAIMS[id]().verdict == "fails"
+
+
+def test_a_wrong_form_that_comes_out_right_fails_the_claim():
+    right, missed = claim.wrong("form", 1.0, 1.05, 0.1), claim.wrong("form", 1.0, 2.0, 0.1)
+    assert claim.Claim("X1", "", "", [missed]).verdict == "holds"
+    assert claim.Claim("X1", "", "", [missed, right]).verdict == "fails"
+
+
+@pytest.mark.parametrize("make", [claim.equal, claim.wrong, lambda *a: claim.at_most(*a[:3])])
+def test_nan_never_holds(make):
+    assert not make("nan", float("nan"), 1.0, 0.5).holds
+
+
+def test_the_command_writes_the_page_and_exits_0(tmp_path, capsys):
+    page = tmp_path / "new" / "claims.md"
+    assert command.main(["--only", "A3", "A5", "--page", str(page)]) == 0
+    printed, written = capsys.readouterr().out, page.read_text()
+    assert "[ 1/2] A3 holds" in printed
+    assert "[ 2/2] A5 holds" in printed
+    assert "2 of 2 claims hold" in written
+    assert "| uniform: J_ESM − J_ISM − C | -1.9093 | -1.9093 ± 1e-09 | holds | exact |" in written
+    assert "| wrong form: E_p[x·s], s = −∇E (β forgotten) | -0.4 | not -1 ± 0.5 | fails | exact |" in written
+
+
+def test_the_command_exits_1_when_a_claim_fails(monkeypatch, capsys):
+    monkeypatch.setattr(score_matching, "energy_score", faulty_energy_score)
+    assert command.main(["--only", "A3"]) == 1
+    printed = capsys.readouterr().out
+    assert "A3 fails" in printed
+    assert "not as expected: E_p[x·s], s = −β∇E: measured 1, expected -1 ± 1e-09" in printed
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--only", "A44"], "no claim is called A44; there are A1, A2"),
+        (["--only", "A3", "--page", "/dev/null/x"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, capsys):
+    assert command.main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+def test_the_page_in_docs_is_of_these_claims_and_all_hold():
+    page = (ROOT / "docs" / "claims.md").read_text()
+    assert re.findall(r"^### (\w+): (\w+)$", page, re.M) == [(id, "holds") for id in IDS]
+    for check in textbook.CLAIMS.values():
+        assert check.statement in page

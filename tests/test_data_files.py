@@ -1,0 +1,468 @@
+import gzip
+import io
+import os
+import pickle
+import struct
+import tarfile
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from score_jax.data import array_file, cifar10, fashion_mnist, folder, in_memory, mnist, read_idx
+from score_jax.types import InputError
+
+RNG = np.random.default_rng(0)
+
+
+def refused(message, call, *args, **kwargs):
+    """The call raises an InputError whose single line matches."""
+    with pytest.raises(InputError, match=message) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+
+
+# IDX
+
+
+def idx_bytes(x, code=0x08):
+    return (
+        bytes([0, 0, code, x.ndim])
+        + struct.pack(f">{x.ndim}I", *x.shape)
+        + x.astype(x.dtype.newbyteorder(">")).tobytes()
+    )
+
+
+def write_idx(path, content):
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def write_mnist(folder, images, labels, prefix="train", suffix=".gz"):
+    folder.mkdir(parents=True, exist_ok=True)
+    write_idx(folder / f"{prefix}-images-idx3-ubyte{suffix}", idx_bytes(images))
+    write_idx(folder / f"{prefix}-labels-idx1-ubyte{suffix}", idx_bytes(labels))
+
+
+IMAGES, LABELS = RNG.integers(0, 256, (5, 28, 28), dtype=np.uint8), np.array([3, 1, 4, 1, 9], np.uint8)
+
+
+@pytest.mark.parametrize("code, dtype", [(8, "u1"), (9, "i1"), (0x0B, "i2"), (0x0C, "i4"), (0x0D, "f4"), (0x0E, "f8")])
+@pytest.mark.parametrize("name", ["a.idx", "a.gz"])
+def test_idx_files_of_every_item_type_are_read_exactly(tmp_path, name, code, dtype):
+    x = RNG.normal(0, 40, (3, 4, 5)).astype(dtype)
+    y = read_idx(write_idx(tmp_path / name, idx_bytes(x, code)))
+    assert y.dtype == x.dtype and y.dtype.isnative
+    np.testing.assert_array_equal(y, x)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("read", [mnist, fashion_mnist])
+def test_mnist_layouts_give_images_and_labels(tmp_path, read, suffix):
+    write_mnist(tmp_path, IMAGES, LABELS, "t10k", suffix)
+    batch = read(tmp_path, split="test").batch(np.array([4, 0]))
+    np.testing.assert_array_equal(batch["x"], IMAGES[[4, 0], ..., None])
+    np.testing.assert_array_equal(batch["label"], [9, 3])
+    assert read(tmp_path, split="test").num_classes == 10
+
+
+WHOLE = idx_bytes(IMAGES)
+
+
+@pytest.mark.parametrize("name", ["bad.idx", "bad.gz"])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (WHOLE[:-1], r"promises \(5, 28, 28\) items, 3920 bytes, but only 3919 follow"),
+        (WHOLE[:16], "but only 0 follow"),
+        (WHOLE + b"\0", "3920 bytes, but more follow"),
+        (WHOLE[:10], "cut short within its header"),
+        (b"\0\0", "not an IDX file: starts with 0x0000"),
+        (b"", "not an IDX file"),
+        (b"\x89PNG" + WHOLE, "not an IDX file: starts with 0x89504e47"),
+        (b"\0\0\x07\x03" + WHOLE[4:], "not an IDX file: starts with 0x00000703"),
+        (b"\0\0\x08\x00", "not an IDX file"),
+        (b"\0\0\x08\x03" + b"\xff" * 12, "more than the limit"),
+        (b"\0\0\x08\x01" + struct.pack(">I", 2**31), "but only 0 follow"),  # 2 GiB promised
+    ],
+)
+def test_a_damaged_idx_file_is_one_line_that_names_it(tmp_path, name, content, message):
+    refused(rf"{name}: .*{message}", read_idx, write_idx(tmp_path / name, content))
+
+
+@pytest.mark.parametrize("name", ["bomb.idx", "bomb.gz"])
+def test_memory_follows_what_an_idx_file_holds_not_what_it_promises(tmp_path, name):
+    path = write_idx(tmp_path / name, b"\0\0\x08\x01" + struct.pack(">I", 2**30))
+    tracemalloc.start()
+    refused("but only 0 follow", read_idx, path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**23  # pieces of 1 MiB
+
+
+def test_a_damaged_gzip_stream_is_named(tmp_path):
+    whole = gzip.compress(WHOLE)
+    for content in (whole[:-20], whole[: len(whole) // 2], whole[:100] + b"\0\0\0\0" + whole[104:], b"\x1f\x8b"):
+        (tmp_path / "bad.gz").write_bytes(content)
+        refused("bad.gz: the gzip stream is damaged", read_idx, tmp_path / "bad.gz")
+    refused("absent: cannot be read", read_idx, tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    "images, labels, message",
+    [
+        (IMAGES.astype(np.int32), LABELS, r"images.*3-dimensional items of type int32; expected 3 dimensions of uint8"),
+        (IMAGES[0], LABELS, "images.*2-dimensional"),
+        (IMAGES, LABELS[:4], "labels.*holds 4 labels up to 4 for 5 images"),
+        (IMAGES, LABELS + np.uint8(1), "5 labels up to 10"),
+    ],
+)
+def test_images_and_labels_that_do_not_belong_together_are_refused(tmp_path, images, labels, message):
+    write_idx(tmp_path / "train-images-idx3-ubyte", idx_bytes(images, 0x0C if images.dtype == np.int32 else 8))
+    write_idx(tmp_path / "train-labels-idx1-ubyte", idx_bytes(labels))
+    refused(message, mnist, tmp_path)
+
+
+def test_missing_sets_say_where_was_looked_and_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCORE_JAX_DATA", "/somewhere")
+    refused("MNIST is not here: no train-images-idx3-ubyte.*in /somewhere/mnist, /somewhere, data/mnist", mnist)
+    refused(
+        r"no t10k-images-idx3-ubyte.*in here; .*\(apt-get install dataset-fashion-mnist\)",
+        fashion_mnist,
+        "here",
+        split="test",
+    )
+    refused(
+        "CIFAR-10 is not here: looked in /somewhere/cifar10, /somewhere, data/cifar10; put cifar-10-binary", cifar10
+    )
+    refused("Fashion-MNIST has no split 'valid'; expected 'train' or 'test'", fashion_mnist, split="valid")
+
+
+def test_sets_are_found_in_the_environment_and_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SCORE_JAX_DATA", raising=False)
+    write_mnist(tmp_path / "data/fashion-mnist", IMAGES, LABELS)
+    write_mnist(tmp_path / "elsewhere/fashion-mnist", IMAGES[:2], LABELS[:2])
+    assert len(fashion_mnist()) == 5
+    monkeypatch.setenv("SCORE_JAX_DATA", str(tmp_path / "elsewhere"))
+    assert len(fashion_mnist()) == 2
+
+
+def test_fashion_mnist_itself_is_read_whole():
+    try:
+        places = [Path(__file__).parents[2] / "shared/data/fashion-mnist", None]
+        place = next(place for place in places if place is None or place.exists())
+        train, test = (fashion_mnist(place, split=split) for split in ("train", "test"))
+    except InputError as error:
+        pytest.skip(str(error))
+    assert train.shape == (28, 28, 1) and (len(train), len(test)) == (60_000, 10_000)
+    np.testing.assert_array_equal(np.bincount(train.label), [6000] * 10)  # balanced, as published
+    np.testing.assert_array_equal(np.bincount(test.label), [1000] * 10)
+    assert train.x.mean() == pytest.approx(0.2860 * 255, rel=1e-3)  # the mean everyone normalises with
+
+
+# CIFAR-10
+
+
+def cifar_batches(n=3):
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    return {name: (RNG.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8), RNG.integers(0, 10, n)) for name in names}
+
+
+def binary_parts(batches):
+    return {
+        f"cifar-10-batches-bin/{name}.bin": np.concatenate(
+            [labels[:, None].astype(np.uint8), x.reshape(len(x), -1)], 1
+        ).tobytes()
+        for name, (x, labels) in batches.items()
+    }
+
+
+def python2_pickle(x, labels):
+    """The bytes Python 2's cPickle wrote for {"data": uint8 array, "labels": list}, protocol 2."""
+    short = lambda text: b"U" + bytes([len(text)]) + text.encode()  # noqa: E731
+    raw = x.tobytes()
+    dtype = (
+        b"cnumpy\ndtype\n"
+        + short("u1")
+        + b"K\0K\x01\x87R(K\x03"
+        + short("|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+    )
+    shape = b"J" + struct.pack("<i", len(x)) + b"M" + struct.pack("<H", 3072) + b"\x86"
+    data = b"T" + struct.pack("<i", len(raw)) + raw
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85" + short("b") + b"\x87R"
+    array += b"(K\x01" + shape + dtype + b"\x89" + data + b"tb"
+    listed = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    return b"\x80\x02}(" + short("data") + array + short("labels") + listed + b"u."
+
+
+def python3_pickle(x, labels):
+    content = {
+        "data": x.reshape(len(x), -1),
+        "labels": labels.tolist(),
+        "batch_label": "one",
+        "filenames": ["a.png"] * len(x),
+    }
+    return pickle.dumps(content, protocol=2)
+
+
+def pickled_parts(batches, dump):
+    return {f"cifar-10-batches-py/{name}": dump(*batch) for name, batch in batches.items()}
+
+
+def write_tar(path, parts, mode="w:gz"):
+    with tarfile.open(path, mode) as archive:
+        for name, content in parts.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def write_files(root, parts):
+    for name, content in parts.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def assert_cifar(source, batches, names):
+    np.testing.assert_array_equal(source.x, np.concatenate([batches[n][0] for n in names]).transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(source.label, np.concatenate([batches[n][1] for n in names]))
+
+
+LAYOUTS = {
+    "cifar-10-binary.tar.gz": binary_parts,
+    "cifar-10-python.tar.gz": lambda batches: pickled_parts(batches, python2_pickle),
+    "any-name.tar": lambda batches: pickled_parts(batches, python3_pickle),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("packed", [True, False])
+def test_cifar_archives_and_their_extracted_folders_are_read_exactly(tmp_path, name, packed):
+    batches = cifar_batches()
+    parts = {"cifar-10-batches/readme.html": b"hello", **LAYOUTS[name](batches)}
+    root = (
+        write_tar(tmp_path / name, parts, "w:gz" if name.endswith("gz") else "w")
+        if packed
+        else write_files(tmp_path, parts)
+    )
+    listing = sorted(tmp_path.rglob("*"))
+    assert_cifar(cifar10(root), batches, [f"data_batch_{i}" for i in range(1, 6)])
+    assert_cifar(cifar10(root, split="test"), batches, ["test_batch"])
+    assert sorted(tmp_path.rglob("*")) == listing  # nothing was extracted
+
+
+def test_an_archive_in_the_folder_is_found(tmp_path, monkeypatch):
+    batches = cifar_batches()
+    write_tar(tmp_path / "cifar-10-binary.tar.gz", binary_parts(batches))
+    monkeypatch.setenv("SCORE_JAX_DATA", str(tmp_path))
+    assert_cifar(cifar10(split="test"), batches, ["test_batch"])
+
+
+class Attack:
+    """Pickles to a call of `function`."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize(
+    "function, name",
+    [(os.system, r"posix\.system"), (eval, r"(__builtin__|builtins)\.eval"), (np.load, r"numpy.*load")],
+)
+def test_a_malicious_pickle_is_refused_by_name_and_not_executed(tmp_path, function, name, protocol):
+    victim = tmp_path / "victim"
+    argument = {os.system: f"touch {victim}", eval: f"open({str(victim)!r}, 'w')", np.load: str(victim)}[function]
+    attack = pickle.dumps({"data": Attack(function, argument), "labels": []}, protocol=protocol)
+    archive = write_tar(tmp_path / "x.tar.gz", {"test_batch": attack})
+    refused(rf"x.tar.gz: test_batch: asks for {name}.*refused, nothing was executed", cifar10, archive, split="test")
+    assert not victim.exists()
+
+
+def test_damaged_cifar_archives_are_one_line_that_names_them(tmp_path):
+    batches = cifar_batches()
+    good = write_tar(tmp_path / "good.tar.gz", binary_parts(batches)).read_bytes()
+    (tmp_path / "cut.tar.gz").write_bytes(good[: len(good) // 2])
+    refused("cut.tar.gz: not a readable tar archive, or cut short", cifar10, tmp_path / "cut.tar.gz", split="test")
+    (tmp_path / "no.tar.gz").write_bytes(b"hello")
+    refused("no.tar.gz: not a readable tar archive", cifar10, tmp_path / "no.tar.gz")
+    missing = {name: x for name, x in binary_parts(batches).items() if "_3" not in name}
+    refused("data_batch_3 not found in it", cifar10, write_tar(tmp_path / "m.tar.gz", missing))
+    short = write_tar(tmp_path / "s.tar.gz", {"test_batch.bin": b"\0" * 3072})
+    refused("s.tar.gz: test_batch.bin has 3072 bytes; expected a multiple of 3073", cifar10, short, split="test")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"hello", "is damaged or not a CIFAR-10 part"),
+        (python2_pickle(*cifar_batches()["test_batch"])[:-500], "is damaged"),
+        (pickle.dumps({"data": np.zeros((2, 3072)), "labels": [0, 0]}, 2), "array of type 'f8'"),
+        (
+            pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0]}, 2),
+            r"pixels \(2, 3072\) and labels \(1,\)",
+        ),
+        (pickle.dumps({"data": np.zeros((2, 5), np.uint8), "labels": [0, 0]}, 2), r"pixels \(2, 5\)"),
+        (pickle.dumps([1, 2], 2), "is damaged"),
+        (pickle.dumps({"labels": [1]}, 2), "is damaged.*data"),
+    ],
+)
+def test_a_pickle_that_is_no_cifar_part_is_refused(tmp_path, content, message):
+    (tmp_path / "test_batch").write_bytes(content)
+    refused(f"test_batch.*{message}", cifar10, tmp_path, split="test")
+
+
+# arrays
+
+
+def test_arrays_are_read_exactly_under_each_of_their_names(tmp_path):
+    x, label = RNG.integers(0, 256, (4, 6, 5, 3), dtype=np.uint8), np.array([0, 2, 1, 2])
+    for names in (("x", "label"), ("images", "labels"), ("data", "y")):
+        np.savez_compressed(tmp_path / "a.npz", **dict(zip(names, (x, label))))
+        source = array_file(tmp_path / "a.npz")
+        np.testing.assert_array_equal(source.x, x)
+        np.testing.assert_array_equal(source.label, label)
+        assert source.num_classes == 3 and source.levels == 256
+    np.save(tmp_path / "a.npy", x[..., 0])
+    assert array_file(tmp_path / "a.npy").shape == (6, 5, 1)
+    points = RNG.normal(size=(7, 2))
+    np.save(tmp_path / "a.npy", points)
+    source = array_file(tmp_path / "a.npy")
+    assert source.levels == 0 and source.num_classes == 0
+    np.testing.assert_array_equal(source.batch(np.array([6, 0]))["x"], points[[6, 0]].astype(np.float32))
+
+
+OBJECTS = np.array([{"a": 1}, None], object)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.npy", OBJECTS, "holds Python objects, which only a pickle can read: refused"),
+        ("a.npz", {"x": OBJECTS}, "holds Python objects"),
+        (
+            "a.npz",
+            {"pictures": np.zeros(3), "b": np.zeros(3)},
+            "holds pictures, b; expected exactly one of x, images, data",
+        ),
+        ("a.npz", {"x": np.zeros((3, 2)), "data": np.zeros((3, 2))}, "holds x, data; expected exactly one"),
+        ("a.npz", {"x": np.zeros((3, 2)), "y": np.zeros(2, int)}, r"a.npz: labels have shape \(2,\)"),
+        ("a.npy", np.zeros((3, 2), np.int64), "a.npy: x has dtype int64"),
+        ("a.npy", np.zeros((3, 2), np.uint8), r"holds uint8 of shape \(3, 2\); expected uint8 \(N, H, W\[, C\]\)"),
+        ("a.npy", np.array([[0.0, np.nan]]), "holds NaN or infinite values"),
+        ("a.npy", np.zeros((0, 2)), "the data set is empty"),
+        ("a.npy", np.full((2, 3, 3), 9, np.uint8), r"holds grey level 9; expected 0 … 7"),
+    ],
+)
+def test_an_array_file_that_cannot_be_used_is_one_line_that_names_it(tmp_path, name, content, message):
+    path = tmp_path / name
+    np.savez(path, **content) if name.endswith("npz") else np.save(path, content)
+    refused(message, array_file, path, levels=8)
+
+
+def test_a_damaged_array_file_is_named(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((9, 9)))
+    np.savez(tmp_path / "a.npz", x=np.zeros((9, 9)))
+    for name in ("a.npy", "a.npz"):
+        whole = (tmp_path / name).read_bytes()
+        for content in (whole[: len(whole) // 2], b"", b"hello there", pickle.dumps(Attack(os.abort))):
+            (tmp_path / name).write_bytes(content)
+            refused(
+                f"{name}: (damaged, cut short or not a NumPy file|holds Python objects)", array_file, tmp_path / name
+            )
+    refused("no.npz: no such file", array_file, tmp_path / "no.npz")
+
+
+# folders of images
+
+
+def write_image(path, x):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(x).save(path)
+    return x
+
+
+def colours(h=6, w=6):
+    return RNG.integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+def test_a_folder_is_read_in_the_order_of_names_with_sub_folders_as_classes(tmp_path):
+    names = ["cat/b.png", "cat/a/z.webp", "ant/x.PNG", "dog/1.bmp"]
+    content = {name: write_image(tmp_path / name, colours()) for name in names if not name.endswith("webp")}
+    content["cat/a/z.webp"] = colours()
+    Image.fromarray(content["cat/a/z.webp"]).save(tmp_path / "cat" / "z.webp", lossless=True)
+    content["cat/z.webp"] = content.pop("cat/a/z.webp")
+    (tmp_path / "cat" / "notes.txt").write_text("not an image")
+    source = folder(tmp_path, labels=True)
+    order = ["ant/x.PNG", "cat/b.png", "cat/z.webp", "dog/1.bmp"]
+    batch = source.batch(np.array([3, 0, 2, 1]))
+    np.testing.assert_array_equal(batch["x"], np.stack([content[order[i]] for i in (3, 0, 2, 1)]))
+    np.testing.assert_array_equal(batch["label"], [2, 0, 1, 1])
+    assert source.num_classes == 3 and source.shape == (6, 6, 3) and source.levels == 256
+    assert "label" not in folder(tmp_path).batch(np.array([0]))
+
+
+def test_images_are_scaled_and_cut_when_read(tmp_path):
+    wide = np.zeros((8, 24, 3), np.uint8)
+    wide[:, 8:16] = [10, 20, 30]
+    write_image(tmp_path / "a.png", wide)
+    write_image(tmp_path / "b.png", np.full((4, 4, 3), 7, np.uint8))
+    x = in_memory(folder(tmp_path, size=8)).x
+    np.testing.assert_array_equal(x[0], np.broadcast_to(np.uint8([10, 20, 30]), (8, 8, 3)))
+    np.testing.assert_array_equal(x[1], np.full((8, 8, 3), 7))
+    assert folder(tmp_path, size=(2, 5)).batch(np.arange(2))["x"].shape == (2, 2, 5, 3)
+
+
+def test_grey_images_are_read_as_one_channel_and_others_only_on_request(tmp_path):
+    grey = write_image(tmp_path / "a.png", colours()[..., 0])
+    np.testing.assert_array_equal(folder(tmp_path, channels=1).batch(np.array([0]))["x"][0, ..., 0], grey)
+    refused(r"a.png: has mode L, expected RGB \(channels=3\)", folder, tmp_path)
+    np.testing.assert_array_equal(
+        folder(tmp_path, convert=True).batch(np.array([0]))["x"][0], np.repeat(grey[..., None], 3, -1)
+    )
+    write_image(tmp_path / "b.png", np.dstack([colours(), grey]))
+    source = folder(tmp_path, channels=1)
+    refused(r"b.png: has mode RGBA, expected L", source.batch, np.arange(2))
+
+
+def test_photographs_are_turned_upright(tmp_path):
+    x = np.zeros((4, 8, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees
+    Image.fromarray(x).save(tmp_path / "a.png", exif=exif)
+    assert folder(tmp_path).shape == (8, 4, 3)
+
+
+def test_a_corrupt_image_is_named_wherever_it_stands(tmp_path):
+    for name in "abc":
+        write_image(tmp_path / f"{name}.png", colours(32, 32))
+    whole = (tmp_path / "b.png").read_bytes()
+    source = folder(tmp_path)
+    for content in (whole[:-300], whole[:40], b"", b"hello", whole[:200] + bytes(100) + whole[300:]):
+        (tmp_path / "b.png").write_bytes(content)
+        refused(r"b.png: not a readable image", source.batch, np.arange(3))
+    source.batch(np.array([0, 2]))
+    (tmp_path / "a.png").write_bytes(b"hello")
+    refused("a.png: not a readable image", folder, tmp_path)
+
+
+def test_folders_that_are_no_data_set_are_one_clear_line(tmp_path):
+    refused("empty: no such folder", folder, tmp_path / "empty")
+    (tmp_path / "empty").mkdir()
+    refused("empty: holds no image; expected .png", folder, tmp_path / "empty")
+    write_image(tmp_path / "a.png", colours())
+    write_image(tmp_path / "b.png", colours(6, 7))
+    refused("b.png: is 6x7, the first image is 6x6; give a size", folder(tmp_path).batch, np.arange(2))
+    refused("a.png: lies in no sub-folder", folder, tmp_path, labels=True)
+    refused("channels=2; expected 1", folder, tmp_path, channels=2)
+    refused("image size 0x4", folder, tmp_path, size=(0, 4))

@@ -1,0 +1,153 @@
+"""The notebooks: they run from a clean kernel, their numbers hold, and what is committed is what ran.
+
+A notebook prints its numbers as JSON in its last cell. They are checked twice by the same function: as committed, and
+as computed here. `jupyter execute --inplace notebooks/*.ipynb` renews the committed outputs.
+"""
+
+import ast
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from IPython.core.inputtransformer2 import TransformerManager
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpecManager
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+MACHINE_PATH = re.compile(r"(?<![\w.])/(home|root|Users|tmp|work|opt|usr|var|private|mnt)/|[A-Z]:\\\\?Users")
+
+
+def by_name(notebook):
+    return notebook.stem
+
+
+def texts(cell):
+    """Everything a cell shows except pictures."""
+    for output in cell.get("outputs", []):
+        yield output.get("text", "")
+        yield from (str(value) for kind, value in output.get("data", {}).items() if not kind.startswith("image/"))
+
+
+def pictures(notebook):
+    return [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+
+
+def numbers_of(notebook):
+    return json.loads("".join(texts(notebook.cells[-1])))
+
+
+def in_new_kernel(notebook, folder):
+    """Executes the notebook with this interpreter, whatever kernels are installed, with `folder` as its directory."""
+    spec = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "language": "python"}
+    kernel = folder / "kernels" / "this-python"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text(json.dumps({**spec, "display_name": "this Python"}))
+    specs = KernelSpecManager(kernel_dirs=[str(folder / "kernels")], ensure_native_kernel=False)
+    manager = AsyncKernelManager(kernel_name="this-python", kernel_spec_manager=specs, transport="ipc")
+    manager.connection_file = str(folder / "kernel-connection.json")
+    client = NotebookClient(notebook, km=manager, timeout=300, resources={"metadata": {"path": str(folder)}})
+    # The notebook sees one device, not the eight virtual ones of the tests, and no settings of the user's.
+    flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if "host_platform_device_count" not in f]
+    return client.execute(env={**os.environ, "XLA_FLAGS": " ".join(flags), "IPYTHONDIR": str(folder / "ipython")})
+
+
+def score_matching_holds(numbers):
+    """01: every number against theory; draws are seeded, so the room is for other machines' rounding and training."""
+    # Float32 scores of up to about 50, by two orders of evaluation.
+    assert numbers["normaliser"] < 1e-4
+
+    # Seven objectives, their constants added, are the exact ESM; so are their gradients (worst of three parameters).
+    names = {"ESM", "ISM", "ISM, Hutchinson", "SSM", "SSM-VR", "FD-SSM", "DSM"}
+    assert abs(numbers["exact_esm"] - 0.1486) < 2e-4  # the same digits on a lattice nine times as dense
+    assert numbers["value_off"].keys() == numbers["gradient_off"].keys() == names
+    assert max(map(abs, numbers["value_off"].values())) < 4  # standard errors
+    assert max(numbers["gradient_off"].values()) < 4
+    error = numbers["standard_error"]
+    assert max(error.values()) < 0.02  # nats, where the constants are 0.9 and −1.1: a slip in one is 40 of these
+    assert error["ESM"] < error["ISM"] < error["SSM-VR"] < error["SSM"]
+    assert all(abs(m - 1.5) < 0.11 for m in numbers["minimum_at"].values())  # the grid's spacing is 0.1
+
+    # Where the density is below 1e-6 the error is as large as the score or larger.
+    rough, smooth = (numbers["score_error"][name] for name in ("almost no noise, 0.1", "all noise levels, 5"))
+    assert rough["rare"] > 1 and rough["dense"] < 0.5 and smooth["dense"] < 0.5
+    assert rough["share_rare"] > 0.5 and smooth["share_rare"] == 0
+    one, all_levels = (numbers["relative_error"][name] for name in ("almost no noise", "all noise levels"))
+    assert one[-1] < 0.05 and min(one[:-1]) > 0.2 and max(all_levels) < 0.2  # the last level is the one it has seen
+
+    # −½ − 1/a on the line; with noise of variance v: −1 + (1 + v)/2 + v/(2a²) − 1/a, smallest at a = v.
+    for a, (on_line, noised) in ((float(a), values) for a, values in numbers["manifold"].items()):
+        assert abs(on_line + 0.5 + 1 / a) < 4 * np.sqrt(0.5 / 20_000) + 1e-6 / a  # 4 s.e. of ½ x₁², and float32
+        spread = 1e-4 / (2 * a**2) * np.sqrt(2 / 20_000) + np.sqrt(0.5 / 20_000)
+        assert abs(noised + 0.5 - 1e-4 / (2 * a**2) + 1 / a) < 4 * spread + 1e-6 / a
+    assert min(numbers["manifold"], key=lambda a: numbers["manifold"][a][1]) == "1e-04"
+
+    # The score is blind to the weights until the modes overlap, and so is Langevin dynamics.
+    in_score = numbers["weights_in_score"]
+    assert in_score["0.1"] < 1e-6 and in_score["1"] < 1e-6 and in_score["5"] > 0.03 and in_score["20"] > 0.01
+    weight = numbers["weights"]
+    assert abs(weight["Langevin, exact score"] - weight["start"]) < 0.05
+    assert weight["Langevin, learnt with almost no noise"] < 0.7
+    assert abs(weight["annealed, exact score"] - 0.8) < 0.05  # 4 s.e. of 0.011
+    assert abs(weight["annealed, learnt at all levels"] - 0.8) < 0.08  # and the learnt score's own error
+    # The choice is made on the way: 0.8 Φ(5√2/√401) + 0.2 Φ(−5√2/√401) = 0.583 at σ = 20, and final by σ = 1.8.
+    shares = numbers["share_by_level"]
+    assert abs(shares["20"] - 0.583) < 0.06  # 4 s.e. of 0.014
+    assert abs(shares["1.8"] - shares["0.1"]) < 0.02 and shares["0.1"] == weight["annealed, exact score"]
+
+
+HOLDS = {"01_score_matching": score_matching_holds}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
+def test_the_notebook_runs_and_its_numbers_hold(path, tmp_path):
+    """From a clean kernel, without an error, to the same pictures; about 45 s of compilation for the first notebook."""
+    committed = nbformat.read(path, as_version=4)
+    executed = in_new_kernel(nbformat.read(path, as_version=4), tmp_path)
+    numbers = numbers_of(executed)
+    HOLDS[path.stem](numbers)
+    assert len(pictures(executed)) == len(pictures(committed))
+    assert numbers.keys() == numbers_of(committed).keys()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
+def test_the_committed_outputs_are_those_of_one_clean_run(path):
+    """Cells executed in order from the first, no error, no warning on stderr, pictures there, and the numbers hold."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    assert len(pictures(notebook)) >= 4
+    HOLDS[path.stem](numbers_of(notebook))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
+def test_the_notebook_imports_the_package_and_defines_nothing(path):
+    """What a notebook needs is in the library: no def, no class, and no lambda longer than a few lines."""
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    tree = ast.parse("\n".join(TransformerManager().transform_cell(source) for source in cells))
+    nodes = list(ast.walk(tree))
+    assert not [n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+    assert max((n.end_lineno or 0) - n.lineno for n in nodes if isinstance(n, ast.Lambda)) < 5
+    imported = {(n.module or "").split(".")[0] for n in nodes if isinstance(n, ast.ImportFrom)}
+    assert imported == {"score_jax"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
+def test_the_committed_notebook_is_small_and_knows_no_machine(path):
+    notebook = nbformat.read(path, as_version=4)
+    words = [notebook.metadata.__repr__(), *(text for cell in notebook.cells for text in (cell.source, *texts(cell)))]
+    assert not [m.group() for text in words for m in MACHINE_PATH.finditer(text)]
+    assert path.stat().st_size < 1.5e6
+
+
+def test_there_are_notebooks_and_each_has_its_check():
+    assert NOTEBOOKS and {path.stem for path in NOTEBOOKS} == HOLDS.keys()

@@ -1,0 +1,100 @@
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from score_jax.training import logging
+from score_jax.types import InputError
+
+
+def _steps(workdir):
+    return [record["step"] for record in logging.read_jsonl(workdir / "metrics.jsonl")]
+
+
+def _log(workdir, start, steps):
+    logger = logging.jsonl(workdir, start)
+    for step in steps:
+        logger.write(step, {"loss": np.float32(0.5), "loss_by_sigma": {"0.1": np.float64(2)}})
+    logger.close()
+
+
+def test_records_behind_the_resumed_step_are_cut_off(tmp_path):
+    _log(tmp_path, 0, [10, 20, 30])
+    _log(tmp_path, 20, [30, 40])
+    assert _steps(tmp_path) == [10, 20, 30, 40]
+    assert logging.read_jsonl(tmp_path / "metrics.jsonl")[0] == {"step": 10, "loss": 0.5, "loss_by_sigma": {"0.1": 2.0}}
+
+
+@pytest.mark.parametrize("tail", ['{"step": 30, "lo', '{"step": 30}'])
+def test_line_cut_off_by_a_kill_is_dropped(tmp_path, tail):
+    _log(tmp_path, 0, [10, 20])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(tail)
+    _log(tmp_path, 20, [30])
+    assert _steps(tmp_path) == [10, 20, 30]
+
+
+def test_run_that_starts_anew_leaves_no_old_records(tmp_path):
+    _log(tmp_path, 0, [10, 20])
+    _log(tmp_path, 0, [10])
+    assert _steps(tmp_path) == [10]
+
+
+def test_json_is_replaced_whole(tmp_path, monkeypatch):
+    path = tmp_path / "config.json"
+    logging.write_json(path, {"a": 1})
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logging.os, "replace", dies)
+        with pytest.raises(KeyboardInterrupt):
+            logging.write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_tensorboard_gets_every_scalar(tmp_path, monkeypatch):
+    written = []
+    fake = types.SimpleNamespace(
+        SummaryWriter=lambda folder, purge_step: types.SimpleNamespace(
+            add_scalar=lambda *args: written.append(args), close=lambda: written.append(purge_step)
+        )
+    )
+    monkeypatch.setitem(sys.modules, "tensorboardX", fake)
+    logger = logging.tensorboard(tmp_path, 20)
+    logger.write(30, {"loss": np.float32(0.5), "loss_by_sigma": {"0.1": 2.0}, "note": "text"})
+    logger.close()
+    assert written == [("loss", 0.5, 30), ("loss_by_sigma/0.1", 2.0, 30), 21]
+
+
+def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
+    seen, logged = [], []
+
+    def init(**settings):
+        seen.append(settings)
+        return types.SimpleNamespace(id="abc", log=lambda r, step: logged.append((step, r)), finish=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    for start in (0, 20):
+        logger = logging.wandb("project", {"a": 1})(tmp_path, start)
+        logger.write(start + 10, {"loss": 1.0})
+        logger.close()
+    assert [settings["id"] for settings in seen] == [None, "abc"]
+    assert logged == [(10, {"loss": 1.0}), (30, {"loss": 1.0})]
+
+
+@pytest.mark.parametrize(("package", "factory"), [("tensorboardX", logging.tensorboard), ("wandb", logging.wandb("p"))])
+def test_asking_for_a_logger_that_is_not_installed_says_what_to_install(tmp_path, monkeypatch, package, factory):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=r"pip install 'score-jax\["):
+        factory(tmp_path, 0)
+
+
+def test_environment_is_json_and_names_versions_devices_and_seed():
+    environment = json.loads(json.dumps(logging.environment(seed=3)))
+    assert environment["seed"] == 3 and len(environment["devices"]) == 8 and environment["backend"] == "cpu"
+    assert environment["packages"]["jax"] == sys.modules["jax"].__version__
+    assert environment["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
