@@ -57,14 +57,14 @@ def densities_may_exceed_one(key: Key) -> list[Measurement]:
     narrow = distributions.Gaussian(jnp.zeros(1), sigma**2)
     peak = 1 / np.sqrt(2 * np.pi * sigma**2)
     x, cell = exact.grid(2.0, 801)
-    p, points = exact.SKEWED.api(), exact.grid(3.0, 60)[0]
+    p, points = exact.SKEWED.api(), jnp.asarray(exact.grid(3.0, 60)[0])
 
     def measure(key):
         drawn = narrow.sample(key, n)
         score = p.score(points)
         slope = jax.jvp(p.log_prob, (points,), (score,))[1] / (score**2).sum(1)
         rises = p.log_prob(points + 1e-3 * score) > p.log_prob(points)
-        return jnp.exp(narrow.log_prob(x)), jnp.exp(narrow.log_prob(drawn)) > 1, slope, rises
+        return jnp.exp(narrow.log_prob(jnp.asarray(x))), jnp.exp(narrow.log_prob(drawn)) > 1, slope, rises
 
     density, above_one, slope, rises = compute(measure, key)
     unit = stats.uniform(0, 0.5)
@@ -125,8 +125,8 @@ def implicit_equals_explicit(key: Key) -> list[Measurement]:
         def score_fn(x):
             return models.wavy_score(params, x)
 
-        esm = losses.explicit_score_matching(score_fn, x, oracle.score)
-        return jnp.stack([weight @ esm, weight @ losses.implicit_score_matching(score_fn, x)])
+        esm = losses.explicit_score_matching(score_fn, jnp.asarray(x), oracle.score)
+        return jnp.stack([weight @ esm, weight @ losses.implicit_score_matching(score_fn, jnp.asarray(x))])
 
     params = jax.tree.map(lambda *leaves: np.stack(leaves), *(models.wavy_params(seed, 2) for seed in (1, 2, 3)))
     values, gradients = compute(lambda q: (jax.vmap(objectives)(q), jax.vmap(jax.jacrev(objectives))(q)), params)
@@ -163,7 +163,7 @@ def boundary_term(key: Key) -> list[Measurement]:
     def gap(score_fn: Callable, x: np.ndarray, weight: np.ndarray, data_score: float) -> Array:
         esm = losses.explicit_score_matching(score_fn, jnp.asarray(x), lambda x: jnp.full_like(x, data_score))
         ism = losses.implicit_score_matching(score_fn, jnp.asarray(x))
-        return weight @ (esm - ism) - 0.5 * data_score**2
+        return jnp.asarray(weight) @ (esm - ism) - 0.5 * data_score**2
 
     rate = 1.3
     unit, unit_weight = exact.interval_nodes(0.0, 1.0, 30)
@@ -203,7 +203,7 @@ def fisher_divergence_is_not_kl(key: Key) -> list[Measurement]:
 
     @jax.jit
     def half_fisher(weight, p, q):
-        return cell * weight @ losses.explicit_score_matching(q.score, x, p.score)
+        return cell * weight @ losses.explicit_score_matching(q.score, jnp.asarray(x), p.score)
 
     def rate_of_kl(variance: float, h: float = 0.005) -> float:
         at = [kl(p.smoothed(np.sqrt(variance + k * h)), q.smoothed(np.sqrt(variance + k * h))) for k in (-2, -1, 1, 2)]

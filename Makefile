@@ -1,0 +1,50 @@
+# make demo and make test need Python 3.11 or newer and nothing else: they make .venv and install into it.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+WORKDIR ?= runs/digits
+
+.PHONY: help install demo test test-slow lint smoke claims notebooks benchmarks clean
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("score_jax needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable '.[dev,tensorboard]'
+	@touch $@
+
+install: $(VENV)/.installed  ## make .venv and install
+
+demo: install  ## train on real handwritten digits, sample, evaluate: about 3 minutes on 2 cores
+	$(RUN) experiments/train.py --config=configs/digits.py --workdir=$(WORKDIR)
+	$(RUN) experiments/evaluate.py --workdir=$(WORKDIR)
+	@echo "Look at $(WORKDIR)/samples/grid.png, annealing.gif and neighbours.png, and at $(WORKDIR)/figures/"
+
+test: install  ## the tests, at most 8 minutes on 2 cores
+	$(RUN) -m pytest -n 2 -m "not slow"
+
+test-slow: install  ## the tests that take minutes
+	$(RUN) -m pytest -m slow
+
+lint: install  ## formatting, lint, types
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+smoke: install  ## a few seconds of training and sampling: for a second Python version
+	$(RUN) -m pytest tests/test_smoke.py
+
+claims: install  ## run the textbook's claims and rewrite docs/claims.md
+	$(RUN) experiments/claims.py
+
+notebooks: install  ## execute the notebooks in place
+	$(VENV)/bin/jupyter-execute --inplace notebooks/*.ipynb
+
+benchmarks: install  ## run every benchmark and rewrite benchmarks/README.md's tables
+	$(RUN) benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,79 @@
+"""Peak memory of training and of sampling; sampling needs no more for more steps.
+
+    python benchmarks/memory.py
+
+Each figure is the peak resident memory of a fresh process on the host, compilation included. The first row is a process
+that imports the package and builds the model, which is most of every figure. Sampling draws 64 digits with DDIM.
+"""
+
+import contextlib
+import io
+import resource
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+from timing import Row, child, main
+
+from configs import digits
+from score_jax import runs, sampling
+from score_jax.sampling import grids
+from score_jax.types import Array
+
+
+def peak_mib() -> float:
+    """Returns the peak resident memory of this process.
+
+    On Linux getrusage gives a process at least the size its parent had when starting it; the kernel's VmHWM doesn't.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def train(run: runs.Run) -> None:
+    """Trains through the project's loop."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        runs.train(run)
+
+
+def sample(run: runs.Run, steps: int) -> Array:
+    """Draws 64 samples without keeping paths."""
+    sde, shape = run.model.sde, (64, *run.data.train.shape)
+    ts = grids.log_snr(sde, steps + 1)
+
+    @jax.jit
+    def draw(key, model):
+        return sampling.sample(key, sampling.ddim(sde, model), sde.prior_sample(key, shape), ts)
+
+    return jax.block_until_ready(draw(jax.random.key(0), run.model))
+
+
+def peak(what: str, steps: str) -> Row:
+    """Runs in a fresh process: does `what` for that many steps and reports the peak."""
+    config, n = digits.get_config(), int(steps)
+    config.training.update(steps=max(n, 1), log_every=max(n, 1), checkpoint_every=max(n, 1))
+    with tempfile.TemporaryDirectory() as folder:
+        run = runs.new(config, Path(folder) / "run")
+        if what == "training":
+            train(run)
+        elif what == "sampling":
+            assert np.isfinite(sample(run, n)).all()
+        return {"peak": peak_mib()}
+
+
+def measure(quick: bool) -> Row:
+    """Measures the model alone, training, and sampling with few and many steps."""
+    long = 100 if quick else 1000
+    cases = [("building the model", 0), ("training", 5 if quick else 20), ("sampling", 50), ("sampling", long)]
+    peaks = [(what, n, child(__file__, what, str(n))["peak"]) for what, n in cases]
+    return {"rows": [{"digits U-Net": what, "steps": n, "peak memory, MiB": peak} for what, n, peak in peaks]}
+
+
+if __name__ == "__main__":
+    main(measure, __doc__, peak)
