@@ -17,7 +17,7 @@ _STARTED = time.time()
 from pathlib import Path  # noqa: E402
 from statistics import median  # noqa: E402
 
-from timing import Row, child, main  # noqa: E402
+from timing import Row, child, main, shorten  # noqa: E402
 
 from configs import digits, toy  # noqa: E402
 from score_jax import command, runs  # noqa: E402
@@ -31,7 +31,7 @@ def first_step(name: str) -> Row:
     command.cache_compilations()
     config = CONFIGS[name]()
     k = config.training.steps_per_dispatch
-    config.training.update(steps=k, log_every=k, checkpoint_every=k)
+    shorten(config, k, k)
     start = time.time()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         runs.train(runs.new(config, Path(folder) / "run"))
@@ -42,7 +42,8 @@ def first_step(name: str) -> Row:
 
 def measure_config(name: str, repetitions: int) -> Row:
     """One row: each repetition is a process with an empty cache, then one with what that left."""
-    cold, warm = [], []
+    cold: list[Row] = []
+    warm: list[Row] = []
     for _ in range(repetitions):
         with tempfile.TemporaryDirectory() as cache:
             for processes in (cold, warm):
@@ -58,7 +59,7 @@ def measure_config(name: str, repetitions: int) -> Row:
 
 def measure(quick: bool) -> Row:
     """Measures both configs."""
-    return {"rows": [measure_config(name, 1 if quick else 3) for name in CONFIGS]}
+    return {"rows": [measure_config(name, 1 if quick else 2) for name in CONFIGS]}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from timing import Row, child, main
+from timing import Row, child, main, shorten
 
 from configs import digits
 from score_jax import runs, sampling
@@ -57,7 +57,7 @@ def sample(run: runs.Run, steps: int) -> Array:
 def peak(what: str, steps: str) -> Row:
     """Runs in a fresh process: does `what` for that many steps and reports the peak."""
     config, n = digits.get_config(), int(steps)
-    config.training.update(steps=max(n, 1), log_every=max(n, 1), checkpoint_every=max(n, 1))
+    shorten(config, max(n, 1), max(n, 1))
     with tempfile.TemporaryDirectory() as folder:
         run = runs.new(config, Path(folder) / "run")
         if what == "training":
@@ -70,7 +70,7 @@ def peak(what: str, steps: str) -> Row:
 def measure(quick: bool) -> Row:
     """Measures the model alone, training, and sampling with few and many steps."""
     long = 100 if quick else 1000
-    cases = [("building the model", 0), ("training", 5 if quick else 20), ("sampling", 50), ("sampling", long)]
+    cases = [("building the model", 0), ("training", 2 if quick else 10), ("sampling", 50), ("sampling", long)]
     peaks = [(what, n, child(__file__, what, str(n))["peak"]) for what, n in cases]
     return {"rows": [{"digits U-Net": what, "steps": n, "peak memory, MiB": peak} for what, n, peak in peaks]}
 

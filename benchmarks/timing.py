@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the configs are no part of the installed package
 
 import jax  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
 
 from score_jax import runs  # noqa: E402
 from score_jax.training.logging import read_jsonl  # noqa: E402
@@ -48,6 +49,12 @@ def alternate(first: Callable[[], float], second: Callable[[], float], pairs: in
 def compare(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
     """Returns the medians of both and that of the ratios a/b of the pairs."""
     return median(a), median(b), median(x / y for x, y in zip(a, b, strict=True))
+
+
+def shorten(config: ConfigDict, steps: int, log_every: int) -> None:
+    """Makes a run of `steps` updates, with a record every `log_every` and a checkpoint at the end, of a config."""
+    config.training.update(steps=steps, log_every=log_every, checkpoint_every=steps)
+    config.optimizer.warmup_steps = 0  # the cosine must be longer than the warm-up
 
 
 def training_rate(run: runs.Run) -> float:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
-from timing import Row, alternate, compare, main, seconds, training_rate
+from timing import Row, alternate, compare, main, seconds, shorten, training_rate
 
 from configs import toy
 from score_jax import build, runs
@@ -27,8 +27,8 @@ from score_jax import build, runs
 def config_for(batch: int, steps: int, k: int) -> ConfigDict:
     """The toy config with `steps` timed updates, k a dispatch, after k that are not timed."""
     config = toy.get_config()
-    config.training.update(batch_size=batch, steps=steps + k, steps_per_dispatch=k, log_every=k)
-    config.training.checkpoint_every = steps + k
+    config.training.update(batch_size=batch, steps_per_dispatch=k)
+    shorten(config, steps + k, k)
     return config
 
 
@@ -102,8 +102,8 @@ def measure_batch(batch: int, *, steps: int, k: int, pairs: int) -> Row:
 
 def measure(quick: bool) -> Row:
     """Measures batches of 128 and 512."""
-    pairs = 1 if quick else 7
-    sizes = {128: 500, 512: 500} if quick else {128: 4000, 512: 2000}
+    pairs = 1 if quick else 5
+    sizes = {128: 500, 512: 500} if quick else {128: 4000, 512: 1500}
     return {"rows": [measure_batch(batch, steps=steps, k=250, pairs=pairs) for batch, steps in sizes.items()]}
 
 
