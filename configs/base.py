@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     data.n = 100_000  # points drawn of a toy
     data.size = 0  # crop and resize images to this side; 0 leaves them as they are
     data.channels = 3  # of images in a folder: 1 or 3
+    data.convert = False  # convert images of another kind to that, rather than refuse them
     data.tfds = "cifar10"  # name of the TFDS data set
     data.holdout = 0.1  # share kept from training where a data set has no test split of its own
     data.labels = False  # class-conditional: the network is given the label

@@ -1,6 +1,6 @@
-"""scikit-learn's handwritten digits, 1,797 real 8×8 images: `--config=configs/digits.py`, or `configs/digits.py:ssm`.
+"""scikit-learn's handwritten digits, 1,797 real 8×8 images: `--config=configs/digits.py`, or `…/digits.py:ssm`.
 
-Variants: dsm (default) ssm fd_ssm energy ddpm edm ncsn mlp.
+Variants: dsm (default) ssm fd_ssm energy ncsn mlp ddpm edm. The default takes about two minutes on 2 CPU cores.
 """
 
 from ml_collections import ConfigDict
@@ -11,30 +11,50 @@ from configs import base
 def get_config(variant: str = "dsm") -> ConfigDict:
     config = base.get_config()
     config.data.labels = True
+    config.sde.ve.sigma_max = 5.0  # the largest distance between two digits is 4.8
+    config.parameterization.name = "edm"
+    config.parameterization.edm.sigma_data = 0.5  # root mean square of the pixels: 0.48
     config.network.unet.multipliers = (1, 2)
-    config.training.steps_per_dispatch = 1  # convolutions: one step a dispatch (see training/step.py)
-    config.training.steps = 1000
-    config.training.log_every = 50
-    config.training.checkpoint_every = 500
+    config.optimizer.learning_rate = 2e-3
     config.optimizer.schedule = "cosine"
+    config.training.steps = 700
+    config.training.batch_size = 64
+    config.training.steps_per_dispatch = 1  # convolutions: one step a dispatch (see training/step.py)
+    config.training.log_every = 50
+    config.training.checkpoint_every = 350
+    config.training.label_dropout = 0.2
+    # Levels a factor of 1.14 apart, 4 steps of ε = 0.4 σ² each: 200 network calls
+    config.sampler.annealed_langevin = {"step_size": 4e-5, "n_steps": 4}
+    config.sampler.steps = 50
+    config.sampler.batch_size = 256
+    config.evaluation.n = 256
     variants = {
         "dsm": {},
         "ssm": {"objective.name": "ssm"},
         "fd_ssm": {"objective.name": "fd_ssm"},
         "energy": {"network.conservative": True},
         "ncsn": {"network.name": "ncsn"},
-        "mlp": {"network.name": "mlp"},
+        "mlp": {
+            "network.name": "mlp",
+            "network.mlp.hidden": (512, 512, 512),
+            "training.steps": 5000,
+            "training.steps_per_dispatch": 50,
+            "training.log_every": 250,
+            "training.checkpoint_every": 2500,
+        },
         "ddpm": {
             "data.value_range": (-1.0, 1.0),
             "sde.name": "tabulated",
+            "parameterization.name": "eps",
             "sampler.name": "ancestral",
             "sampler.grid": "ddpm",
         },
         "edm": {
             "data.value_range": (-1.0, 1.0),
+            "parameterization.edm.sigma_data": 0.8,
             "sde.name": "edm",
-            "parameterization.name": "edm",
             "weighting.name": "edm",
+            "weighting.edm.sigma_data": 0.8,
             "times.name": "lognormal",
             "sampler.name": "heun",
             "sampler.grid": "karras",

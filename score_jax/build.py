@@ -69,7 +69,13 @@ def _images(options: ConfigDict) -> tuple[Source, Source]:
         "tfds": lambda: split_own(datasets.tfds.load(options.tfds, data_dir=root)),
         "array": lambda: split_own(datasets.array_file(_root(options))),
         "folder": lambda: split_own(
-            datasets.folder(_root(options), size=options.size or None, channels=options.channels, labels=options.labels)
+            datasets.folder(
+                _root(options),
+                size=options.size or None,
+                channels=options.channels,
+                convert=options.convert,
+                labels=options.labels,
+            )
         ),
     }
     if options.name not in table:
@@ -239,6 +245,10 @@ def objective(config: ConfigDict, sde: SDE, oracle: GaussianMixture | None) -> t
         "ssm": lambda **options: lifted(partial(losses.sliced_score_matching, **options)),
         "fd_ssm": lambda **options: lifted(partial(losses.finite_difference_score_matching, **options)),
     }
+    if config.objective.name == "fd_ssm" and config.network.dtype != "float32":
+        raise InputError(
+            "objective 'fd_ssm' takes differences that bfloat16 rounds away: set --config.network.dtype=float32"
+        )
     return _choose("objective", config.objective.name, table)(**_options(config.objective))
 
 

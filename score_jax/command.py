@@ -32,18 +32,27 @@ def _root() -> Path:
 def define_config(default: str) -> flags.FlagHolder:
     """Defines `--config=configs/FILE.py[:variant]` with overrides `--config.section.key=value`."""
     sys.path.insert(0, str(_root()))  # config files import configs.base
-    return config_flags.DEFINE_config_file("config", default, "config file, with :variant if it has some")
+    holder = config_flags.DEFINE_config_file("config", default, "config file, with :variant if it has some")
+    _show_in_help("config")
+    return holder
+
+
+def _show_in_help(*names: str) -> None:
+    """Lists flags that are defined here among those of the script, which is all that --help shows."""
+    for name in names:
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
 def define_run_config() -> None:
     """Defines `--workdir` and, as `--config.…` overrides, the settings of the run that is there."""
     flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-    given = [arg.split("=", 1)[1] for arg in sys.argv[1:] if re.match(r"--?workdir=", arg)]
-    if given:
-        try:
-            config_flags.DEFINE_config_dict("config", run_config(given[-1]))
-        except InputError as error:
-            _fail(error)
+    joined = "\n".join(sys.argv[1:])
+    given = re.findall(r"^--?workdir[=\n](.+)$", joined, re.MULTILINE)
+    try:
+        config_flags.DEFINE_config_dict("config", run_config(given[-1]) if given else ConfigDict())
+    except InputError as error:
+        _fail(error)
+    _show_in_help("workdir", "config")
 
 
 def run_config(workdir: str | Path) -> ConfigDict:
@@ -74,6 +83,12 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             code = main()
         except InputError as error:
             _fail(error)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            _fail(f"{error.filename}: {error.strerror}")
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
         sys.exit(code or 0)
 
     app.run(guarded, flags_parser=_parse)
@@ -82,6 +97,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 def _parse(argv: Sequence[str]) -> Sequence[str]:
     try:
         rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            _ = flags.FLAGS.config  # a file that could not be loaded says so only now
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         _fail(error)
     if rest[1:]:

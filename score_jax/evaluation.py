@@ -21,6 +21,8 @@ from score_jax.types import Array, Key
 
 Numbers = dict[str, Any]
 
+_STREAM = 0x6576616C
+
 
 def score_error(key: Key, model: ScoreModel, oracle: GaussianMixture, levels: int) -> ScoreError:
     """Returns the error of the model's score against the exact one at `levels` noise levels, 2,048 draws each."""
@@ -29,7 +31,7 @@ def score_error(key: Key, model: ScoreModel, oracle: GaussianMixture, levels: in
 
 
 def of_points(key: Key, samples: np.ndarray, data: np.ndarray, fresh: np.ndarray, name: str) -> Numbers:
-    """Compares samples `(n, 2)` with as many points of the toy `name`; `data_*` compares `fresh` points with these."""
+    """Compares samples `(n, D)` with points of the data set `name`; `data_*` compares `fresh` points with these."""
 
     @jax.jit
     def distances(a: Array, b: Array) -> dict[str, Array]:
@@ -42,7 +44,7 @@ def of_points(key: Key, samples: np.ndarray, data: np.ndarray, fresh: np.ndarray
     numbers: Numbers = {"n": len(samples)}
     numbers |= {k: float(v) for k, v in distances(samples, data).items()}
     numbers |= {f"data_{k}": float(v) for k, v in distances(fresh, data).items()}
-    modes = toy.modes(name)
+    modes = toy.modes(name) if name in toy.TOYS else None
     if modes is not None:
         expected = np.bincount(toy.groups(name), toy.components(name).weights)
         found = metrics.mode_weights(samples, modes)
@@ -105,5 +107,5 @@ def held_out_loss(evaluate: Callable[..., Array], state: Any, batches: Mapping[s
 
 
 def keys(seed: int, n: int) -> Key:
-    """Returns the keys of an evaluation, apart from those of training with the same seed."""
-    return split(jax.random.fold_in(jax.random.key(seed), 1), n)
+    """Returns n keys of an evaluation: of a stream of their own, apart from training's (0 to 4) and sampling's."""
+    return split(jax.random.fold_in(jax.random.key(seed), _STREAM), n)

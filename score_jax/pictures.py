@@ -36,15 +36,18 @@ def of_images(folder: Path, images: np.ndarray, path: np.ndarray, sigmas: np.nda
     """
     scale = max(1, 512 // (8 * images.shape[1]))
     shown = images[:64]
-    nearest = train[nearest_neighbours(images[:8], train, k=5)[0]]
     stages, frames = _stages(len(path), _STAGES), _stages(len(path), _FRAMES)
     tiles = np.stack([plotting.grid_image(path[i].clip(0, 1), 4, scale=scale) for i in frames])
-    return [
+    written = [
         plotting.save_png(folder / "grid.png", plotting.grid_image(shown, 8, scale=scale)),
         plotting.save(plotting.strip(path[stages].clip(0, 1), sigmas=sigmas[stages]), folder / "annealing.png"),
         plotting.save_gif(folder / "annealing.gif", tiles),
-        plotting.save(plotting.neighbours(images[:8], nearest), folder / "neighbours.png"),
     ]
+    finite = images[np.isfinite(images).all((1, 2, 3))][:8]  # a diverged sample is black above, and near to nothing
+    if len(finite):
+        nearest = train[nearest_neighbours(finite, train, k=5)[0]]
+        written.append(plotting.save(plotting.neighbours(finite, nearest), folder / "neighbours.png"))
+    return written
 
 
 def of_points(

@@ -33,10 +33,10 @@ from score_jax.training.step import level_sigmas
 from score_jax.types import InputError
 
 # What may be changed when a run goes on, or for sampling from it: nothing that the training depends on.
-MAY_DIFFER = (
+_MAY_DIFFER = (
     "sampler",
     "evaluation",
-    "training.steps",
+    "data.root",
     "training.log_every",
     "training.checkpoint_every",
     "training.keep_last",
@@ -45,7 +45,13 @@ MAY_DIFFER = (
     "training.wandb",
 )
 _NEIGHBOUR_POOL = 20_000  # training images among which nearest neighbours are looked for
+_SAMPLING = 0x73616D70  # the stream of sampling keys, apart from training's of the same seed
 _SHOWN = 5000  # points of the data shown beside samples
+
+
+def may_differ(config: ConfigDict) -> tuple[str, ...]:
+    """Returns the settings a run may go on with changed; its length too, unless the learning rate depends on it."""
+    return (*_MAY_DIFFER, "training.steps") if config.optimizer.schedule == "constant" else _MAY_DIFFER
 
 
 class Run(NamedTuple):
@@ -64,9 +70,14 @@ class Run(NamedTuple):
 
 
 def new(config: ConfigDict, workdir: str | Path) -> Run:
-    """Builds the objects of a config; nothing is written."""
+    """Builds the objects of a config; nothing is written.
+
+    The sampler and its grid are built and thrown away: a misspelt one should not be found out after the training.
+    """
     data = build.data(config)
     model = build.model(config, data.train)
+    build.sampler(config, model.sde, model)
+    build.grid(config, model.sde)
     key = jax.random.key(config.seed)
     return Run(config, Path(workdir), data, model, training.create(key, model.variables, build.optimizer(config)))
 
@@ -84,7 +95,9 @@ def load(workdir: str | Path, config: ConfigDict, *, step: int | None = None) ->
     """
     run = new(config, workdir)
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
-        restored = checkpoint.restore(manager, run.state, config=as_json(config), may_differ=MAY_DIFFER, step=step)
+        restored = checkpoint.restore(
+            manager, run.state, config=as_json(config), may_differ=may_differ(config), step=step
+        )
     if restored is None:
         raise InputError(f"{workdir} has no checkpoint yet: train first, or give another workdir")
     return run.with_state(restored.state)
@@ -140,7 +153,7 @@ def train(run: Run) -> training.Result:
         checkpoint_every=options.checkpoint_every,
         keep_last=options.keep_last,
         keep_every=options.keep_every or None,
-        may_differ=MAY_DIFFER,
+        may_differ=may_differ(config),
         loggers=build.loggers(config),
         seed=config.seed,
     )
@@ -156,13 +169,14 @@ def samples(run: Run, *, n: int, seed: int = 0, labels: np.ndarray | None = None
       labels: classes `(n,)` of a conditional model; None draws without.
     """
     config, sde = run.config, run.model.sde
-    if labels is not None and not run.data.train.num_classes:
-        raise InputError(
-            "this model was trained without labels: train with --config.data.labels=True to choose a class"
-        )
+    classes = run.data.train.num_classes
+    if labels is not None and not classes:
+        raise InputError("this model was trained without labels: train with --config.data.labels=True to choose one")
+    if labels is not None and (labels.min() < 0 or labels.max() >= classes):
+        raise InputError(f"labels must be 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
     progress: Callable[[Iterable], Iterable] = partial(tqdm, desc="sampling", unit="batch", dynamic_ncols=True)
     drawn = generate.draw_many(
-        jax.random.key(seed),
+        jax.random.fold_in(jax.random.key(seed), _SAMPLING),
         run.model,
         partial(build.sampler, config),
         build.grid(config, sde),
@@ -197,6 +211,8 @@ def draw_pictures(run: Run, drawn: Samples | None = None, folder: Path | None = 
     if run.data.oracle is not None:
         data = _pool(run.data.held_out, _SHOWN)["x"]
         return pictures.of_points(folder, drawn.x, _flow(run), data, run.data.oracle)
+    if len(run.data.train.shape) != 3:
+        return []  # vectors have no picture
     sde = run.model.sde
     sigmas = np.exp(-0.5 * np.asarray(sde.log_snr(build.grid(run.config, sde)[1:])))
     return pictures.of_images(folder, drawn.x, drawn.path, sigmas, _pool(run.data.train, _NEIGHBOUR_POOL)["x"])
@@ -237,18 +253,18 @@ def evaluate(run: Run) -> dict[str, Any]:
         "ema": run.config.sampler.ema,
         "seed": run.config.seed,
         "sampler": run.config.sampler.name,
-        "sampler_steps": run.config.sampler.steps,
+        "sampler_steps": len(build.grid(run.config, run.model.sde)) - 1,
     }
     numbers |= _held_out_loss(run)
-    numbers |= _evaluate_images(run) if run.data.oracle is None else _evaluate_points(run)
+    numbers |= _evaluate_images(run) if len(run.data.train.shape) == 3 else _evaluate_points(run)
     write_json(run.workdir / "evaluation.json", numbers)
     return numbers
 
 
 def _held_out_loss(run: Run) -> dict[str, Any]:
     config, mesh = run.config, training.data_mesh()
-    # Four batches that every number of devices up to 64 divides.
-    x = run.data.held_out.batch(np.arange(256) % len(run.data.held_out))["x"].reshape(4, 64, *run.data.train.shape)
+    rows = max(256 // mesh.size, 1) * mesh.size
+    x = run.data.held_out.batch(np.arange(rows) % len(run.data.held_out))["x"][None]
     evaluate = training.make_eval_step(
         run.model,
         build.objective(config, run.model.sde, run.data.oracle),
@@ -261,14 +277,15 @@ def _held_out_loss(run: Run) -> dict[str, Any]:
 
 
 def _evaluate_points(run: Run) -> dict[str, Any]:
-    assert run.data.oracle is not None
     n = run.config.evaluation.n
     drawn = samples(run, n=n, seed=run.config.seed)
     data = _pool(run.data.held_out, 2 * n)["x"]
+    key, half = evaluation.keys(run.config.seed, 2)[1], len(data) // 2
+    numbers = evaluation.of_points(key, drawn.x, data[:half], data[half:], run.config.data.name)
+    if run.data.oracle is None:
+        return numbers
     error = _score_error(run, run.data.oracle)
-    key = evaluation.keys(run.config.seed, 2)[1]
     by_sigma = {f"{s:.4g}": float(e) for s, e in zip(np.asarray(error.sigma), np.asarray(error.relative), strict=True)}
-    numbers = evaluation.of_points(key, drawn.x, data[:n], data[n:], run.config.data.name)
     pictures.of_score_error(run.workdir / "figures", error.sigma, error.relative)
     return {"relative_score_error_by_sigma": by_sigma, **numbers}
 

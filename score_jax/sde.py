@@ -271,8 +271,9 @@ class Flow(SDE):
 class Tabulated(SDE):
     """A published discrete schedule, exactly: ᾱ_i at the knots t = (i+1)/N, log ᾱ linear in between and to 0 at t = 0.
 
-    `alphas_bar` `(N,)` decreases (`ddpm_schedule(...).alphas_bar`); variance preserving. Kept in float64 where it
-    arrives as a numpy array, since 1 − ᾱ of the first knots loses three digits in float32.
+    `alphas_bar` `(N,)` decreases (`ddpm_schedule(...).alphas_bar`); variance preserving. Closed over
+    as a numpy array its logarithms are taken in float64; as an argument of jit it is float32, like the published code,
+    and 1 − ᾱ of the first knots is then good to three digits.
     """
 
     alphas_bar: ArrayLike

@@ -3,6 +3,7 @@
 Spacing in σ means σ/α, the variance-exploding equivalent. Ends are exact, not round-tripped through `sde.time`.
 """
 
+import jax
 import jax.numpy as jnp
 
 from score_jax.sampling.base import check_grid
@@ -53,11 +54,13 @@ def levels(sde: SDE, sigmas: ArrayLike) -> Array:
     A step arrives at every one of the L levels exactly once, the first included: annealed Langevin dynamics.
 
     Raises:
-      InputError: when `sigmas` is no vector or increases.
+      InputError: when `sigmas` is no vector, not positive, or increases.
     """
     sigmas = jnp.asarray(sigmas)
     if sigmas.ndim != 1 or not sigmas.size:
         raise InputError(f"grids.levels: sigmas must be a non-empty vector, got shape {sigmas.shape}")
+    if not isinstance(sigmas, jax.core.Tracer) and not (sigmas > 0).all():
+        raise InputError(f"grids.levels: noise levels must be positive, got {float(sigmas.min()):g}")
     ts = sde.time(-2 * jnp.log(sigmas))
     ts = jnp.concatenate([ts[:1], ts])
     check_grid(ts)

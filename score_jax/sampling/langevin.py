@@ -139,7 +139,9 @@ def langevin_corrector(sde: SDE, score_fn: ScoreFn, *, snr: ArrayLike, n_steps: 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
         def correct(key: Key, x: Array) -> Array:
             score, z = score_fn(x, s), arrays.normal(key, x)
-            ratio = arrays.sum_dims(z**2) / arrays.sum_dims(score**2)
+            size = arrays.sum_dims(score**2)
+            # A score of exactly 0 (a network before its first step) names no step: x stays where it is.
+            ratio = jnp.where(size > 0, arrays.sum_dims(z**2) / jnp.where(size > 0, size, 1), 0)
             step_size = arrays.expand_right(4 * snr**2 * ratio, x)
             return _proposal_mean(x, score, step_size) + jnp.sqrt(step_size) * z
 

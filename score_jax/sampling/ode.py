@@ -34,6 +34,8 @@ def ddim(sde: SDE, score_fn: ScoreFn, *, eta: ArrayLike = 0.0) -> Sampler:
         added = eta**2 * transition(sde, t, s)[1] * sde.variance(s) / sde.variance(t)
         kept = jnp.sqrt(jnp.maximum(sde.variance(s) - added, 0)) * sde.sigma(t)
         mean = arrays.expand_right(sde.alpha(s), x) * sde.denoise(x, t, score) - arrays.expand_right(kept, x) * score
+        if isinstance(eta, int | float) and eta == 0:
+            return mean  # no noise to draw, and no √0 to differentiate
         return mean + arrays.expand_right(jnp.sqrt(added), x) * arrays.normal(key, x)
 
     return one_step(step)
@@ -73,7 +75,7 @@ def heun(
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
         start = noise_ratio(t)
-        gamma = jnp.where((start >= s_min) & (start <= s_max), churn, 0.0).astype(start.dtype)
+        gamma = jnp.where((start >= s_min) & (start <= s_max) & (s < t), churn, 0.0).astype(start.dtype)
         raised = (1 + gamma) * start
         t_raised = jnp.where(gamma > 0, jnp.minimum(sde.time(-2 * jnp.log(raised)), sde.t_max), t)
         raised = noise_ratio(t_raised)

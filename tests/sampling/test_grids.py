@@ -60,6 +60,8 @@ def test_ddpm_visits_the_knots():
     ("call", "message"),
     [
         (lambda: grids.levels(sdes.VE(), np.array([0.1, 1.0])), "ts must not increase"),
+        (lambda: grids.levels(sdes.VE(), np.array([1.0, 0.0])), "must be positive, got 0"),
+        (lambda: grids.levels(sdes.VE(), np.array([1.0, -0.5])), "must be positive, got -0.5"),
         (lambda: grids.ddpm(sdes.VP()), "sde.Tabulated; VP has none"),
         (lambda: grids.uniform(sdes.VP(), 1), "at least 2 points, got n = 1"),
         (lambda: grids.karras(sdes.VP(), 5, 0.0), "rho must be positive"),

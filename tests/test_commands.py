@@ -1,0 +1,144 @@
+"""The commands as a user meets them: what they write, go on from, and say when something is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import digits, toy
+from score_jax import runs
+from score_jax.types import InputError
+
+ROOT = Path(__file__).parent.parent
+
+
+def tiny_digits():
+    config = digits.get_config("mlp")
+    config.network.mlp.hidden = (32,)
+    config.training.steps = 40
+    config.training.steps_per_dispatch = config.training.log_every = 20
+    config.training.checkpoint_every = 20
+    config.training.batch_size = 16
+    config.optimizer.warmup_steps = 5
+    config.sampler.steps, config.sampler.n, config.sampler.batch_size = 4, 8, 16
+    config.evaluation.n = 20
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A tiny class-conditional digits run, trained to its end."""
+    new = runs.new(tiny_digits(), tmp_path_factory.mktemp("runs") / "digits")
+    return new.with_state(runs.train(new).state)
+
+
+def test_a_run_folder_holds_what_the_readme_says(run):
+    written = runs.draw_pictures(run) + runs.draw_figures(run)
+    numbers = runs.evaluate(run)
+    expected = {"grid.png", "annealing.png", "annealing.gif", "neighbours.png", "loss.png", "loss_by_sigma.png"}
+    assert {path.name for path in written} == expected
+    for path in written:
+        Image.open(path).verify()
+    config = json.loads((run.workdir / "config.json").read_text())
+    assert config["network"]["mlp"]["hidden"] == [32]
+    assert {"devices", "seed"} <= set(json.loads((run.workdir / "environment.json").read_text()))
+    records = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [20, 40]
+    assert json.loads((run.workdir / "evaluation.json").read_text()) == numbers
+    assert numbers["held_out_accuracy"] > 0.95 and numbers["n"] == 20 and numbers["conditional_n"] == 20
+    assert sum(numbers["class_shares"]) == pytest.approx(1, abs=1e-3)
+    assert numbers["sampler_steps"] == 4
+
+
+def test_a_run_is_loaded_with_the_parameters_it_ended_with(run):
+    again = runs.load(run.workdir, tiny_digits())
+    jax.tree.map(np.testing.assert_array_equal, again.model.variables, run.model.variables)
+    earlier = runs.load(run.workdir, tiny_digits(), step=20)
+    assert int(earlier.state.step) == 20
+
+
+def test_samples_depend_on_the_seed_and_their_index_alone(run):
+    labels = np.arange(6, dtype=np.int32)
+    whole = runs.samples(run, n=6, seed=3, labels=labels).x
+    np.testing.assert_allclose(runs.samples(run, n=2, seed=3, labels=labels[:2]).x, whole[:2], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(runs.samples(run, n=2, seed=4, labels=labels[:2]).x, whole[:2])
+
+
+@pytest.mark.parametrize("label", [10, -1])
+def test_a_label_that_does_not_exist_is_refused(run, label):
+    with pytest.raises(InputError, match="labels must be 0 to 9"):
+        runs.samples(run, n=2, labels=np.full(2, label, np.int32))
+
+
+def test_a_changed_setting_of_the_training_is_refused_and_named(run):
+    config = tiny_digits()
+    config.optimizer.learning_rate = 0.5
+    with pytest.raises(InputError, match=r"optimizer.learning_rate: 0.002 → 0.5"):
+        runs.load(run.workdir, config)
+    longer = tiny_digits()
+    longer.training.steps = 80  # its cosine would have been another
+    with pytest.raises(InputError, match=r"training\.steps: 40 → 80"):
+        runs.load(run.workdir, longer)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("sampler.name", "ddmi"), ("sampler.grid", "ddpm"), ("sampler.grid", "lin")]
+)
+def test_a_wrong_sampler_is_found_before_the_training(tmp_path, key, value):
+    config = tiny_digits()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(InputError):
+        runs.new(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_finite_differences_refuse_a_bfloat16_network(tmp_path):
+    config = toy.get_config("fd_ssm")
+    config.network.dtype = "bfloat16"
+    with pytest.raises(InputError, match="bfloat16 rounds away"):
+        runs.train(runs.new(config, tmp_path / "run"))
+
+
+def command(*arguments):
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/toy.py", "--config.trainin.steps=5"], "trainin"),
+        (["--config=configs/toy.py", "--config.training.steps=many"], "many"),
+        (["--config=configs/toy.py:sssm"], "no variant 'sssm'"),
+        (["--config=configs/toy.py", "--config.sde.name=vpp"], "choose one of ve, vp, subvp"),
+        (["--config=configs/nothing.py"], "nothing.py"),
+        (["stray"], "flags are written --name=value"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(tmp_path, arguments, message):
+    code, error = command("experiments/train.py", f"--workdir={tmp_path / 'run'}", *arguments)
+    assert code == 2 and error.startswith("error: ") and message in error
+    assert len(error.splitlines()) == 1, error
+    assert not (tmp_path / "run").exists()
+
+
+def test_sampling_from_a_folder_that_is_no_run_is_one_line(tmp_path):
+    for arguments in ([f"--workdir={tmp_path}"], ["--workdir", str(tmp_path)]):
+        code, error = command("experiments/sample.py", *arguments)
+        assert code == 2 and len(error.splitlines()) == 1 and "not the folder of a run" in error
+
+
+def test_the_readmes_example_runs_and_finds_all_modes():
+    text = (ROOT / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0].replace("5000", "1000")
+    names: dict = {}
+    exec(code, names)
+    from score_jax import metrics
+
+    modes = names["data"].toy.modes("eight_gaussians")
+    assert float(metrics.mode_coverage(names["samples"], modes, share=0.3)) == 1
