@@ -98,7 +98,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     try:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS:
-            _ = flags.FLAGS.config  # a file that could not be loaded says so only now
+            flags.FLAGS.config.keys()  # a file that could not be loaded says so only when it is used
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         _fail(error)
     if rest[1:]:
