@@ -285,7 +285,7 @@ def set_aside_after(manager: ocp.CheckpointManager, step: int) -> None:
         source = Path(manager.directory) / str(other)
         target = source.parent.parent / "damaged" / str(other)
         target.parent.mkdir(exist_ok=True)
-        if not target.exists():
-            source.rename(target)
+        taken = len(list(target.parent.glob(f"{other}*")))  # the same step may be damaged more than once
+        source.rename(target.with_name(f"{other}-{taken}") if taken else target)
     if later:
         manager.reload()

@@ -166,7 +166,8 @@ def _diverged(failure: Failure, manager: ocp.CheckpointManager) -> TrainingDiver
     largest = "" if not np.isfinite(failure.loss) else ", where the loss was largest,"
     return TrainingDiverged(
         f"{what} in step {int(failure.step)} at noise level sigma/alpha = {float(failure.sigma):.4g} "
-        f"(t = {float(failure.t):.6g}){largest}: {good}; try a smaller learning rate, clipping, or a larger t_min"
+        f"(t = {float(failure.t):.6g}){largest}: {good}; in a new workdir, try a smaller learning rate, clipping, "
+        "or a larger t_min"
     )
 
 
