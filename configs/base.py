@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     data.channels = 3  # of images in a folder: 1 or 3
     data.convert = False  # convert images of another kind to that, rather than refuse them
     data.tfds = "cifar10"  # name of the TFDS data set
+    data.tfds_feature = "image"  # which of its features is the example
     data.holdout = 0.1  # share kept from training where a data set has no test split of its own
     data.labels = False  # class-conditional: the network is given the label
     data.dequantize = True  # spread each grey level over its cell by uniform noise
@@ -109,7 +110,7 @@ def get_config() -> ConfigDict:
     sampler.ancestral = {"variance": "posterior"}  # or transition
     sampler.ddim = {"eta": 0.0}
     sampler.euler = {}
-    sampler.heun = {"churn": 0.0, "s_min": 0.0, "s_max": float("inf"), "s_noise": 1.0}
+    sampler.heun = {"churn": 0.0, "s_min": 0.0, "s_max": 1e9, "s_noise": 1.0}
     sampler.corrector = False  # Langevin steps after each prediction
     sampler.langevin_corrector = {"snr": 0.16, "n_steps": 1}
     sampler.grid = "levels"  # levels uniform karras log_snr ddpm (the knots of a tabulated SDE)

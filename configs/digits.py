@@ -17,17 +17,17 @@ def get_config(variant: str = "dsm") -> ConfigDict:
     config.network.unet.multipliers = (1, 2)
     config.optimizer.learning_rate = 2e-3
     config.optimizer.schedule = "cosine"
-    config.training.steps = 550
+    config.training.steps = 750
     config.training.batch_size = 64
     config.training.steps_per_dispatch = 1  # convolutions: one step a dispatch (see training/step.py)
     config.training.log_every = 50
-    config.training.checkpoint_every = 550
-    config.training.label_dropout = 0.2
+    config.training.checkpoint_every = 750
+    config.training.label_dropout = 0.3
     # Levels a factor of 1.17 apart, 4 steps of ε = 0.4 σ² each: 160 network calls
     config.sampler.annealed_langevin = {"step_size": 4e-5, "n_steps": 4}
     config.sampler.steps = 40
-    config.sampler.batch_size = 160
-    config.evaluation.n = 160
+    config.sampler.n = config.sampler.batch_size = 100
+    config.evaluation.n = 200
     variants = {
         "dsm": {},
         "ssm": {"objective.name": "ssm"},

@@ -23,7 +23,7 @@ def main() -> int:
     result = runs.train(run)
     if result.stopped_by:
         print(f"stopped by {result.stopped_by.name} at step {result.step}; the same command goes on from there")
-        return command.STOPPED
+        return 128 + result.stopped_by  # as a shell reports a signal
     run = run.with_state(result.state)
     written = runs.draw_pictures(run) + runs.draw_figures(run)
     print(f"{result.step} steps done; {run.workdir} holds metrics.jsonl, checkpoints/ and")

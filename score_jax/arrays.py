@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from score_jax.types import Array, ArrayLike, Key
+from score_jax.types import Array, ArrayLike, InputError, Key, require_at_least
 
 # Above this many dimensions the exact trace is taken in blocks, so that memory stays that of 64 Jacobian columns.
 _TRACE_BLOCK = 64
@@ -21,8 +21,13 @@ def expand_right(t: ArrayLike, x: Array) -> Array:
     """Returns `t`, `()` or `(B,)`, with trailing axes added and cast so that it broadcasts against `x` `(B, *S)`."""
     t = jnp.asarray(t, x.dtype)
     if t.ndim > 1:
-        raise ValueError(f"t must have shape () or (B,), got {t.shape}")
+        raise InputError(f"t must have shape () or (B,), got {t.shape}")
     return t if t.ndim == 0 else t.reshape(t.shape + (1,) * (x.ndim - 1))
+
+
+def root(x: Array) -> Array:
+    """Returns √x with the derivative 0 at x = 0, where √ has none: the noise of a step of length zero."""
+    return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
 
 
 def wide(dtype) -> jnp.dtype:
@@ -49,7 +54,7 @@ def example_keys(key: Key, n: int, start: ArrayLike = 0) -> Key:
             key, jnp.asarray(start, jnp.uint32) + jnp.arange(n, dtype=jnp.uint32)
         )
     if key.shape != (n,):
-        raise ValueError(f"key must be one key or one per example: expected shape () or ({n},), got {key.shape}")
+        raise InputError(f"key must be one key or one per example: expected shape () or ({n},), got {key.shape}")
     return key
 
 
@@ -102,6 +107,7 @@ def divergence(f: Callable[[Array], Array], x: Array, *, key: Key | None = None,
       key: None for the exact trace, else a key `()` or `(B,)`.
       n_probes: number of probes with a key.
     """
+    require_at_least("divergence", 1, n_probes=n_probes)
 
     def along(v: Array) -> Array:
         return sum_dims(jax.jvp(f, (x,), (v,))[1] * v)

@@ -26,7 +26,7 @@ from score_jax.sampling import Sampler, grids
 from score_jax.score import ScoreModel
 from score_jax.sde import SDE
 from score_jax.training.logging import LoggerFactory, tensorboard, wandb
-from score_jax.types import Array, InputError, Key, ScoreFn
+from score_jax.types import Array, InputError, Key, ScoreFn, require_at_least
 
 T = TypeVar("T")
 
@@ -41,6 +41,17 @@ def _options(section: ConfigDict) -> dict[str, Any]:
     """The options of the section's chosen name, lists as tuples: modules must be hashable."""
     options = section.get(section.name, {})
     return {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in options.items()}
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses numbers that would otherwise be found out when the training is over."""
+    if not 0 <= config.seed < 2**63:
+        raise InputError(f"seed is a number from 0 to 2^63 - 1, got {config.seed}")
+    sampler, evaluation = config.sampler, config.evaluation
+    require_at_least("sampler", 1, steps=sampler.steps, n=sampler.n, batch_size=sampler.batch_size)
+    require_at_least("evaluation", 2, n=evaluation.n, levels=evaluation.levels)
+    require_at_least("times.discrete", 1, n=config.times.discrete.n)
+    value_range(config)
 
 
 # Data
@@ -66,7 +77,7 @@ def _images(options: ConfigDict) -> tuple[Source, Source]:
         "mnist": lambda: _with_test_split(datasets.mnist, root=root),
         "fashion_mnist": lambda: _with_test_split(datasets.fashion_mnist, root=root),
         "cifar10": lambda: _with_test_split(datasets.cifar10, root=root),
-        "tfds": lambda: split_own(datasets.tfds.load(options.tfds, data_dir=root)),
+        "tfds": lambda: split_own(datasets.tfds.load(options.tfds, data_dir=root, x_key=options.tfds_feature)),
         "array": lambda: split_own(datasets.array_file(_root(options))),
         "folder": lambda: split_own(
             datasets.folder(
@@ -109,10 +120,18 @@ def _points(options: ConfigDict, seed: int) -> tuple[Source, Source]:
     return toy.toy(options.name, n=options.n, seed=seed), toy.toy(options.name, n=options.n, seed=seed + 1)
 
 
+def value_range(config: ConfigDict) -> tuple[float, float]:
+    """Returns the interval [low, high] that images are mapped onto."""
+    interval = config.data.value_range
+    if len(interval) != 2 or not interval[0] < interval[1]:
+        raise InputError(f"data.value_range is two increasing numbers such as (-1.0, 1.0), got {tuple(interval)}")
+    return float(interval[0]), float(interval[1])
+
+
 def prepare(config: ConfigDict, source: Source) -> Callable[[Key, Array], Array]:
     """Returns `(key, stored x) -> x0`: dequantization, flips and value range."""
     options = config.data
-    low, high = options.value_range
+    low, high = value_range(config)
     return partial(
         datasets.images.prepare,
         levels=source.levels,
@@ -167,6 +186,8 @@ def sde(config: ConfigDict) -> SDE:
 def network(config: ConfigDict, num_classes: int) -> nn.Module:
     """Returns the module; `num_classes` is 0 for an unconditional one."""
     options = config.network
+    if not 0 <= options.dropout < 1:
+        raise InputError(f"network.dropout is a probability below 1, got {options.dropout}")
     module = _choose("network", options.name, NETWORKS)(
         dropout=options.dropout,
         dtype=_choose("network.dtype", options.dtype, DTYPES),

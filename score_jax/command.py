@@ -21,8 +21,6 @@ from ml_collections import ConfigDict, config_flags
 from score_jax.training.checkpoint import read_config
 from score_jax.types import InputError
 
-STOPPED = 128 + signal.SIGTERM  # exit code of a run that a signal ended after its checkpoint was written
-
 
 def _root() -> Path:
     """The clone that the running script stands in."""

@@ -16,7 +16,7 @@ from jax.scipy.linalg import cho_solve
 
 from score_jax import arrays
 from score_jax.sde import SDE
-from score_jax.types import Array, ArrayLike, InputError, Key, ScoreFn, require_positive
+from score_jax.types import Array, ArrayLike, InputError, Key, ScoreFn, require_at_least, require_positive
 
 
 @struct.dataclass
@@ -113,6 +113,7 @@ class GaussianMixture:
 
     def smoothed(self, sigma: ArrayLike) -> "GaussianMixture":
         """Returns the convolution with N(0, σ²I)."""
+        require_at_least("smoothed", 0, sigma=sigma)
         return self.affine(1.0, sigma**2)
 
     def perturbed(self, sde: SDE, t: ArrayLike) -> "GaussianMixture":
@@ -214,6 +215,7 @@ class Empirical:
 
     def smoothed(self, sigma: ArrayLike) -> GaussianMixture:
         """Returns the Parzen window: the convolution with N(0, σ²I)."""
+        require_at_least("smoothed", 0, sigma=sigma)
         return self._affine(1.0, sigma**2)
 
     def perturbed(self, sde: SDE, t: ArrayLike) -> GaussianMixture:

@@ -101,7 +101,7 @@ def _classified(samples, train, held_out, conditional) -> Numbers:
 
 
 def held_out_loss(evaluate: Callable[..., Array], state: Any, batches: Mapping[str, Array], sigmas: Array) -> Numbers:
-    """Returns the mean held-out loss per dimension by noise level, with the averaged parameters."""
+    """Returns the mean held-out loss per dimension by noise level."""
     values = np.asarray(evaluate(state, batches))
     return {"loss_by_sigma": {f"{sigma:.4g}": float(v) for sigma, v in zip(sigmas, values, strict=True)}}
 

@@ -24,8 +24,12 @@ def _stages(n: int, wanted: int) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, min(n, wanted)).round().astype(int))
 
 
-def of_images(folder: Path, images: np.ndarray, path: np.ndarray, sigmas: np.ndarray, train: np.ndarray) -> list[Path]:
+def of_images(
+    folder: Path, images: np.ndarray, path: np.ndarray, sigmas: np.ndarray, train: np.ndarray, *, columns: int = 8
+) -> list[Path]:
     """Writes grid.png, annealing.png, annealing.gif and neighbours.png.
+
+    Of images with neither 1 nor 3 channels the first three are shown, or the first.
 
     Args:
       folder: where.
@@ -33,13 +37,15 @@ def of_images(folder: Path, images: np.ndarray, path: np.ndarray, sigmas: np.nda
       path: states of a few of them, in the same units, `(T, m, H, W, C)`; clipped to be shown.
       sigmas: noise level after each step, `(T,)`.
       train: training images in [0, 1].
+      columns: of the grid.
     """
+    images, path, train = (x[..., : 3 if x.shape[-1] >= 3 else 1] for x in (images, path, train))
     scale = max(1, 512 // (8 * images.shape[1]))
-    shown = images[:64]
+    shown = images[: columns * max(columns, 8)]
     stages, frames = _stages(len(path), _STAGES), _stages(len(path), _FRAMES)
     tiles = np.stack([plotting.grid_image(path[i].clip(0, 1), 4, scale=scale) for i in frames])
     written = [
-        plotting.save_png(folder / "grid.png", plotting.grid_image(shown, 8, scale=scale)),
+        plotting.save_png(folder / "grid.png", plotting.grid_image(shown, columns, scale=scale)),
         plotting.save(plotting.strip(path[stages].clip(0, 1), sigmas=sigmas[stages]), folder / "annealing.png"),
         plotting.save_gif(folder / "annealing.gif", tiles),
     ]

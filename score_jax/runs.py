@@ -3,9 +3,11 @@
     run = new(config, workdir);  result = train(run)          # experiments/train.py
     run = load(workdir, config);  samples(run), evaluate(run)  # experiments/sample.py, evaluate.py
 
-Images are handed out in [0, 1], points in the data's own coordinates.
+Images of grey levels are handed out in [0, 1], floating-point data and points in their own units.
 """
 
+import contextlib
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -31,6 +33,8 @@ from score_jax.training import TrainState, checkpoint
 from score_jax.training.logging import read_jsonl, write_json
 from score_jax.training.step import level_sigmas
 from score_jax.types import InputError
+
+_log = logging.getLogger(__name__)
 
 # What may be changed when a run goes on, or for sampling from it: nothing that the training depends on.
 _MAY_DIFFER = (
@@ -74,6 +78,7 @@ def new(config: ConfigDict, workdir: str | Path) -> Run:
 
     The sampler and its grid are built and thrown away: a misspelt one should not be found out after the training.
     """
+    build.check(config)
     data = build.data(config)
     model = build.model(config, data.train)
     build.sampler(config, model.sde, model)
@@ -140,23 +145,30 @@ def train(run: Run) -> training.Result:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    return training.train(
-        run.state,
-        step,
-        loader,
-        workdir=run.workdir,
-        config=as_json(config),
-        mesh=mesh,
-        steps=options.steps,
-        steps_per_dispatch=options.steps_per_dispatch,
-        log_every=options.log_every,
-        checkpoint_every=options.checkpoint_every,
-        keep_last=options.keep_last,
-        keep_every=options.keep_every or None,
-        may_differ=may_differ(config),
-        loggers=build.loggers(config),
-        seed=config.seed,
-    )
+    with contextlib.closing(loader):
+        return training.train(
+            run.state,
+            step,
+            loader,
+            workdir=run.workdir,
+            config=as_json(config),
+            mesh=mesh,
+            steps=options.steps,
+            steps_per_dispatch=options.steps_per_dispatch,
+            log_every=options.log_every,
+            checkpoint_every=options.checkpoint_every,
+            keep_last=options.keep_last,
+            keep_every=options.keep_every or None,
+            may_differ=may_differ(config),
+            loggers=build.loggers(config),
+            seed=config.seed,
+        )
+
+
+def classes_in_turn(run: Run, n: int) -> np.ndarray | None:
+    """Returns the labels 0, 1, …, 0, 1, … of n samples of a conditional model, None for any other."""
+    classes = run.data.train.num_classes
+    return np.arange(n, dtype=np.int32) % classes if classes else None
 
 
 def samples(run: Run, *, n: int, seed: int = 0, labels: np.ndarray | None = None) -> Samples:
@@ -166,14 +178,13 @@ def samples(run: Run, *, n: int, seed: int = 0, labels: np.ndarray | None = None
       run: with trained parameters.
       n: number of samples.
       seed: of the samples.
-      labels: classes `(n,)` of a conditional model; None draws without.
+      labels: classes `(n,)` of a conditional model, −1 for any; None is −1 for all.
+
+    Raises:
+      InputError: of labels that the model doesn't have.
     """
     config, sde = run.config, run.model.sde
-    classes = run.data.train.num_classes
-    if labels is not None and not classes:
-        raise InputError("this model was trained without labels: train with --config.data.labels=True to choose one")
-    if labels is not None and (labels.min() < 0 or labels.max() >= classes):
-        raise InputError(f"labels must be 0 to {classes - 1}, got {labels.min()} to {labels.max()}")
+    labels = _checked_labels(run, n, labels)
     progress: Callable[[Iterable], Iterable] = partial(tqdm, desc="sampling", unit="batch", dynamic_ncols=True)
     drawn = generate.draw_many(
         jax.random.fold_in(jax.random.key(seed), _SAMPLING),
@@ -187,26 +198,56 @@ def samples(run: Run, *, n: int, seed: int = 0, labels: np.ndarray | None = None
         denoise=config.sampler.denoise,
         progress=progress,
     )
-    return Samples(*(_shown(run, value) for value in drawn))
+    broken = n - int(_finite(drawn.x).sum())
+    if broken:
+        _log.warning("%d of %d samples are not finite: the sampler diverged, try more or smaller steps", broken, n)
+    return Samples(*(_in_data_units(run, value) for value in drawn))
 
 
-def _shown(run: Run, x: np.ndarray) -> np.ndarray:
-    """Images from the training range to [0, 1], points as they are."""
+def _finite(x: np.ndarray) -> np.ndarray:
+    """Which rows of `x` `(n, *S)` are finite, `(n,)`."""
+    return np.isfinite(x.reshape(len(x), -1)).all(1)
+
+
+def _checked_labels(run: Run, n: int, labels: np.ndarray | None) -> np.ndarray | None:
+    classes = run.data.train.num_classes
+    if not classes:
+        if labels is not None:
+            raise InputError("this model was trained without labels: train with --config.data.labels=True to choose")
+        return None
+    labels = np.full(n, -1, np.int32) if labels is None else labels
+    if labels.min() < -1 or labels.max() >= classes:
+        raise InputError(f"labels must be 0 to {classes - 1}, or -1 for any, got {labels.min()} to {labels.max()}")
+    if labels.min() < 0 and not run.config.training.label_dropout:
+        raise InputError("this model never trained without labels (training.label_dropout is 0): give every label")
+    return labels
+
+
+def _in_data_units(run: Run, x: np.ndarray) -> np.ndarray:
+    """Images of grey levels from the training range to [0, 1]; other data were trained on as they are."""
     if not run.data.train.levels:
         return x
-    return np.asarray(datasets.images.from_range(jnp.asarray(x), *run.config.data.value_range))
+    return np.asarray(datasets.images.from_range(jnp.asarray(x), *build.value_range(run.config)))
 
 
 def _pool(source: Source, n: int) -> dict[str, np.ndarray]:
-    """The first n examples, images as floats in [0, 1]."""
+    """The first n examples, images of grey levels as floats in [0, 1]."""
     batch = source.batch(np.arange(min(n, len(source))))
     x = batch["x"]
     return {**batch, "x": x / np.float32(source.levels - 1) if source.levels else x}
 
 
 def draw_pictures(run: Run, drawn: Samples | None = None, folder: Path | None = None) -> list[Path]:
-    """Writes the pictures of samples (by default `config.sampler.n` new ones) into samples/; returns their paths."""
-    drawn = samples(run, n=run.config.sampler.n) if drawn is None else drawn
+    """Writes the pictures of samples into samples/; returns their paths.
+
+    Args:
+      run: with trained parameters.
+      drawn: of `samples`; by default `config.sampler.n` new ones, of every class in turn where there are classes.
+      folder: another folder to write into.
+    """
+    if drawn is None:
+        n = run.config.sampler.n
+        drawn = samples(run, n=n, labels=classes_in_turn(run, n))
     folder = run.workdir / "samples" if folder is None else folder
     if run.data.oracle is not None:
         data = _pool(run.data.held_out, _SHOWN)["x"]
@@ -215,7 +256,12 @@ def draw_pictures(run: Run, drawn: Samples | None = None, folder: Path | None = 
         return []  # vectors have no picture
     sde = run.model.sde
     sigmas = np.exp(-0.5 * np.asarray(sde.log_snr(build.grid(run.config, sde)[1:])))
-    return pictures.of_images(folder, drawn.x, drawn.path, sigmas, _pool(run.data.train, _NEIGHBOUR_POOL)["x"])
+    train = _pool(run.data.train, _NEIGHBOUR_POOL)["x"]
+    # Black and white are the data's own extremes where they are not grey levels.
+    low, high = (0.0, 1.0) if run.data.train.levels else (float(train.min()), float(train.max()))
+    x, path, train = ((v - low) / (high - low or 1.0) for v in (drawn.x, drawn.path, train))
+    columns = run.data.train.num_classes if 2 <= run.data.train.num_classes <= 12 else 8
+    return pictures.of_images(folder, x, path, sigmas, train, columns=columns)
 
 
 def _flow(run: Run, particles: int = 48, steps: int = 60) -> np.ndarray:
@@ -271,17 +317,17 @@ def _held_out_loss(run: Run) -> dict[str, Any]:
         mesh=mesh,
         prepare=build.prepare(config, run.data.train),
         levels=config.evaluation.levels,
+        ema=config.sampler.ema,
     )
     sigmas = level_sigmas(run.model.sde, config.evaluation.levels)
     return evaluation.held_out_loss(evaluate, run.state, training.put_batches({"x": x}, mesh), sigmas)
 
 
 def _evaluate_points(run: Run) -> dict[str, Any]:
-    n = run.config.evaluation.n
-    drawn = samples(run, n=n, seed=run.config.seed)
-    data = _pool(run.data.held_out, 2 * n)["x"]
-    key, half = evaluation.keys(run.config.seed, 2)[1], len(data) // 2
-    numbers = evaluation.of_points(key, drawn.x, data[:half], data[half:], run.config.data.name)
+    n = min(run.config.evaluation.n, len(run.data.held_out) // 2)
+    drawn = _drawn_to_measure(run, n, None)
+    data, key = _pool(run.data.held_out, 2 * n)["x"], evaluation.keys(run.config.seed, 2)[1]
+    numbers = evaluation.of_points(key, drawn, data[:n], data[n:], run.config.data.name)
     if run.data.oracle is None:
         return numbers
     error = _score_error(run, run.data.oracle)
@@ -291,13 +337,13 @@ def _evaluate_points(run: Run) -> dict[str, Any]:
 
 
 def _evaluate_images(run: Run) -> dict[str, Any]:
-    config, classes = run.config, run.data.train.num_classes
-    n = config.evaluation.n
-    drawn = samples(run, n=n, seed=config.seed).x.clip(0, 1)
-    conditional = None
-    if classes:
-        labels = np.arange(n, dtype=np.int32) % classes
-        conditional = samples(run, n=n, seed=config.seed, labels=labels).x.clip(0, 1), labels
+    config, n = run.config, run.config.evaluation.n
+    labels = classes_in_turn(run, n)
+    conditional = None if labels is None else (_drawn_to_measure(run, n, labels), labels)
+    if conditional is None or config.training.label_dropout:
+        drawn = _drawn_to_measure(run, n, None)
+    else:
+        drawn = conditional[0]
     # Judged against everything there is to know of the data: labels too, which an unconditional model never saw.
     labelled = build.data(_with_labels(config)).train if "label" in run.data.held_out.batch(np.arange(1)) else None
     train = _pool(labelled or run.data.train, _NEIGHBOUR_POOL)
@@ -306,6 +352,18 @@ def _evaluate_images(run: Run) -> dict[str, Any]:
         shares = np.array(numbers["class_shares"]), np.array(numbers["data_class_shares"])
         save(histogram_classes(*shares), run.workdir / "figures" / "classes.png")
     return numbers
+
+
+def _drawn_to_measure(run: Run, n: int, labels: np.ndarray | None) -> np.ndarray:
+    """Draws n samples, grey levels clipped to [0, 1]; those that are not finite have no distance to anything."""
+    x = samples(run, n=n, seed=run.config.seed, labels=labels).x
+    finite = _finite(x)
+    if not finite.all():
+        raise InputError(
+            f"{n - finite.sum()} of {n} samples are not finite, so there is nothing to measure: the sampler "
+            f"{run.config.sampler.name} diverged; give it more or smaller steps, or train longer"
+        )
+    return x.clip(0, 1) if run.data.train.levels else x
 
 
 def _with_labels(config: ConfigDict) -> ConfigDict:

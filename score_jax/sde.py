@@ -13,6 +13,7 @@ Time runs from `t_min` (data) to `t_max` (prior). `log_snr(t) = log α²/σ²` d
 `time(-2 log s)` is the time whose variance-exploding equivalent σ/α is s.
 """
 
+from dataclasses import InitVar
 from typing import NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ import numpy as np
 from flax import struct
 
 from score_jax import arrays
-from score_jax.types import Array, ArrayLike, InputError, Key, require_positive, require_range
+from score_jax.types import Array, ArrayLike, InputError, Key, require_at_least, require_positive, require_range
 
 
 def _as_time(t: ArrayLike) -> Array:
@@ -271,32 +272,37 @@ class Flow(SDE):
 class Tabulated(SDE):
     """A published discrete schedule, exactly: ᾱ_i at the knots t = (i+1)/N, log ᾱ linear in between and to 0 at t = 0.
 
-    `alphas_bar` `(N,)` decreases (`ddpm_schedule(...).alphas_bar`); variance preserving. Closed over
-    as a numpy array its logarithms are taken in float64; as an argument of jit it is float32, like the published code,
-    and 1 − ᾱ of the first knots is then good to three digits.
+    `alphas_bar` `(N,)` decreases (`ddpm_schedule(...).alphas_bar`); variance preserving. What is kept, the leaf, is
+    its logarithm, taken in float64: near ᾱ = 1 the float32 of ᾱ itself has only three digits of 1 − ᾱ.
     """
 
-    alphas_bar: ArrayLike
+    alphas_bar: InitVar[ArrayLike | None] = None
+    log_alphas_bar: ArrayLike = struct.field(default=None, kw_only=True)
     t_min: ArrayLike = struct.field(default=1e-5, kw_only=True)
     t_max: ArrayLike = struct.field(default=1.0, kw_only=True)
 
-    def __post_init__(self):
+    def __post_init__(self, alphas_bar: ArrayLike | None):
         require_range("Tabulated", "t_min", self.t_min, "t_max", self.t_max)
-        table = self.alphas_bar
-        if isinstance(table, np.ndarray) and table.ndim == 1 and not (np.diff([1.0, *table, 0.0]) < 0).all():
+        if alphas_bar is None:
+            return  # rebuilt from its leaves
+        if isinstance(alphas_bar, jax.Array):
+            object.__setattr__(self, "log_alphas_bar", jnp.log(alphas_bar))
+            return
+        table = np.asarray(alphas_bar, np.float64)
+        if table.ndim != 1 or not (np.diff([1.0, *table, 0.0]) < 0).all():
             shown = np.array2string(table, threshold=4)
             raise InputError(f"Tabulated: alphas_bar must decrease strictly inside (0, 1), got {shown}")
+        object.__setattr__(self, "log_alphas_bar", np.log(table))
 
     def knots(self) -> Array:
         """Returns the times of the table, (i+1)/N, ascending `(N,)`."""
-        n = jnp.size(self.alphas_bar)
+        n = jnp.size(self.log_alphas_bar)
         return jnp.arange(1, n + 1) / n
 
     def _table(self, dtype) -> tuple[Array, Array]:
-        xp = np if isinstance(self.alphas_bar, np.ndarray) else jnp
-        log_alphas_bar = xp.log(self.alphas_bar)
         zero = jnp.zeros(1, dtype)
-        return jnp.append(zero, self.knots().astype(dtype)), jnp.append(zero, jnp.asarray(log_alphas_bar, dtype))
+        values = jnp.asarray(self.log_alphas_bar, dtype)
+        return jnp.append(zero, self.knots().astype(dtype)), jnp.append(zero, values)
 
     def _log_alpha_bar(self, t: ArrayLike) -> Array:
         t = _as_time(t)
@@ -333,6 +339,7 @@ def ddpm_schedule(n_steps: int = 1000, kind: str = "linear") -> DDPMSchedule:
     Raises:
       InputError: for an unknown kind, or so few steps that some β reaches 1.
     """
+    require_at_least("ddpm_schedule", 1, n_steps=n_steps)
     scale, first, last = 1000 / n_steps, 1e-4, 0.02
     if kind == "linear":
         betas = scale * np.linspace(first, last, n_steps)

@@ -38,6 +38,13 @@ def require_positive(owner: str, **values: ArrayLike) -> None:
             raise InputError(f"{owner}: {name} must be positive, got {value}")
 
 
+def require_at_least(owner: str, low: int, **values: ArrayLike) -> None:
+    """Raises InputError for a concrete Python number below `low`; arrays and tracers pass."""
+    for name, value in values.items():
+        if isinstance(value, int | float) and not value >= low:
+            raise InputError(f"{owner}: {name} must be at least {low}, got {value}")
+
+
 def require_range(owner: str, low_name: str, low: ArrayLike, high_name: str, high: ArrayLike) -> None:
     """Raises InputError unless 0 < low < high; only concrete Python numbers are compared."""
     require_positive(owner, **{low_name: low, high_name: high})

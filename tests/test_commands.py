@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from configs import digits, toy
-from score_jax import runs
+from score_jax import data, metrics, runs
 from score_jax.types import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +70,97 @@ def test_samples_depend_on_the_seed_and_their_index_alone(run):
     assert not np.allclose(runs.samples(run, n=2, seed=4, labels=labels[:2]).x, whole[:2])
 
 
-@pytest.mark.parametrize("label", [10, -1])
+def test_a_run_cut_off_by_an_error_goes_on_bit_for_bit(run, tmp_path, monkeypatch):
+    """With the real loader and the cosine, whose steps count from the start."""
+    whole = data.Loader.__next__
+
+    def broken(loader):
+        if loader.get_state()["step"] >= 20:
+            raise RuntimeError("the power went out")
+        return whole(loader)
+
+    monkeypatch.setattr(data.Loader, "__next__", broken)
+    with pytest.raises(RuntimeError, match="power"):
+        runs.train(runs.new(tiny_digits(), tmp_path / "run"))
+    monkeypatch.undo()
+    again = runs.train(runs.new(tiny_digits(), tmp_path / "run"))
+    for name in ("params", "ema", "opt_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(again.state, name), getattr(run.state, name))
+
+
+def test_pictures_of_a_conditional_model_show_every_class_in_turn(run, monkeypatch):
+    asked = []
+
+    def spy(run, **options):
+        asked.append(options["labels"])
+        return draw(run, **options)
+
+    draw = runs.samples
+    monkeypatch.setattr(runs, "samples", spy)
+    runs.draw_pictures(run, folder=run.workdir / "again")
+    np.testing.assert_array_equal(asked[0], np.arange(8))
+
+
+def test_a_model_that_never_went_without_labels_is_not_asked_to(run):
+    config = tiny_digits()
+    config.training.label_dropout = 0.0
+    labelled = run._replace(config=config)
+    with pytest.raises(InputError, match="give every label"):
+        runs.samples(labelled, n=2)
+    numbers = runs.evaluate(labelled._replace(workdir=run.workdir / "labelled"))
+    assert sum(numbers["class_shares"]) == pytest.approx(1, abs=1e-3)  # of the samples drawn with labels
+
+
+def test_samples_that_diverged_are_said_so_and_not_measured(run):
+    broken = run._replace(
+        model=run.model.replace(variables=jax.tree.map(lambda v: v * jnp.nan, run.model.variables)),
+        workdir=run.workdir / "broken",
+    )
+    with pytest.raises(InputError, match=r"20 of 20 samples are not finite.*annealed_langevin diverged"):
+        runs.evaluate(broken)
+    assert (broken.workdir / "samples" / "grid.png") in runs.draw_pictures(broken)
+
+
+def test_images_of_four_channels_and_any_range_are_drawn(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "images.npy", rng.normal(3.0, 2.0, (60, 6, 5, 4)).astype(np.float32))
+    config = tiny_digits()
+    config.data.name, config.data.root, config.data.labels = "array", str(tmp_path / "images.npy"), False
+    new = runs.new(config, tmp_path / "run")
+    paths = runs.draw_pictures(new)
+    assert Image.open(paths[0]).mode == "RGB"
+    numbers = runs.evaluate(new)
+    assert numbers["held_out_nearest_neighbour_distance"] > 10  # not clipped to [0, 1]: about 2·√(2·120) less the best
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", -1),
+        ("sde", {"name": "tabulated", "tabulated": {"n_steps": 0}}),
+        ("network", {"name": "unet", "unet": {"blocks": 0}}),
+        ("network", {"name": "unet", "unet": {"channels": 0}}),
+        ("network", {"name": "ncsn", "ncsn": {"channels": 0}}),
+        ("network.mlp.hidden", (0,)),
+        ("network.dropout", 2.0),
+        ("sampler.steps", -1),
+        ("sampler.n", 0),
+        ("evaluation.n", 0),
+        ("times.discrete.n", -1),
+        ("data.value_range", (0.0, 1.0, 2.0)),
+        ("data.value_range", (1.0, 0.0)),
+        ("sampler.annealed_langevin.n_steps", 0),
+    ],
+)
+def test_a_number_out_of_range_is_found_before_the_training(tmp_path, key, value):
+    config = tiny_digits()
+    config.update(**{key: value}) if isinstance(value, dict) else config.update_from_flattened_dict({key: value})
+    with pytest.raises(InputError) as error:
+        runs.new(config, tmp_path / "run")
+    assert "\n" not in str(error.value) and str(value)[-3:].strip("{}()' ,") in str(error.value)
+
+
+@pytest.mark.parametrize("label", [10, -2])
 def test_a_label_that_does_not_exist_is_refused(run, label):
     with pytest.raises(InputError, match="labels must be 0 to 9"):
         runs.samples(run, n=2, labels=np.full(2, label, np.int32))
@@ -133,12 +224,13 @@ def test_sampling_from_a_folder_that_is_no_run_is_one_line(tmp_path):
         assert code == 2 and len(error.splitlines()) == 1 and "not the folder of a run" in error
 
 
-def test_the_readmes_example_runs_and_finds_all_modes():
+def test_the_readmes_examples_run_and_find_all_modes(tmp_path, monkeypatch):
     text = (ROOT / "README.md").read_text()
-    code = text.split("```python\n")[1].split("```")[0].replace("5000", "1000")
-    names: dict = {}
-    exec(code, names)
-    from score_jax import metrics
-
-    modes = names["data"].toy.modes("eight_gaussians")
-    assert float(metrics.mode_coverage(names["samples"], modes, share=0.3)) == 1
+    monkeypatch.chdir(tmp_path)
+    modes = data.toy.modes("eight_gaussians")
+    examples = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    for code, steps in zip(examples, ("6000", "5000"), strict=True):
+        assert steps in code
+        names: dict = {}
+        exec(code.replace(steps, "1000"), names)
+        assert float(metrics.mode_coverage(names["samples"], modes, share=0.3)) == 1

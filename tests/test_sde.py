@@ -153,6 +153,14 @@ def test_tabulated_is_exact_at_its_knots():
     np.testing.assert_allclose(sde.variance(knots), 1 - tables.alphas_bar, rtol=2e-6)
 
 
+def test_tabulated_as_an_argument_of_jit_is_as_exact_as_closed_over():
+    """Its leaf is log ᾱ taken in float64; from float32 ᾱ, 1 − ᾱ of the first knot would be off by 3e-4."""
+    tables, sde = sdes.ddpm_schedule(1000), SDES["tabulated"]
+    variance = jax.jit(lambda sde: sde.variance(sde.knots()))(sde)
+    np.testing.assert_allclose(variance, 1 - tables.alphas_bar, rtol=2e-6)
+    assert abs((1 - np.float32(tables.alphas_bar[0])) / (1 - tables.alphas_bar[0]) - 1) > 1e-4
+
+
 def test_tabulated_approaches_vp_like_one_over_n():
     """max |ᾱ_i − exp(−B((i+1)/N))| is 8.113e-4 at N = 1000 and shrinks like 1/N."""
     gaps = []

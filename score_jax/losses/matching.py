@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from score_jax import arrays
 from score_jax.kernels import Kernel
-from score_jax.types import Array, InputError, Key, StaticScoreFn, require_positive
+from score_jax.types import Array, InputError, Key, StaticScoreFn, require_at_least, require_positive
 
 PROJECTIONS = {"rademacher": arrays.rademacher, "gaussian": arrays.normal, "sphere": arrays.sphere}
 
@@ -67,8 +67,9 @@ def sliced_score_matching(
       variance_reduced: use ½‖s‖² in place of ½(vᵀs)².
 
     Raises:
-      InputError: for an unknown projection.
+      InputError: for an unknown projection, or none.
     """
+    require_at_least("sliced_score_matching", 1, n_projections=n_projections)
     if projection not in PROJECTIONS:
         raise InputError(f"sliced_score_matching: projection must be one of {sorted(PROJECTIONS)}, got {projection!r}")
 
@@ -99,6 +100,7 @@ def finite_difference_score_matching(
       InputError: for a non-positive eps, or half-precision x, whose rounding exceeds the difference.
     """
     require_positive("finite_difference_score_matching", eps=eps)
+    require_at_least("finite_difference_score_matching", 1, n_projections=n_projections)
     if jnp.finfo(x.dtype).bits < 32:
         raise InputError(f"finite_difference_score_matching: x must be float32 or wider, got {x.dtype}; cast it first")
     dims = x[0].size

@@ -17,7 +17,7 @@ from flax.typing import Dtype
 
 from score_jax.arrays import per_example
 from score_jax.networks.embeddings import LabelEmbedding, Sinusoidal, at_least_float32
-from score_jax.types import Array, InputError
+from score_jax.types import Array, InputError, require_at_least
 
 
 class MLP(nn.Module):
@@ -44,6 +44,7 @@ class MLP(nn.Module):
         """Returns F with the shape of `x`."""
         if not self.hidden:
             raise InputError("MLP got hidden=(); give the width of one hidden layer at least")
+        require_at_least("MLP", 1, hidden=min(self.hidden))
         noise = self.embedding(per_example(cond, x)).astype(x.dtype)
         h = jnp.concatenate([x.reshape(x.shape[0], -1), noise], axis=-1)
         for i, width in enumerate(self.hidden):

@@ -16,7 +16,7 @@ from score_jax.networks.embeddings import ConditionEmbedding, Sinusoidal, at_lea
 from score_jax.networks.layers import require_images
 from score_jax.networks.norms import ConditionalInstanceNormPlus
 from score_jax.networks.refinenet import RefineBlock, ResidualBlock, conv
-from score_jax.types import Array
+from score_jax.types import Array, require_at_least
 
 
 class CompactNCSN(nn.Module):
@@ -40,6 +40,7 @@ class CompactNCSN(nn.Module):
     def __call__(self, x: Array, cond: Array, label: Array | None = None, *, train: bool = False) -> Array:
         """Returns F with the shape of `x`."""
         require_images(x, "CompactNCSN")
+        require_at_least("CompactNCSN", 1, channels=self.channels)
         n, norm = self.channels, functools.partial(ConditionalInstanceNormPlus, self.dtype)
         condition = ConditionEmbedding(4 * n, self.embedding, self.num_classes, self.dtype, name="condition")
         emb = condition(per_example(cond, x), label)

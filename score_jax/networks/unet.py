@@ -14,7 +14,7 @@ from score_jax.arrays import per_example
 from score_jax.networks.embeddings import ConditionEmbedding, Sinusoidal, at_least_float32
 from score_jax.networks.layers import SelfAttention, downsample, require_images, upsample
 from score_jax.networks.norms import GroupNorm
-from score_jax.types import Array, InputError
+from score_jax.types import Array, InputError, require_at_least
 
 
 class ResidualBlock(nn.Module):
@@ -69,6 +69,8 @@ class UNet(nn.Module):
     def __call__(self, x: Array, cond: Array, label: Array | None = None, *, train: bool = False) -> Array:
         """Returns F with the shape of `x`."""
         require_images(x, "UNet")
+        require_at_least("UNet", 1, channels=self.channels, blocks=self.blocks, levels=len(self.multipliers))
+        require_at_least("UNet", 1, multipliers=min(self.multipliers))
         attended = self._attended_levels()
         condition = ConditionEmbedding(
             4 * self.channels, self.embedding, self.num_classes, self.dtype, name="condition"

@@ -32,11 +32,11 @@ def ddim(sde: SDE, score_fn: ScoreFn, *, eta: ArrayLike = 0.0) -> Sampler:
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
         score = score_fn(x, t)
         added = eta**2 * transition(sde, t, s)[1] * sde.variance(s) / sde.variance(t)
-        kept = jnp.sqrt(jnp.maximum(sde.variance(s) - added, 0)) * sde.sigma(t)
+        kept = arrays.root(jnp.maximum(sde.variance(s) - added, 0)) * sde.sigma(t)
         mean = arrays.expand_right(sde.alpha(s), x) * sde.denoise(x, t, score) - arrays.expand_right(kept, x) * score
         if isinstance(eta, int | float) and eta == 0:
-            return mean  # no noise to draw, and no √0 to differentiate
-        return mean + arrays.expand_right(jnp.sqrt(added), x) * arrays.normal(key, x)
+            return mean  # no noise to draw
+        return mean + arrays.expand_right(arrays.root(added), x) * arrays.normal(key, x)
 
     return one_step(step)
 
@@ -79,7 +79,7 @@ def heun(
         raised = (1 + gamma) * start
         t_raised = jnp.where(gamma > 0, jnp.minimum(sde.time(-2 * jnp.log(raised)), sde.t_max), t)
         raised = noise_ratio(t_raised)
-        extra = s_noise * jnp.sqrt(jnp.maximum(raised**2 - start**2, 0))
+        extra = s_noise * arrays.root(jnp.maximum(raised**2 - start**2, 0))
         y = x / arrays.expand_right(sde.alpha(t), x) + arrays.expand_right(extra, x) * arrays.normal(key, x)
         width = arrays.expand_right(noise_ratio(s) - raised, x)
         first = slope(y, t_raised)

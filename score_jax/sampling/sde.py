@@ -30,7 +30,7 @@ def euler_maruyama(sde: SDE, score_fn: ScoreFn) -> Sampler:
         drift, diffusion = arrays.expand_right(sde.drift(t), x), arrays.expand_right(sde.diffusion(t), x)
         dt = arrays.expand_right(t - s, x)
         reverse = drift * x - diffusion**2 * score_fn(x, t)
-        return x - reverse * dt + diffusion * jnp.sqrt(dt) * arrays.normal(key, x)
+        return x - reverse * dt + diffusion * arrays.root(dt) * arrays.normal(key, x)
 
     return one_step(step)
 
@@ -43,7 +43,7 @@ def reverse_diffusion(sde: SDE, score_fn: ScoreFn) -> Sampler:
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
         alpha, variance = (arrays.expand_right(v, x) for v in transition(sde, t, s))
-        return (2 - alpha) * x + variance * score_fn(x, t) + jnp.sqrt(variance) * arrays.normal(key, x)
+        return (2 - alpha) * x + variance * score_fn(x, t) + arrays.root(variance) * arrays.normal(key, x)
 
     return one_step(step)
 
@@ -75,7 +75,7 @@ def ancestral(
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
         alpha, added = (arrays.expand_right(v, x) for v in transition(sde, t, s))
-        std = jnp.sqrt(noise_variance(x, t, s))
+        std = arrays.root(noise_variance(x, t, s))
         std = arrays.expand_right(std, x) if std.ndim <= 1 else std
         return (x + added * score_fn(x, t)) / alpha + std * arrays.normal(key, x)
 

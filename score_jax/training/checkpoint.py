@@ -1,7 +1,8 @@
 """Run folders and checkpoints: what a run leaves behind, and how it goes on from there.
 
 A run folder is known by its `config.json`. `claim` takes a folder only if it is new, empty, or a run of the same
-config, so that nothing of anyone else's is overwritten and no two settings mix in one curve.
+config, so that nothing of anyone else's is overwritten and no two settings mix in one curve; and it holds a lock on
+it, so that no two processes train in it at once.
 
 A checkpoint (Orbax, written in the background) has two items. `state` is the `TrainState`: parameters, their average,
 optimizer, step and key. `run` is JSON: the position in the data, the partial sums of the metrics, the config, and a
@@ -10,10 +11,12 @@ A damaged checkpoint is named and the one before it used.
 """
 
 import base64
+import contextlib
+import fcntl
 import json
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +29,9 @@ from score_jax.training.state import TrainState
 from score_jax.types import Array, InputError, PyTree
 
 _log = logging.getLogger(__name__)
+
+_LOCK = ".lock"
+_SHOWN = 8  # differences of two configs that an error lists
 
 
 class Restored(NamedTuple):
@@ -60,8 +66,10 @@ def config_differences(was: Mapping[str, Any], now: Mapping[str, Any], may_diffe
 def _refuse_other_config(where: Path, was: Mapping[str, Any], now: Mapping[str, Any], may_differ) -> None:
     differences = config_differences(was, now, may_differ)
     if differences:
+        more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
         raise InputError(
-            f"{where} belongs to another config ({'; '.join(differences)}): restore these values, or give a new workdir"
+            f"{where} belongs to another config ({'; '.join(differences[:_SHOWN])}{more}): "
+            "restore these values, or give a new workdir"
         )
 
 
@@ -83,8 +91,9 @@ def read_config(workdir: Path | str) -> dict[str, Any]:
     return config
 
 
-def claim(workdir: Path | str, config: Mapping[str, Any], *, may_differ: Collection[str] = ()) -> Path:
-    """Makes `workdir` the folder of the run with this config, or checks that it already is; returns its path.
+@contextlib.contextmanager
+def claim(workdir: Path | str, config: Mapping[str, Any], *, may_differ: Collection[str] = ()) -> Iterator[Path]:
+    """While the context lasts, `workdir` is the folder of the run with this config, and of no other process; its path.
 
     Args:
       workdir: a new or empty folder, or that of a run with the same config.
@@ -93,24 +102,48 @@ def claim(workdir: Path | str, config: Mapping[str, Any], *, may_differ: Collect
         written to config.json.
 
     Raises:
-      InputError: of a folder with other things in it, another run's, or one that cannot be written; it is not touched.
+      InputError: of a folder with other things in it, another run's, one that another process trains in, or one that
+        cannot be written; it is not touched.
     """
     workdir = Path(workdir).absolute()
-    if workdir.exists() and not workdir.is_dir():
+    with contextlib.ExitStack() as stack:
+        try:
+            _refuse_foreign(workdir, config, may_differ)
+            if jax.process_index() == 0:
+                workdir.mkdir(parents=True, exist_ok=True)
+                _lock(workdir, stack)
+                _refuse_foreign(workdir, config, may_differ)  # it may have become another's before it was locked
+                write_json(workdir / "config.json", _normal(config))
+        except OSError as error:
+            raise InputError(f"workdir {workdir} cannot be written ({error.strerror}): give another folder") from error
+        yield workdir
+
+
+def _refuse_foreign(workdir: Path, config: Mapping[str, Any], may_differ: Collection[str]) -> None:
+    if not workdir.exists():
+        return
+    if not workdir.is_dir():
         raise InputError(f"workdir {workdir} is a file: give a new or empty folder")
+    entries = sorted(os.listdir(workdir))
+    if "config.json" in entries:
+        _refuse_other_config(workdir, read_config(workdir), config, may_differ)
+        return
+    # A process that died in its first moment leaves the lock and perhaps the draft of config.json.
+    others = [name for name in entries if name != _LOCK and not name.startswith(".config.json.")]
+    if others:
+        listed = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+        raise InputError(f"workdir {workdir} holds {listed} but no config.json, so it is no run: give a new folder")
+
+
+def _lock(workdir: Path, stack: contextlib.ExitStack) -> None:
+    """Locks the folder until the stack closes, or the process dies in whatever way."""
+    file = stack.enter_context((workdir / _LOCK).open("w"))
     try:
-        entries = sorted(os.listdir(workdir)) if workdir.exists() else []
-        if "config.json" in entries:
-            _refuse_other_config(workdir, read_config(workdir), config, may_differ)
-        elif entries:
-            listed = ", ".join(entries[:3]) + (", …" if len(entries) > 3 else "")
-            raise InputError(f"workdir {workdir} holds {listed} but no config.json, so it is no run: give a new folder")
-        if jax.process_index() == 0:
-            workdir.mkdir(parents=True, exist_ok=True)
-            write_json(workdir / "config.json", _normal(config))
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"another process is training in {workdir}: wait for it, or give a new workdir") from error
     except OSError as error:
-        raise InputError(f"workdir {workdir} cannot be written ({error.strerror}): give another folder") from error
-    return workdir
+        _log.warning("%s cannot be locked (%s): let no second process train in it", workdir, error.strerror)
 
 
 def open_checkpoints(
@@ -193,7 +226,9 @@ def save(
         "position": _as_json(position),
         "window": window,
     }
-    manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run)))
+    items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
+    if not manager.save(step, args=items):
+        raise RuntimeError(f"Orbax declined to write the checkpoint of step {step} into {manager.directory}")
 
 
 def _leaves(tree: PyTree) -> dict[str, tuple[int, ...]]:

@@ -263,8 +263,8 @@ def train(
     check_intervals(k, steps=steps, log_every=log_every, checkpoint_every=checkpoint_every, keep_every=keep_every)
     for action in periodic:
         check_intervals(k, **{"an interval of": action.interval})
-    workdir = checkpoint.claim(workdir, config, may_differ=may_differ)
     with contextlib.ExitStack() as stack:
+        workdir = stack.enter_context(checkpoint.claim(workdir, config, may_differ=may_differ))
         caught = stack.enter_context(_signals())
         manager = checkpoint.open_checkpoints(workdir, keep_last=keep_last, keep_every=keep_every)
         stack.callback(manager.close)

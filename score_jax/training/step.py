@@ -29,7 +29,7 @@ from score_jax.losses.times import Times
 from score_jax.sde import SDE
 from score_jax.training.sharding import check_batch_size, replicated, stacked_batches
 from score_jax.training.state import TrainState, ema_decay
-from score_jax.types import Array, ArrayLike, InputError, Key
+from score_jax.types import Array, ArrayLike, InputError, Key, require_at_least
 
 Objective = Callable[..., Array]  # (key (B,), score_fn, x0 (B, *S), times) -> nats (B,)
 Prepare = Callable[[Key, Array], Array]  # (key (B,), stored x (B, ...)) -> x0 (B, *S)
@@ -246,8 +246,8 @@ def _scan(step: Callable[..., Any], state: TrainState, batches: Any) -> tuple[Tr
     """`lax.scan`, but for one step no loop at all.
 
     XLA's CPU backend brings the gradients of convolutions into the form it has fast code for only outside of loops:
-    inside, they take ten times as long. So networks of convolutions train with one step a dispatch there, and a
-    `scan` of length one is a loop.
+    inside, they take 22 times as long (benchmarks/conv_in_loops.py). So networks of convolutions train with one step a
+    dispatch there, and a `scan` of length one is a loop.
     """
     if len(batches["x"]) > 1:
         return jax.lax.scan(step, state, batches)
@@ -290,6 +290,7 @@ def make_train_step(
     """
     if not 0 <= label_dropout <= 1:
         raise InputError(f"label_dropout must be a probability, got {label_dropout}")
+    require_at_least("make_train_step", 1, levels=levels)
     decay = ema_decay(0.999) if decay is None else decay
     recipe = _Recipe(model, objective, transformation, times, prepare, decay, label_dropout, dropout, accumulation)
 
@@ -313,23 +314,31 @@ def _on_mesh(function: Callable[..., Any], mesh: Mesh, **options: Any) -> Callab
 
 
 def make_eval_step(
-    model: Any, objective: Objective, *, mesh: Mesh, prepare: Prepare | None = None, levels: int = 10
+    model: Any,
+    objective: Objective,
+    *,
+    mesh: Mesh,
+    prepare: Prepare | None = None,
+    levels: int = 10,
+    ema: bool = True,
 ) -> Callable[[TrainState, Mapping[str, Array]], Array]:
     """Returns the compiled `(state, batches) -> (levels,)`: the mean loss per dimension at each noise level.
 
-    The averaged parameters are used, without dropout, at the levels of `level_sigmas`; every example is noised at every
-    level. The draws depend on the run's key alone, so that differences between evaluations are the parameters'.
+    There is no dropout; every example is noised at every level of `level_sigmas`. The draws depend on the run's key
+    alone, so that differences between evaluations are the parameters'.
 
     Args:
-      model: a `ScoreModel`, whose variables are replaced by the state's average.
+      model: a `ScoreModel`, whose variables are replaced by the state's.
       objective: `(key, score_fn, x0, times) -> (B,)`.
       mesh: of `sharding.data_mesh`.
       prepare: `(key, stored x) -> x0`.
       levels: number of noise levels.
+      ema: use the averaged parameters.
     """
+    require_at_least("make_eval_step", 1, levels=levels)
 
     def evaluate(state: TrainState, batches: Mapping[str, Array]) -> Array:
-        network = model.replace(variables=state.variables(ema=True))
+        network = model.replace(variables=state.variables(ema=ema))
         key = jax.random.fold_in(state.key, _EVALUATION)
         n, size = batches["x"].shape[:2]
 

@@ -173,6 +173,18 @@ def test_a_sample_depends_on_the_seed_and_its_index_alone(make):
     np.testing.assert_allclose(part, whole[3:5], rtol=2e-5, atol=1e-6)
 
 
+@each_sampler
+def test_a_step_of_length_zero_has_a_gradient_in_the_schedule(make):
+    """√(t − s) has none at s = t; NaN there would spoil every learned schedule and swept grid."""
+
+    def end(beta_max):
+        sde = sdes.VP(0.1, beta_max)
+        sampler = make(sde, distributions.score_of(mixture(), sde))
+        return sampling.sample(key(), sampler, jnp.ones((2, 2)), jnp.array([0.5, 0.5, 0.3])).sum()
+
+    assert np.isfinite(jax.jit(jax.grad(end))(20.0))
+
+
 def test_sampling_is_one_program_traced_once():
     sde, score_fn = sdes.VP(), trace_counter(distributions.score_of(mixture(), sdes.VP()))
     run = jax.jit(lambda k, x: sampling.sample(k, sampling.ddim(sde, score_fn), x, grids.uniform(sde, 50)))

@@ -144,14 +144,45 @@ def test_step_that_is_not_there_names_those_that_are(tmp_path):
 
 def test_new_folder_is_claimed_again_by_the_same_config_only(tmp_path):
     config = {"network": {"width": 8, "layers": (1, 2)}, "training": {"steps": 10}}
-    workdir = checkpoint.claim(tmp_path / "a" / "b", config)
-    assert checkpoint.read_config(workdir) == {"network": {"width": 8, "layers": [1, 2]}, "training": {"steps": 10}}
-    checkpoint.claim(workdir, config)
+    with checkpoint.claim(tmp_path / "a" / "b", config) as workdir:
+        read = checkpoint.read_config(workdir)
+    assert read == {"network": {"width": 8, "layers": [1, 2]}, "training": {"steps": 10}}
+    with checkpoint.claim(workdir, config):
+        pass
     longer = config | {"training": {"steps": 20}}
-    with pytest.raises(InputError, match=r"training\.steps: 10 → 20"):
-        checkpoint.claim(workdir, longer)
-    checkpoint.claim(workdir, longer, may_differ=["training"])
+    with pytest.raises(InputError, match=r"training\.steps: 10 → 20"), checkpoint.claim(workdir, longer):
+        pass
+    with checkpoint.claim(workdir, longer, may_differ=["training"]):
+        pass
     assert checkpoint.read_config(workdir)["training"]["steps"] == 20
+
+
+def test_a_second_process_is_refused_while_the_first_trains_and_changes_nothing(tmp_path):
+    longer = tiny.CONFIG | {"training": tiny.CONFIG["training"] | {"steps": 80}}
+    with checkpoint.claim(tmp_path / "run", tiny.CONFIG) as workdir:
+        before = _contents(workdir)
+        with (
+            pytest.raises(InputError, match="another process is training in"),
+            checkpoint.claim(workdir, longer, may_differ=["training.steps"]),
+        ):
+            pass
+        assert _contents(workdir) == before
+    with checkpoint.claim(workdir, longer, may_differ=["training.steps"]):
+        pass
+
+
+def test_what_a_process_leaves_that_died_in_its_first_moment_is_no_foreign_folder(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".config.json.4711").write_text("{")
+    with checkpoint.claim(tmp_path, tiny.CONFIG):
+        assert checkpoint.read_config(tmp_path) == tiny.CONFIG
+
+
+def test_the_config_of_something_else_is_not_listed_in_full(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({f"key_{i:03d}": i for i in range(100)}))
+    with pytest.raises(InputError, match="and 95 more") as error, checkpoint.claim(tmp_path, tiny.CONFIG):
+        pass
+    assert len(str(error.value)) < 700
 
 
 def test_differences_list_changed_added_and_removed_keys():
@@ -175,20 +206,19 @@ def _contents(folder):
 def test_foreign_folder_is_refused_and_untouched(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     before = _contents(tmp_path)
-    with pytest.raises(InputError, match=message):
-        checkpoint.claim(tmp_path, tiny.CONFIG)
+    with pytest.raises(InputError, match=message), checkpoint.claim(tmp_path, tiny.CONFIG):
+        pass
     assert _contents(tmp_path) == before
 
 
 def test_workdir_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is a file"):
-        checkpoint.claim(tmp_path / "file", {})
-    with pytest.raises(InputError, match="cannot be written") as error:
-        checkpoint.claim(tmp_path / "file" / "below", {})
-    assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="cannot be written"):
-        checkpoint.claim("/proc/score_jax_run", {})
+    for folder, message in [("file", "is a file"), ("file/below", "cannot be written")]:
+        with pytest.raises(InputError, match=message) as error, checkpoint.claim(tmp_path / folder, {}):
+            pass
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="cannot be written"), checkpoint.claim("/proc/score_jax_run", {}):
+        pass
 
 
 def test_reading_a_folder_without_a_run_says_so(tmp_path):
