@@ -51,9 +51,8 @@ def _open(copy: Path, split: str, x_key: str, label_key: str) -> View:
     builder = tensorflow_datasets.builder_from_directory(str(copy))
     features = builder.info.features
     if x_key not in features:
-        raise InputError(
-            f"{copy}: has no feature {x_key!r}; it has {', '.join(features)}: give one as x_key, --config.data.tfds_feature"
-        )
+        there = ", ".join(features)
+        raise InputError(f"{copy}: has no feature {x_key!r}; it has {there}: give one (--config.data.tfds_feature)")
     try:
         records = builder.as_data_source(split)
     except (ValueError, KeyError) as error:
