@@ -60,7 +60,9 @@ def get_config() -> ConfigDict:
     objective.ism = {"exact": True}  # the exact trace, or Hutchinson's estimate
     objective.ssm = {"n_projections": 1, "projection": "rademacher", "variance_reduced": True}
     objective.fd_ssm = {"eps": 0.1, "n_projections": 1}  # eps in units of the noise level
-    objective.dsm = {}
+    # dsm: law of the noise, gaussian laplace student_t mixture, all of variance 1; and, above 0, the scale of detail in
+    # the data below which a control variate takes noise out of the loss (one more network call)
+    objective.dsm = {"noise": "gaussian", "control_scale": 0.0}
 
     # Weight of the noise levels: sigma2 likelihood edm min_snr
     config.weighting = ConfigDict({"name": "sigma2"})

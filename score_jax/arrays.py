@@ -25,7 +25,7 @@ def expand_right(t: ArrayLike, x: Array) -> Array:
     return t if t.ndim == 0 else t.reshape(t.shape + (1,) * (x.ndim - 1))
 
 
-def root(x: Array) -> Array:
+def root(x: ArrayLike) -> Array:
     """Returns √x with the derivative 0 at x = 0, where √ has none: the noise of a step of length zero."""
     return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
 

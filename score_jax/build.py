@@ -12,14 +12,16 @@ from typing import Any, NamedTuple, TypeVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from score_jax import data as datasets
-from score_jax import losses, networks, parameterization, sampling, training
+from score_jax import kernels, losses, networks, parameterization, sampling, training
 from score_jax import sde as sdes
 from score_jax.data import Source, toy
 from score_jax.distributions import GaussianMixture, score_of
+from score_jax.kernels import Kernel
 from score_jax.losses import times, weighting
 from score_jax.parameterization import Parameterization
 from score_jax.sampling import Sampler, grids
@@ -208,6 +210,14 @@ def model(config: ConfigDict, source: Source) -> ScoreModel:
 
 # Objective
 
+# Laws of the noise, of variance 1: sigma is the standard deviation whatever the law.
+NOISES: dict[str, Kernel] = {
+    "gaussian": kernels.Gaussian(1.0),
+    "laplace": kernels.Laplace(0.5**0.5),
+    "student_t": kernels.StudentT(5.0, 0.6**0.5),
+    "mixture": kernels.GaussianMixtureNoise(np.full(2, 0.5), np.zeros(2), np.array([0.5, 1.75**0.5])),
+}
+
 
 def _levels(sde: SDE, n: int) -> Array:
     """Returns n levels σ/α in geometric progression, descending."""
@@ -240,8 +250,11 @@ def objective(config: ConfigDict, sde: SDE, oracle: GaussianMixture | None) -> t
     """Returns `(key, score_fn, x0, times) -> (B,)`, the named objective at every noise level."""
     weigh = weights(config)
 
-    def denoising():
-        return lambda key, s, x0, times: losses.diffusion_loss(key, s, x0, sde, times=times, weighting=weigh)
+    def denoising(noise, control_scale):
+        options: dict[str, Any] = {"noise": _choose("objective.dsm.noise", noise, NOISES), "weighting": weigh}
+        if control_scale:
+            options["control"] = weighting.small_noise(control_scale)
+        return lambda key, s, x0, times: losses.diffusion_loss(key, s, x0, sde, times=times, **options)
 
     def lifted(at_one_level):
         return lambda key, s, x0, times: losses.perturbed(at_one_level, sde, times=times, weighting=weigh)(key, s, x0)

@@ -41,6 +41,21 @@ class Kernel:
         """Returns ∇_x̃ log q(x̃ | x), `(B, *S)`."""
         return jax.grad(lambda y: self.log_prob(y, x).sum())(x_tilde)
 
+    def information(self, x: Array) -> Array:
+        """Returns E‖score(x̃, x)‖² given x, `()`: the Fisher information of location, summed over dimensions.
+
+        Raises:
+          InputError: where there is no closed form.
+        """
+        raise InputError(
+            f"kernel {type(self).__name__} has no closed form of E‖score‖²: use Gaussian, Laplace, StudentT"
+        )
+
+
+def _summed(per_element: Array, x: Array) -> Array:
+    """Sums a number, or one number per element, over the elements of one example."""
+    return jnp.broadcast_to(per_element, (1, *x.shape[1:])).sum()
+
 
 @struct.dataclass
 class Gaussian(Kernel):
@@ -59,6 +74,9 @@ class Gaussian(Kernel):
 
     def score(self, x_tilde: Array, x: Array) -> Array:
         return (x - x_tilde) / _elementwise(self.sigma, x) ** 2
+
+    def information(self, x: Array) -> Array:
+        return _summed(_elementwise(self.sigma, x) ** -2, x)
 
 
 @struct.dataclass
@@ -79,6 +97,9 @@ class Laplace(Kernel):
 
     def score(self, x_tilde: Array, x: Array) -> Array:
         return -jnp.sign(x_tilde - x) / _elementwise(self.scale, x)
+
+    def information(self, x: Array) -> Array:
+        return _summed(_elementwise(self.scale, x) ** -2, x)
 
 
 @struct.dataclass
@@ -102,6 +123,10 @@ class StudentT(Kernel):
     def score(self, x_tilde: Array, x: Array) -> Array:
         df, scale, residual = _elementwise(self.df, x), _elementwise(self.scale, x), x_tilde - x
         return -(df + 1) * residual / (df * scale**2 + residual**2)
+
+    def information(self, x: Array) -> Array:
+        df, scale = _elementwise(self.df, x), _elementwise(self.scale, x)
+        return _summed((df + 1) / ((df + 3) * scale**2), x)
 
 
 @struct.dataclass

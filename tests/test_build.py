@@ -69,6 +69,7 @@ def test_the_base_config_states_every_option_and_no_other():
     assert set(config.sampler.langevin_corrector) == options(sampling.langevin_corrector)
     assert set(config.objective.ssm) == options(losses.sliced_score_matching)
     assert set(config.objective.fd_ssm) == options(losses.finite_difference_score_matching)
+    assert set(config.objective.dsm) == {"noise", "control_scale"}
     shared = {"dropout", "dtype", "num_classes", "embedding", "parent", "name"}
     for name, module in {"mlp": networks.MLP, "ncsn": networks.CompactNCSN, "unet": networks.UNet}.items():
         assert set(config.network[name]) == options(module, *shared), name
@@ -83,6 +84,11 @@ def test_the_base_config_states_every_option_and_no_other():
         ("network.name", "resnet", "network 'resnet' does not exist: choose one of mlp, ncsn, unet"),
         ("network.dtype", "float8", "network.dtype 'float8' does not exist: choose one of float32, bfloat16"),
         ("objective.name", "kl", "objective 'kl' does not exist: choose one of dsm, esm, ism, ssm, fd_ssm"),
+        (
+            "objective.dsm.noise",
+            "cauchy",
+            "objective.dsm.noise 'cauchy' does not exist: choose one of gaussian, laplace",
+        ),
         ("weighting.name", "none", "weighting 'none' does not exist"),
         ("times.name", "beta", "times 'beta' does not exist"),
         ("sampler.name", "pndm", "sampler 'pndm' does not exist"),

@@ -47,6 +47,18 @@ def test_expected_score_vanishes(kernel):
     assert_mean(kernel.score(kernel.sample(key(4), x), x), 0.0)
 
 
+@pytest.mark.parametrize("name", ["gaussian", "laplace", "student_t"])
+def test_information_is_the_expected_squared_score(name):
+    kernel, x = KERNELS[name], jnp.zeros((40_000, 2, 3))
+    scores = kernel.score(kernel.sample(key(5), x), x)
+    assert_mean(arrays.sum_dims(scores**2), float(kernel.information(x)), slack=1e-5)
+
+
+def test_information_of_an_unknown_density_is_refused():
+    with pytest.raises(InputError, match="FromLogDensity has no closed form"):
+        KERNELS["from_log_density"].information(jnp.zeros((2, 2)))
+
+
 @pytest.mark.parametrize(
     ("kernel", "reference"),
     [

@@ -3,6 +3,7 @@
 from score_jax.losses import times, weighting
 from score_jax.losses.diffusion import diffusion_loss, perturbed
 from score_jax.losses.matching import (
+    control_variate,
     denoising_score_matching,
     explicit_score_matching,
     finite_difference_score_matching,
@@ -11,6 +12,7 @@ from score_jax.losses.matching import (
 )
 
 __all__ = [
+    "control_variate",
     "denoising_score_matching",
     "diffusion_loss",
     "explicit_score_matching",

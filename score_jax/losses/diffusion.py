@@ -7,8 +7,12 @@ arguments: NCSN `times=discrete(levels), weighting=sigma2` on VE, DDPM the same 
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
+
 from score_jax import arrays
+from score_jax.kernels import Gaussian, Kernel
 from score_jax.losses import weighting as weightings
+from score_jax.losses.matching import control_variate
 from score_jax.losses.times import Times, uniform
 from score_jax.losses.weighting import Weighting
 from score_jax.sde import SDE
@@ -23,10 +27,14 @@ def diffusion_loss(
     *,
     times: Times = uniform(),
     weighting: Weighting = weightings.sigma2,
+    noise: Kernel = Gaussian(1.0),
+    control: Weighting | None = None,
 ) -> Array:
     """Returns w(t)·½‖s(x_t, t) − ∇log p(x_t|x_0)‖², `(B,)`: denoising score matching at every level.
 
     Computed as (w/σ²)·½‖σ s + ε‖², which stays exact where 1/σ² overflows the difference (Song et al. 2021, eq. 7).
+    With another law of the noise, x_t = α x_0 + σ z and −ε becomes ∇ log q(z): the minimiser is the score of the data
+    so noised.
 
     Args:
       key: `()` or `(B,)`.
@@ -35,11 +43,19 @@ def diffusion_loss(
       sde: the noising process.
       times: how t is drawn, with its weight (`losses.times`).
       weighting: w(t), `(sde, t) -> (B,)` (`losses.weighting`).
+      noise: law of z, the kernel around 0 at σ = 1; of variance 1 if σ is to mean the standard deviation.
+      control: coefficient of the control variate (`losses.control_variate`), `(sde, t) -> (B,)` such as
+        `weighting.small_noise(scale)`; it costs one more call of `score_fn`.
     """
     t, weight = times(arrays.fold_in(key, 0), sde, len(x0))
-    x, eps = sde.perturb(arrays.fold_in(key, 1), x0, t)
-    residual = arrays.expand_right(sde.sigma(t), x) * score_fn(x, t) + eps
-    values = 0.5 * arrays.sum_dims(residual**2)
+    alpha, sigma = arrays.expand_right(sde.alpha(t), x0), arrays.expand_right(sde.sigma(t), x0)
+    origin = jnp.zeros_like(x0)
+    z = noise.sample(arrays.fold_in(key, 1), origin)
+    target = noise.score(z, origin)
+    values = 0.5 * arrays.sum_dims((sigma * score_fn(alpha * x0 + sigma * z, t) - target) ** 2)
+    if control is not None:
+        clean = control_variate(sigma * score_fn(alpha * x0, t), target, noise.information(x0))
+        values = values - arrays.expand_right(control(sde, t), values) * clean
     return arrays.expand_right(weight * weighting(sde, t) / sde.variance(t), values) * values
 
 

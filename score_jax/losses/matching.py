@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from score_jax import arrays
 from score_jax.kernels import Kernel
-from score_jax.types import Array, InputError, Key, StaticScoreFn, require_at_least, require_positive
+from score_jax.types import Array, ArrayLike, InputError, Key, StaticScoreFn, require_at_least, require_positive
 
 PROJECTIONS = {"rademacher": arrays.rademacher, "gaussian": arrays.normal, "sphere": arrays.sphere}
 
@@ -114,16 +114,39 @@ def finite_difference_score_matching(
     return jax.vmap(one)(arrays.split(key, n_projections)).mean(0)
 
 
-def denoising_score_matching(key: Key, score_fn: StaticScoreFn, x: Array, kernel: Kernel) -> Array:
-    """Returns ½‖s(x̃) − ∇_x̃ log q(x̃|x)‖² with x̃ ~ q(·|x), `(B,)` (Vincent 2011, eq. 10).
+def denoising_score_matching(
+    key: Key, score_fn: StaticScoreFn, x: Array, kernel: Kernel, *, control: ArrayLike = 0.0
+) -> Array:
+    """Returns ½‖s(x̃) − τ‖² with τ = ∇_x̃ log q(x̃|x), x̃ ~ q(·|x), `(B,)` (Vincent 2011, eq. 10).
 
-    The minimiser is the score of the noised density; for Gaussian noise the target is −(x̃ − x)/σ² = −z/σ.
+    The minimiser is the score of the noised density; for Gaussian noise the target τ is −(x̃ − x)/σ² = −z/σ.
 
     Args:
       key: `()` or `(B,)`.
       score_fn: `(B, *S) -> (B, *S)`.
       x: samples of p, `(B, *S)`.
       kernel: the noise q(x̃|x), any of `score_jax.kernels`.
+      control: coefficient, `()` or `(B,)`, of the `control_variate` that is taken off; 1 where the noise is small
+        beside the detail of the score. It costs one more call of `score_fn`, at x.
     """
     x_tilde = kernel.sample(key, x)
-    return 0.5 * arrays.sum_dims((score_fn(x_tilde) - kernel.score(x_tilde, x)) ** 2)
+    target = kernel.score(x_tilde, x)
+    values = 0.5 * arrays.sum_dims((score_fn(x_tilde) - target) ** 2)
+    if isinstance(control, int | float) and control == 0:
+        return values
+    return values - control * control_variate(score_fn(x), target, kernel.information(x))
+
+
+def control_variate(score: Array, target: Array, information: ArrayLike) -> Array:
+    """Returns −s(x)·τ + ½(‖τ‖² − E‖τ‖²), `(B,)`: the part of a denoising loss that has mean zero given x.
+
+    In ½‖s(x̃)‖² − s(x̃)·τ + ½‖τ‖² with τ = −z/σ the last two terms have variances of order σ⁻² and σ⁻⁴, though their
+    means stay finite; what is left without this part has a bounded variance (Wang et al. 2020; Song & Kingma
+    2021, "How to train your energy-based models").
+
+    Args:
+      score: s(x) at the noiseless x, `(B, *S)`.
+      target: τ, `(B, *S)`.
+      information: E‖τ‖² of the noise, `()`.
+    """
+    return 0.5 * (arrays.sum_dims(target**2) - information) - arrays.sum_dims(score * target)

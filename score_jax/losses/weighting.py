@@ -42,3 +42,17 @@ def min_snr(gamma: float = 5.0) -> Weighting:
         return sde.variance(t) * jnp.minimum(1.0, gamma * jnp.exp(-sde.log_snr(t)))
 
     return weight
+
+
+def small_noise(scale: float = 0.1) -> Weighting:
+    """Returns v/(v + (σ/α)²) with v = scale²: 1 where the noise is small beside detail of that scale, else near 0.
+
+    No weight but the coefficient of a control variate (`diffusion_loss(control=...)`): for data N(m, v I) and their
+    exact score it is the one that removes all of the term s(x_0)·ε.
+    """
+    require_positive("weighting.small_noise", scale=scale)
+
+    def coefficient(sde: SDE, t: Array) -> Array:
+        return 1 / (1 + jnp.exp(-sde.log_snr(t)) / scale**2)
+
+    return coefficient
