@@ -4,7 +4,8 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 WORKDIR ?= runs/digits
 
-.PHONY: help install demo test test-slow lint smoke claims notebooks benchmarks clean
+.PHONY: help install demo test test-slow lint smoke claims reproduce notebooks benchmarks clean
+STUDIES := score_accuracy mode_weights manifold_noise objective_cost small_noise
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -39,6 +40,9 @@ smoke: install  ## a few seconds of training and sampling: for a second Python v
 
 claims: install  ## run the textbook's claims and rewrite docs/claims.md
 	$(RUN) experiments/claims.py
+
+reproduce: install  ## the toy studies: run each and rewrite its result, a few minutes
+	for study in $(STUDIES); do $(RUN) -m experiments.$$study || exit 1; done
 
 notebooks: install  ## execute the notebooks in place
 	$(VENV)/bin/jupyter-execute --inplace notebooks/*.ipynb

@@ -43,14 +43,16 @@ def get_config() -> ConfigDict:
     # What the network's output means: score eps x0 v flow edm
     config.parameterization = ConfigDict({"name": "eps", "edm": {"sigma_data": 0.5}})
 
-    # mlp (points and tiny images) ncsn unet
+    # mlp (points and tiny images) compact_ncsn unet; ncsn ncsnv2: as published, on times.discrete levels
     network = config.network = ConfigDict()
     network.name = "unet"
     network.dtype = "float32"  # of the computation: float32 bfloat16; parameters stay float32
     network.conservative = False  # the output is the gradient of a scalar: an energy-parameterised score
     network.dropout = 0.0
     network.mlp = {"hidden": (128, 128, 128), "activation": "swish"}  # swish softplus tanh elu relu
-    network.ncsn = {"channels": 32}
+    network.compact_ncsn = {"channels": 32}
+    network.ncsn = {"features": 64, "depth": "base", "rescale": True}  # base deeper deepest; rescale: see 2x - 1
+    network.ncsnv2 = {"features": 64, "depth": "base", "rescale": True}
     network.unet = {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1, "attention": (-1,), "remat": False}
 
     # Which objective compares scores, at every noise level: esm (toys, whose score is known) ism ssm fd_ssm dsm
@@ -103,10 +105,11 @@ def get_config() -> ConfigDict:
     training.tensorboard = False
     training.wandb = ""  # project; empty: off
 
-    # Sampling. Names: annealed_langevin euler_maruyama reverse_diffusion ancestral ddim euler heun
+    # Sampling. Names: annealed_langevin consistent_annealed euler_maruyama reverse_diffusion ancestral ddim euler heun
     sampler = config.sampler = ConfigDict()
     sampler.name = "annealed_langevin"
     sampler.annealed_langevin = {"step_size": 4e-5, "n_steps": 5}  # step_size is eps at the smallest level
+    sampler.consistent_annealed = {"step_size": 3.6e-5}  # one step a level, eps at the smallest
     sampler.euler_maruyama = {}
     sampler.reverse_diffusion = {}
     sampler.ancestral = {"variance": "posterior"}  # or transition
@@ -115,6 +118,7 @@ def get_config() -> ConfigDict:
     sampler.heun = {"churn": 0.0, "s_min": 0.0, "s_max": 1e9, "s_noise": 1.0}
     sampler.corrector = False  # Langevin steps after each prediction
     sampler.langevin_corrector = {"snr": 0.16, "n_steps": 1}
+    sampler.start = "prior"  # or uniform: in the value range, as released NCSN code does
     sampler.grid = "levels"  # levels uniform karras log_snr ddpm (the knots of a tabulated SDE)
     sampler.steps = 100  # steps along the grid
     sampler.rho = 7.0  # of the karras grid

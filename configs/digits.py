@@ -1,6 +1,6 @@
 """scikit-learn's handwritten digits, 1,797 real 8×8 images: `--config=configs/digits.py`, or `…/digits.py:ssm`.
 
-Variants: dsm (default) ssm fd_ssm energy ncsn mlp ddpm edm. The default takes about two minutes on 2 CPU cores.
+Variants: dsm (default) ssm fd_ssm energy compact_ncsn mlp ddpm edm. The default takes about two minutes on 2 CPU cores.
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +11,7 @@ from configs import base
 def get_config(variant: str = "dsm") -> ConfigDict:
     config = base.get_config()
     config.data.labels = True
-    config.sde.ve.sigma_max = 5.0  # the largest distance between two digits is 4.8
+    config.sde.ve.sigma_max = 5.0  # the largest distance between two training digits is 4.74
     config.parameterization.name = "edm"
     config.parameterization.edm.sigma_data = 0.5  # root mean square of the pixels: 0.48
     config.network.unet.multipliers = (1, 2)
@@ -33,7 +33,7 @@ def get_config(variant: str = "dsm") -> ConfigDict:
         "ssm": {"objective.name": "ssm"},
         "fd_ssm": {"objective.name": "fd_ssm"},
         "energy": {"network.conservative": True},
-        "ncsn": {"network.name": "ncsn"},
+        "compact_ncsn": {"network.name": "compact_ncsn"},
         "mlp": {
             "network.name": "mlp",
             "network.mlp.hidden": (512, 512, 512),

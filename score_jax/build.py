@@ -7,7 +7,7 @@ network, … to the command line is a row here and a section there.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import flax.linen as nn
 import jax
@@ -16,11 +16,12 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from score_jax import arrays, kernels, losses, networks, parameterization, sampling, training
 from score_jax import data as datasets
-from score_jax import kernels, losses, networks, parameterization, sampling, training
 from score_jax import sde as sdes
 from score_jax.data import Source, toy
 from score_jax.distributions import GaussianMixture, score_of
+from score_jax.interop import LevelIndex
 from score_jax.kernels import Kernel
 from score_jax.losses import times, weighting
 from score_jax.parameterization import Parameterization
@@ -31,6 +32,7 @@ from score_jax.training.logging import LoggerFactory, tensorboard, wandb
 from score_jax.types import Array, InputError, Key, ScoreFn, require_at_least
 
 T = TypeVar("T")
+Start: TypeAlias = Callable[[Key, tuple[int, ...]], Array]
 
 
 def _choose(section: str, name: str, table: Mapping[str, T]) -> T:
@@ -177,7 +179,16 @@ def _mlp(*, activation: str, **options: Any) -> nn.Module:
     return networks.MLP(activation=_choose("network.mlp.activation", activation, ACTIVATIONS), **options)
 
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": _mlp, "ncsn": networks.CompactNCSN, "unet": networks.UNet}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": _mlp,
+    "compact_ncsn": networks.CompactNCSN,
+    "unet": networks.UNet,
+}
+# The published networks know the noise by the index of its level: (channels, levels, **options) -> module
+LEVEL_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "ncsn": lambda channels, levels, **options: networks.NCSN(channels=channels, num_levels=len(levels), **options),
+    "ncsnv2": lambda channels, levels, **options: networks.NCSNv2(channels=channels, sigmas=levels, **options),
+}
 
 
 def sde(config: ConfigDict) -> SDE:
@@ -185,27 +196,47 @@ def sde(config: ConfigDict) -> SDE:
     return _choose("sde", config.sde.name, SDES)(**_options(config.sde))
 
 
-def network(config: ConfigDict, num_classes: int) -> nn.Module:
-    """Returns the module; `num_classes` is 0 for an unconditional one."""
+def network(config: ConfigDict, source: Source) -> nn.Module:
+    """Returns the module for examples of the shape of the source's, class-conditional if it has classes."""
     options = config.network
     if not 0 <= options.dropout < 1:
         raise InputError(f"network.dropout is a probability below 1, got {options.dropout}")
-    module = _choose("network", options.name, NETWORKS)(
-        dropout=options.dropout,
-        dtype=_choose("network.dtype", options.dtype, DTYPES),
-        num_classes=num_classes,
-        **_options(options),
-    )
+    dtype = _choose("network.dtype", options.dtype, DTYPES)
+    make = _choose("network", options.name, NETWORKS | LEVEL_NETWORKS)
+    if options.name in LEVEL_NETWORKS:
+        _check_level_network(config, source)
+        module = make(source.shape[-1], _trained_levels(config), dtype=dtype, **_options(options))
+    else:
+        classes = {"num_classes": source.num_classes, "dropout": options.dropout}
+        module = make(dtype=dtype, **classes, **_options(options))
     return networks.Conservative(module) if options.conservative else module
+
+
+def _check_level_network(config: ConfigDict, source: Source) -> None:
+    name = config.network.name
+    if config.times.name != "discrete" or config.parameterization.name != "score":
+        raise InputError(
+            f"network {name!r} is the score at one of times.discrete.n levels: set --config.times.name=discrete "
+            "--config.parameterization.name=score, or take compact_ncsn"
+        )
+    if source.num_classes or config.network.dropout:
+        raise InputError(f"network {name!r} has neither labels nor dropout: set both off, or take compact_ncsn")
+
+
+def _trained_levels(config: ConfigDict) -> tuple[float, ...]:
+    """The noise levels of training, as numbers: they are part of a module."""
+    with jax.ensure_compile_time_eval():
+        return tuple(np.asarray(_levels(sde(config), config.times.discrete.n)).tolist())
 
 
 def model(config: ConfigDict, source: Source) -> ScoreModel:
     """Returns the score function, its parameters drawn from `config.seed`."""
-    module = network(config, source.num_classes)
+    module = network(config, source)
     example = jnp.zeros((1, *source.shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32) if source.num_classes else None
     variables = jax.jit(module.init)(jax.random.key(config.seed), *example)
     kind = _choose("parameterization", config.parameterization.name, PARAMETERIZATIONS)
-    return ScoreModel(variables, sde(config), module, kind(**_options(config.parameterization)))
+    condition = LevelIndex(_trained_levels(config)) if config.network.name in LEVEL_NETWORKS else None
+    return ScoreModel(variables, sde(config), module, kind(**_options(config.parameterization)), condition)
 
 
 # Objective
@@ -305,6 +336,17 @@ def loggers(config: ConfigDict) -> list[LoggerFactory]:
 # Sampling
 
 
+def start(config: ConfigDict, sde: SDE) -> Start:
+    """Returns how samples begin: `(key, shape) -> x` at t_max."""
+    low, high = value_range(config)
+
+    def uniform(key: Key, shape: tuple[int, ...]) -> Array:
+        draw = lambda k, shape, dtype: jax.random.uniform(k, shape, dtype, low, high)  # noqa: E731
+        return arrays.draw(draw, key, shape)
+
+    return _choose("sampler.start", config.sampler.start, {"prior": sde.prior_sample, "uniform": uniform})
+
+
 def grid(config: ConfigDict, sde: SDE) -> Array:
     """Returns the times a sampler visits: `config.sampler.steps` steps."""
     options = config.sampler
@@ -321,6 +363,7 @@ def grid(config: ConfigDict, sde: SDE) -> Array:
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "annealed_langevin": sampling.annealed_langevin,
+    "consistent_annealed": sampling.consistent_annealed,
     "euler_maruyama": sampling.euler_maruyama,
     "reverse_diffusion": sampling.reverse_diffusion,
     "ancestral": sampling.ancestral,

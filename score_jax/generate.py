@@ -17,6 +17,7 @@ from score_jax.sde import SDE
 from score_jax.types import Array, InputError, Key, ScoreFn
 
 MakeSampler = Callable[[SDE, ScoreFn], Sampler]
+Start = Callable[[Key, tuple[int, ...]], Array]
 
 
 class Samples(NamedTuple):
@@ -33,11 +34,12 @@ def draw(
     ts: Array,
     shape: tuple[int, ...],
     *,
+    start: Start | None = None,
     labels: Array | None = None,
     denoise: bool = True,
     traced: int = 8,
 ) -> tuple[Array, Array]:
-    """Draws `shape` = `(B, *S)` from the prior down the grid `ts`: `(x, path)`; pure, to be jitted by the caller.
+    """Draws `shape` = `(B, *S)` down the grid `ts`: `(x, path)`; pure, to be jitted by the caller.
 
     Args:
       key: `()` or `(B,)`.
@@ -45,6 +47,7 @@ def draw(
       make_sampler: `(sde, score_fn) -> Sampler`.
       ts: grid from t_max down.
       shape: of the batch.
+      start: `(key, shape) -> x` at `ts[0]`; None draws from the prior.
       labels: classes `(B,)` of a conditional model, −1 for none.
       denoise: end with the posterior mean at the last time (Tweedie).
       traced: number of samples whose path is kept.
@@ -52,7 +55,7 @@ def draw(
     sde = model.sde
     score_fn = lambda x, t: model(x, t, label=labels)  # noqa: E731
     key_prior, key_steps = arrays.split(arrays.example_keys(key, shape[0]))
-    x = sde.prior_sample(key_prior, shape)
+    x = (start or sde.prior_sample)(key_prior, shape)
     sampler = make_sampler(sde, score_fn)
     x, path = sampling.sample(key_steps, sampler, x, ts, trace=lambda state: state.x[:traced])
     alphas = sde.alpha(ts[1:]).reshape(-1, *[1] * (path.ndim - 1))
@@ -69,6 +72,7 @@ def draw_many(
     *,
     n: int,
     batch_size: int,
+    start: Start | None = None,
     labels: np.ndarray | None = None,
     denoise: bool = True,
     traced: int = 8,
@@ -84,6 +88,7 @@ def draw_many(
       shape: of one sample.
       n: number of samples.
       batch_size: samples drawn at once; the last batch is filled up and cut.
+      start: `(key, shape) -> x` at `ts[0]`; None draws from the prior.
       labels: classes `(n,)`, or None.
       denoise: end with the posterior mean.
       traced: number of samples whose path is kept.
@@ -100,13 +105,13 @@ def draw_many(
 
     @jax.jit
     def batch(keys, model, labels):
-        options = {"labels": labels, "denoise": denoise, "traced": min(traced, size)}
+        options = {"start": start, "labels": labels, "denoise": denoise, "traced": min(traced, size)}
         return draw(keys, model, make_sampler, ts, (size, *shape), **options)
 
     xs, first = [], None
-    for start in progress(range(0, n, size)):
-        rows = None if labels is None else jnp.asarray(np.resize(labels[start : start + size], size))
-        x, path = batch(arrays.example_keys(key, size, start), model, rows)
+    for first_row in progress(range(0, n, size)):
+        rows = None if labels is None else jnp.asarray(np.resize(labels[first_row : first_row + size], size))
+        x, path = batch(arrays.example_keys(key, size, first_row), model, rows)
         xs.append(np.asarray(x))
         first = np.asarray(path) if first is None else first
     assert first is not None

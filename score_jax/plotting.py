@@ -8,7 +8,7 @@ Images are `(N, H, W, C)` in [0, 1] (values outside are clipped) or uint8, with 
 `(N, 2)`; an extent is `(x_min, x_max, y_min, y_max)`. `grid_image`, `save_png` and `save_gif` keep pixels exact.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -225,16 +225,28 @@ def score_field(
 
 
 @_styled
+def landscape(value_fn: LogProbFn, extent: Extent, *, label: str, resolution: int = 120) -> Figure:
+    """Shows a positive function `x (N, 2) -> (N,)` over an extent, colours on a log scale."""
+    fig, (ax,) = _planes(1, extent)
+    values = _evaluate(value_fn, _lattice(extent, resolution, inset=True)).reshape(resolution, resolution)
+    image = ax.imshow(values, origin="lower", extent=extent, cmap="viridis", norm=LogNorm(), interpolation="bilinear")
+    fig.set_figwidth(fig.get_figwidth() + 1)
+    fig.colorbar(image, ax=ax, label=label, shrink=0.85)
+    return fig
+
+
 def scatter(samples: ArrayLike, reference: ArrayLike | None = None, *, extent: Extent | None = None) -> Figure:
     """Shows samples (N, 2), beside reference data on the same axes where given."""
-    clouds = {"samples": _points(samples)}
-    if reference is not None:
-        clouds = {"data": _points(reference), **clouds}
-    extent = extent or extent_of(next(iter(clouds.values())))
-    fig, axes = _planes(len(clouds), extent)
-    for ax, (title, points), color in zip(
-        axes, clouds.items(), (COLORS[0], COLORS[1]) if len(clouds) > 1 else COLORS[1:]
-    ):
+    return clouds({"samples": samples} if reference is None else {"data": reference, "samples": samples}, extent=extent)
+
+
+@_styled
+def clouds(named: Mapping[str, ArrayLike], *, extent: Extent | None = None) -> Figure:
+    """Shows sets of points (N, 2) side by side, on one pair of scales: by default that of the first."""
+    sets = {title: _points(points) for title, points in named.items()}
+    extent = extent or extent_of(next(iter(sets.values())))
+    fig, axes = _planes(len(sets), extent)
+    for ax, (title, points), color in zip(axes, sets.items(), COLORS):
         # Fewer points are drawn larger and darker.
         crowd = np.clip(1000 / len(points), 0.1, 4)
         ax.scatter(
@@ -288,6 +300,21 @@ def curve(
         ax.legend()
     _log_if_wide(ax, loss if smoothed is None else np.asarray(smoothed), loss)
     ax.set(xlabel="training steps", ylabel=ylabel, title=title or "")
+    return fig
+
+
+@_styled
+def curves(named: Mapping[str, tuple[ArrayLike, ArrayLike]], *, xlabel: str, ylabel: str) -> Figure:
+    """Shows several lines `{name: (x, y)}`, y on a symmetric log axis where it spans more than a factor of 100."""
+    fig, ax = _axes()
+    for (name, (x, y)), color in zip(named.items(), COLORS):
+        ax.plot(np.asarray(x), np.asarray(y), color=color, linewidth=1.2, label=name)
+    sizes = np.abs(np.concatenate([np.asarray(y, np.float64) for _, y in named.values()]))
+    sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+    if len(sizes) and sizes.max() > 100 * np.median(sizes):
+        ax.set_yscale("symlog", linthresh=float(np.median(sizes)))
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
     return fig
 
 

@@ -83,6 +83,7 @@ def new(config: ConfigDict, workdir: str | Path) -> Run:
     model = build.model(config, data.train)
     build.sampler(config, model.sde, model)
     build.grid(config, model.sde)
+    build.start(config, model.sde)
     key = jax.random.key(config.seed)
     return Run(config, Path(workdir), data, model, training.create(key, model.variables, build.optimizer(config)))
 
@@ -194,6 +195,7 @@ def samples(run: Run, *, n: int, seed: int = 0, labels: np.ndarray | None = None
         run.data.train.shape,
         n=n,
         batch_size=config.sampler.batch_size,
+        start=build.start(config, sde),
         labels=labels,
         denoise=config.sampler.denoise,
         progress=progress,

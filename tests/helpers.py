@@ -74,6 +74,7 @@ SAMPLERS = {
     "ddim_eta_half": lambda sde, s: sampling.ddim(sde, s, eta=0.5),
     "euler": sampling.euler,
     "heun": sampling.heun,
+    "consistent_annealed": lambda sde, s: sampling.consistent_annealed(sde, s, step_size=0.5, sigma_min=1.0),
     "heun_churn": lambda sde, s: sampling.heun(sde, s, churn=0.1),
     # ε = 0.05 σ_s²: small enough at every level that the corrector's own bias, ε/(4 v), stays below 2 %.
     "predictor_corrector": lambda sde, s: sampling.predictor_corrector(

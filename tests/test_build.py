@@ -16,7 +16,7 @@ from tests.helpers import key
 
 VARIANTS = {
     "toy": (toy, ["dsm", "esm", "ism", "ssm", "ssm_plain", "fd_ssm", "energy"]),
-    "digits": (digits, ["dsm", "ssm", "fd_ssm", "energy", "ddpm", "edm", "ncsn", "mlp"]),
+    "digits": (digits, ["dsm", "ssm", "fd_ssm", "energy", "ddpm", "edm", "compact_ncsn", "mlp"]),
     "fashion_mnist": (fashion_mnist, ["ncsn", "ddpm"]),
 }
 CONFIGS = {f"{name}:{v}": (module, v) for name, (module, variants) in VARIANTS.items() for v in variants}
@@ -65,13 +65,13 @@ def test_the_base_config_states_every_option_and_no_other():
         # EDM's times are its noise levels
         assert set(config.sde[name]) == options(factory), name
     for name, factory in build.SAMPLERS.items():
-        assert set(config.sampler[name]) == options(factory, "sigma_min"), name
+        assert set(config.sampler[name]) == options(factory, "sigma_min", "noise"), name
     assert set(config.sampler.langevin_corrector) == options(sampling.langevin_corrector)
     assert set(config.objective.ssm) == options(losses.sliced_score_matching)
     assert set(config.objective.fd_ssm) == options(losses.finite_difference_score_matching)
     assert set(config.objective.dsm) == {"noise", "control_scale"}
     shared = {"dropout", "dtype", "num_classes", "embedding", "parent", "name"}
-    for name, module in {"mlp": networks.MLP, "ncsn": networks.CompactNCSN, "unet": networks.UNet}.items():
+    for name, module in {"mlp": networks.MLP, "compact_ncsn": networks.CompactNCSN, "unet": networks.UNet}.items():
         assert set(config.network[name]) == options(module, *shared), name
     optimizer = options(build.training.optimizer, "total_steps")
     assert set(config.optimizer) == optimizer
@@ -81,7 +81,11 @@ def test_the_base_config_states_every_option_and_no_other():
     ("key_", "value", "message"),
     [
         ("sde.name", "vpp", "sde 'vpp' does not exist: choose one of ve, vp, subvp, edm, cosine, flow, tabulated"),
-        ("network.name", "resnet", "network 'resnet' does not exist: choose one of mlp, ncsn, unet"),
+        (
+            "network.name",
+            "resnet",
+            "network 'resnet' does not exist: choose one of mlp, compact_ncsn, unet, ncsn, ncsnv2",
+        ),
         ("network.dtype", "float8", "network.dtype 'float8' does not exist: choose one of float32, bfloat16"),
         ("objective.name", "kl", "objective 'kl' does not exist: choose one of dsm, esm, ism, ssm, fd_ssm"),
         (

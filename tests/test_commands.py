@@ -140,7 +140,7 @@ def test_images_of_four_channels_and_any_range_are_drawn(tmp_path):
         ("sde", {"name": "tabulated", "tabulated": {"n_steps": 0}}),
         ("network", {"name": "unet", "unet": {"blocks": 0}}),
         ("network", {"name": "unet", "unet": {"channels": 0}}),
-        ("network", {"name": "ncsn", "ncsn": {"channels": 0}}),
+        ("network", {"name": "compact_ncsn", "compact_ncsn": {"channels": 0}}),
         ("network.mlp.hidden", (0,)),
         ("network.dropout", 2.0),
         ("sampler.steps", -1),

@@ -11,11 +11,11 @@ ROOT = Path(__file__).parent.parent / "score_jax"
 LAYERS = [
     {"types"},
     {"arrays"},
-    {"kernels", "sde", "data", "networks"},
+    {"kernels", "sde", "noise_levels", "data", "networks"},
     {"distributions", "parameterization"},
     {"score"},
     {"losses", "sampling"},
-    {"training", "metrics", "plotting"},
+    {"conditioning", "training", "metrics", "interop", "plotting"},
     {"build", "command", "generate", "pictures", "evaluation"},
     {"runs"},
 ]

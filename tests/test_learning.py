@@ -1,4 +1,4 @@
-"""That objectives learn on images what denoising learns, measured by the held-out denoising loss at every noise level."""
+"""That objectives learn on images what denoising learns: the held-out denoising loss at every noise level."""
 
 import numpy as np
 import pytest

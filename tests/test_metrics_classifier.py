@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from score_jax import metrics
 from score_jax.metrics import classification_report, classifier, train_classifier
 from score_jax.types import InputError
 
@@ -41,6 +42,16 @@ def test_large_sets_get_a_perceptron_that_is_deterministic_too(digits, monkeypat
     assert classification_report(perceptron, held_out[0], held_out).held_out_accuracy > 0.93
     first, second = (train_classifier(images[:256], labels[:256]).probabilities(held_out[0]) for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("perceptron", [False, True])
+def test_nearest_neighbours_in_feature_space_share_the_class(trained, digits, monkeypatch, perceptron):
+    (images, labels), (queries, answers) = digits
+    if perceptron:
+        monkeypatch.setattr(classifier, "_SVM_VALUES", 0)
+        trained = train_classifier(images, labels)
+    nearest = metrics.nearest_neighbours(queries, images, k=1, features=trained.features)[0][:, 0]
+    assert (labels[nearest] == answers).mean() > 0.9  # measured: 0.93 by decision values, 0.97 by the hidden layer
 
 
 def test_labels_need_not_be_consecutive(digits):

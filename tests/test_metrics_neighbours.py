@@ -40,9 +40,46 @@ def test_memorisation_is_calibrated_on_independent_draws():
     assert result.copies < 0.04
 
 
+def spectrum(x):
+    """Magnitudes of the Fourier transform: what a cyclic shift leaves as it is."""
+    return np.abs(np.fft.fft2(x, axes=(1, 2)))
+
+
+def test_in_feature_space_a_shifted_copy_finds_its_original():
+    shifted = np.roll(TRAIN[100:140], (1, 2), (1, 2))
+    by_pixels, distance = nearest_neighbours(shifted, TRAIN)
+    assert (by_pixels[:, 0] == np.arange(100, 140)).mean() < 0.2 and distance.min() > 0.3
+    by_features, distance = nearest_neighbours(shifted, TRAIN, features=spectrum)
+    np.testing.assert_array_equal(by_features[:, 0], np.arange(100, 140))
+    np.testing.assert_allclose(distance, 0, atol=1e-5)  # rounding of the transform
+
+
+def test_features_passed_or_taken_beforehand_are_the_same_and_taken_in_parts():
+    sizes = []
+
+    def features(x):
+        sizes.append(len(x))
+        return spectrum(x)
+
+    many = np.concatenate([TRAIN, FRESH])
+    index, distance = nearest_neighbours(FRESH[:9], many, 3, features=features)
+    expected = nearest_neighbours(spectrum(FRESH[:9]), spectrum(many), 3)
+    np.testing.assert_array_equal(index, expected[0])
+    np.testing.assert_allclose(distance, expected[1], atol=1e-6)
+    assert sizes == [9, 1024, 76]
+
+
+def test_memorisation_in_feature_space_finds_shifted_copies():
+    shifted = np.roll(TRAIN[:50], (1, 2), (1, 2))
+    assert memorisation(shifted, TRAIN, FRESH).copies < 0.1
+    found = memorisation(shifted, TRAIN, FRESH, features=spectrum)
+    assert found.copies == 1 and found.ratio < 1e-5
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
+        (lambda: nearest_neighbours(FRESH, TRAIN, features=lambda x: x[:3]), "400 examples gave 3"),
         (lambda: nearest_neighbours(FRESH, TRAIN, k=701), "between 1 and the 700"),
         (lambda: nearest_neighbours(FRESH[:, :2], TRAIN), "8 elements each and data 16"),
         (lambda: nearest_neighbours(np.full((2, 16), np.nan), TRAIN), "diverged"),

@@ -1,7 +1,8 @@
 """Numbers that say how good samples and scores are: arrays in, numbers out.
 
 `two_sample` compares samples in few dimensions, `calibration` a score function with the exact one by noise level,
-`classifier` judges small images, `neighbours` finds the nearest training examples and tells copying from learning.
+`classifier` judges small images, `neighbours` finds the nearest training examples, by pixels or features, and tells
+copying from learning.
 """
 
 from score_jax.metrics.calibration import ScoreError, score_error

@@ -34,6 +34,13 @@ class Classifier:
             raise InputError(f"the classifier was trained on images {self.image_shape}, got {images.shape[1:]}")
         return self.model.predict_proba(_features(np.clip(images, 0, 1)))
 
+    def features(self, images: ArrayLike) -> np.ndarray:
+        """Returns what the last layer sees, (N, F): the hidden layer, or the K decision values where there is none."""
+        flat = _features(np.clip(_float_images(images), 0, 1))
+        if hasattr(self.model, "coefs_"):
+            return np.maximum(flat @ self.model.coefs_[0] + self.model.intercepts_[0], 0)
+        return self.model.calibrated_classifiers_[0].estimator.decision_function(flat)
+
     def predict(self, images: ArrayLike) -> np.ndarray:
         """Returns the most probable label of each image, (N,)."""
         return self.classes[self.probabilities(images).argmax(1)]

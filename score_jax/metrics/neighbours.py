@@ -2,13 +2,21 @@
 
 A model that memorises puts its samples closer to the training data than fresh data lie. The yardstick is the
 distance from held-out examples, drawn from the same source as the training set, to their nearest training example.
+
+Distances are between pixels, or between the `features` of a function that knows what images have in common: a copy
+moved by a pixel is far away in pixels and near in features.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from score_jax.types import ArrayLike, InputError
+
+Features: TypeAlias = Callable[[np.ndarray], ArrayLike]  # (n, *S) -> (n, *F), each row by itself
+
+_FEATURE_BATCH = 1024  # examples whose features are taken at once
 
 
 class Memorisation(NamedTuple):
@@ -20,7 +28,9 @@ class Memorisation(NamedTuple):
     copies: float
 
 
-def nearest_neighbours(queries: ArrayLike, data: ArrayLike, k: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def nearest_neighbours(
+    queries: ArrayLike, data: ArrayLike, k: int = 1, *, features: Features | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Finds the k nearest rows of `data` to each query, exactly, in the Euclidean distance over all elements.
 
     Brute force in blocks of bounded memory (scikit-learn, which accumulates in float64). The distances returned are
@@ -30,13 +40,14 @@ def nearest_neighbours(queries: ArrayLike, data: ArrayLike, k: int = 1) -> tuple
       queries: (n, *S).
       data: (N, *S).
       k: neighbours of each query, nearest first.
+      features: what to compare instead of the elements: `(n, *S) -> (n, *F)`, given at most 1,024 rows at a time.
 
     Returns:
       `(index (n, k), distance (n, k))`.
     """
     from sklearn.neighbors import NearestNeighbors
 
-    queries, data = _rows(queries), _rows(data)
+    queries, data = (_rows(_featured(x, features)) for x in (queries, data))
     if queries.shape[1] != data.shape[1]:
         raise InputError(
             f"queries have {queries.shape[1]} elements each and data {data.shape[1]}: they must be of one shape"
@@ -48,7 +59,9 @@ def nearest_neighbours(queries: ArrayLike, data: ArrayLike, k: int = 1) -> tuple
     return index, distance
 
 
-def memorisation(samples: ArrayLike, train: ArrayLike, held_out: ArrayLike) -> Memorisation:
+def memorisation(
+    samples: ArrayLike, train: ArrayLike, held_out: ArrayLike, *, features: Features | None = None
+) -> Memorisation:
     """Compares the nearest-neighbour distances of samples and of held-out data to the training set.
 
     `ratio = median d(samples → train) / median d(held out → train)`: about 1 for a perfect sampler, towards 0 for one
@@ -59,7 +72,10 @@ def memorisation(samples: ArrayLike, train: ArrayLike, held_out: ArrayLike) -> M
       samples: (n, *S).
       train: (N, *S), what the model was trained on.
       held_out: (m, *S), from the same source and not trained on; a hundred or more, for the 1 % to mean something.
+      features: what to compare instead of the elements, as for `nearest_neighbours`.
     """
+    if features is not None:
+        samples, train, held_out = (_featured(x, features) for x in (samples, train, held_out))
     of_samples, of_held_out = (nearest_neighbours(x, train)[1][:, 0] for x in (samples, held_out))
     sample_distance, held_out_distance = float(np.median(of_samples)), float(np.median(of_held_out))
     if held_out_distance == 0:
@@ -68,6 +84,17 @@ def memorisation(samples: ArrayLike, train: ArrayLike, held_out: ArrayLike) -> M
         )
     copies = float((of_samples < np.quantile(of_held_out, 0.01)).mean())
     return Memorisation(sample_distance, held_out_distance, sample_distance / held_out_distance, copies)
+
+
+def _featured(x: ArrayLike, features: Features | None) -> ArrayLike:
+    x = np.asarray(x)
+    if features is None or not x.size:
+        return x
+    parts = [np.asarray(features(x[i : i + _FEATURE_BATCH])) for i in range(0, len(x), _FEATURE_BATCH)]
+    rows = [len(part) if part.ndim else 0 for part in parts]
+    if sum(rows) != len(x):
+        raise InputError(f"features must be one row an example: {len(x)} examples gave {sum(rows)}")
+    return np.concatenate(parts)
 
 
 def _rows(x: ArrayLike) -> np.ndarray:

@@ -4,15 +4,17 @@
 the collection "fixed"; dropout draws from the rng "dropout" with `train=True`.
 """
 
+from score_jax.networks.compact_ncsn import CompactNCSN
 from score_jax.networks.conservative import Conservative
 from score_jax.networks.embeddings import ConditionEmbedding, GaussianFourier, LabelEmbedding, Sinusoidal
 from score_jax.networks.mlp import MLP
-from score_jax.networks.ncsn import CompactNCSN
-from score_jax.networks.norms import ConditionalInstanceNormPlus, GroupNorm, InstanceNormPlus
+from score_jax.networks.ncsn import NCSN, NCSNv2
+from score_jax.networks.norms import ConditionalInstanceNormPlus, GroupNorm, InstanceNormPlus, LevelInstanceNormPlus
 from score_jax.networks.unet import UNet
 
 __all__ = [
     "MLP",
+    "NCSN",
     "CompactNCSN",
     "ConditionEmbedding",
     "ConditionalInstanceNormPlus",
@@ -21,6 +23,8 @@ __all__ = [
     "GroupNorm",
     "InstanceNormPlus",
     "LabelEmbedding",
+    "LevelInstanceNormPlus",
+    "NCSNv2",
     "Sinusoidal",
     "UNet",
 ]

@@ -10,7 +10,8 @@ with m and s² the mean and the unbiased variance of μ over the C channels,
 
     out_c = γ_c ((x_c − μ_c)/√(v_c + 1e-5) + α_c (μ_c − m)/√(s² + 1e-5)) + β_c,
 
-which keeps, through α, the differences between channel means that instance normalization throws away.
+which keeps, through α, the differences between channel means that instance normalization throws away. [γ, α, β] are
+parameters, or rows of a table with one for each noise level (NCSN), or an affine function of an embedding.
 """
 
 import functools
@@ -68,8 +69,8 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Array, scale: Array | None = None, shift: Array | None = None) -> Array:
         """Normalizes `x` `(B, *space, C)`; `scale` and `shift` are `(B, C)`, both or neither."""
         mean, variance = group_moments(x, num_groups(x.shape[-1]))
-        gamma = self.param("scale", nn.initializers.ones, (1, x.shape[-1]))
-        beta = self.param("bias", nn.initializers.zeros, (1, x.shape[-1]))
+        gamma = self.param("scale", nn.initializers.ones, (1, x.shape[-1]), jnp.float32)
+        beta = self.param("bias", nn.initializers.zeros, (1, x.shape[-1]), jnp.float32)
         if scale is not None and shift is not None:
             gamma, beta = gamma * (1 + scale), beta * (1 + scale) + shift
         return _affine(x, mean, gamma * jax.lax.rsqrt(variance + EPSILON), beta).astype(self.dtype or x.dtype)
@@ -88,8 +89,25 @@ class InstanceNormPlus(nn.Module):
         """Normalizes `x` `(B, *space, C)`."""
         del cond
         gamma, alpha = (self.param(name, _around_one, (1, x.shape[-1])) for name in ("gamma", "alpha"))
-        beta = self.param("beta", nn.initializers.zeros, (1, x.shape[-1]))
+        beta = self.param("beta", nn.initializers.zeros, (1, x.shape[-1]), jnp.float32)
         return instance_norm_plus(x, gamma, alpha, beta).astype(self.dtype or x.dtype)
+
+
+class LevelInstanceNormPlus(nn.Module):
+    """InstanceNorm++ whose [γ, α, β] are rows of a table with one for each of L noise levels, as in the published NCSN.
+
+    Rows start as the parameters of `InstanceNormPlus` do.
+    """
+
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, weights: Array) -> Array:
+        """Normalizes `x` `(B, *space, C)`; `weights` `(B, L)` are those of its rows: one-hot, or an interpolation."""
+        table = self.param("embedding", _rows_around_one, (weights.shape[-1], 3 * x.shape[-1]))
+        # Not in bfloat16 or TF32, whatever the accelerator's default: a one-hot row must give its row exactly.
+        rows = jnp.matmul(weights, table.astype(weights.dtype), precision=jax.lax.Precision.HIGHEST)
+        return instance_norm_plus(x, *jnp.split(rows, 3, axis=-1)).astype(self.dtype or x.dtype)
 
 
 class ConditionalInstanceNormPlus(nn.Module):
@@ -113,6 +131,11 @@ def _affine(x: Array, mean: Array, scale: Array, shift: Array) -> Array:
 
 def _around_one(key, shape, dtype=jnp.float32) -> Array:
     return 1 + 0.02 * jax.random.normal(key, shape, dtype)
+
+
+def _rows_around_one(key, shape, dtype=jnp.float32) -> Array:
+    gains = _around_one(key, (shape[0], shape[1] // 3 * 2), dtype)
+    return jnp.pad(gains, ((0, 0), (0, shape[1] // 3)))
 
 
 def _one_one_zero(key, shape, dtype=jnp.float32) -> Array:

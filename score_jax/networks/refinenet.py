@@ -1,14 +1,18 @@
 """Blocks of the NCSN family: dilated residual blocks and the RefineNet head (Lin et al. 2017; Song & Ermon 2019).
 
-All of them take the activations `x` and a `cond` that only the norms look at: an embedding, level indices, or None.
+All of them take the activations `x` and a `cond` that only the norms look at: an embedding, weights of levels, or None.
 A norm is a factory, `norm(name=...)` giving a module called as `(x, cond)`; None leaves the normalization out. With
-`ConditionalInstanceNormPlus` everywhere and an average pool these are NCSN's blocks; with `InstanceNormPlus` in the
+a conditional InstanceNorm++ everywhere and an average pool these are NCSN's blocks; with `InstanceNormPlus` in the
 residual blocks, None in the head and a max pool, NCSNv2's.
+
+A stage is two residual blocks. The first changes the width and halves the size, unless it is dilated: then it keeps the
+size and sees further instead. The head goes back, a RefineNet block for each stage from the last to the first. How many
+stages there are and how wide is a `Layout`; the three published ones are in `LAYOUTS`.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -19,6 +23,37 @@ from score_jax.types import Array
 
 NormFactory: TypeAlias = Callable[..., Any]  # norm(name=...) -> module, called as (x, cond)
 Pool: TypeAlias = Callable[[Array], Array]
+
+
+class Stage(NamedTuple):
+    """Two residual blocks of `width` times the network's features, the first with `down`; see `ResidualBlock`."""
+
+    width: int
+    down: bool = True
+    dilation: int = 1
+
+    @property
+    def halves(self) -> bool:
+        """Whether the output has half the size of the input."""
+        return self.down and self.dilation == 1
+
+
+class Layout(NamedTuple):
+    """Stages from fine to coarse, and the widths of the head's blocks from coarse to fine, as many."""
+
+    stages: tuple[Stage, ...]
+    head: tuple[int, ...]
+
+
+LAYOUTS = {
+    "base": Layout((Stage(1, False), Stage(2), Stage(2, dilation=2), Stage(2, dilation=4)), (2, 2, 1, 1)),
+    "deeper": Layout(
+        (Stage(1, False), Stage(2), Stage(2), Stage(4, dilation=2), Stage(4, dilation=4)), (4, 2, 2, 1, 1)
+    ),
+    "deepest": Layout(
+        (Stage(1, False), Stage(2), Stage(2), Stage(2), Stage(4, dilation=2), Stage(4, dilation=4)), (4, 2, 2, 2, 1, 1)
+    ),
+}
 
 
 def average_pool(x: Array) -> Array:
@@ -99,11 +134,11 @@ class MultiScaleFusion(nn.Module):
 
     @nn.compact
     def __call__(self, xs: Sequence[Array], cond: Any) -> Array:
-        fused = jnp.zeros(())
+        scales = []
         for i, x in enumerate(xs):
             h = conv(self.features, _maybe(self.norm, f"norm_{i}")(x, cond), dtype=self.dtype, name=f"conv_{i}")
-            fused = fused + resize_aligned(h, xs[0])
-        return fused
+            scales.append(resize_aligned(h, xs[0]))
+        return functools.reduce(jnp.add, scales)
 
 
 class ChainedResidualPooling(nn.Module):
@@ -141,6 +176,46 @@ class RefineBlock(nn.Module):
         h = xs[0] if len(xs) == 1 else MultiScaleFusion(self.features, self.norm, self.dtype, name="fuse")(xs, cond)
         h = ChainedResidualPooling(self.norm, self.pool, dtype=self.dtype, name="pool")(h, cond)
         return unit(blocks=3 if self.end else 1, name="out")(h, cond)
+
+
+def refine_net(
+    x: Array,
+    cond: Any,
+    features: int,
+    layout: Layout,
+    norm: NormFactory,
+    *,
+    head_norm: NormFactory | None,
+    pool: Pool,
+    dtype: Dtype | None = None,
+) -> Array:
+    """Applies the stages of `layout` and the head to `x` `(B, H, W, features)`: the same size and width come out.
+
+    To be called in a compact method, to which it adds the submodules stage_i_j (block j of stage i) and refine_i.
+
+    Args:
+      x: activations.
+      cond: what the norms take.
+      features: the unit of the layout's widths.
+      layout: which stages there are.
+      norm: of the stages.
+      head_norm: of the head; None for a head without norms.
+      pool: of the head.
+      dtype: of the computation.
+    """
+    outputs = []
+    for i, (width, down, dilation) in enumerate(layout.stages):
+        block = functools.partial(ResidualBlock, width * features, norm, dilation=dilation, dtype=dtype)
+        x = block(down=down, name=f"stage_{i}_0")(x, cond)
+        x = block(name=f"stage_{i}_1")(x, cond)
+        outputs.append(x)
+    inputs = [outputs.pop()]
+    for i, width in enumerate(layout.head):
+        end = not outputs
+        refine = RefineBlock(width * features, head_norm, pool, end=end, dtype=dtype, name=f"refine_{i}")
+        x = refine(inputs, cond)
+        inputs = [] if end else [outputs.pop(), x]
+    return x
 
 
 def _maybe(norm: NormFactory | None, name: str) -> Callable[[Array, Any], Array]:

@@ -2,7 +2,14 @@
 
 from score_jax.sampling import grids
 from score_jax.sampling.base import Sampler, predictor_corrector, sample
-from score_jax.sampling.langevin import annealed_langevin, langevin, langevin_corrector, mala
+from score_jax.sampling.langevin import (
+    annealed_langevin,
+    consistent_annealed,
+    interpolate,
+    langevin,
+    langevin_corrector,
+    mala,
+)
 from score_jax.sampling.ode import ddim, euler, heun
 from score_jax.sampling.sde import ancestral, euler_maruyama, reverse_diffusion
 
@@ -10,11 +17,13 @@ __all__ = [
     "Sampler",
     "ancestral",
     "annealed_langevin",
+    "consistent_annealed",
     "ddim",
     "euler",
     "euler_maruyama",
     "grids",
     "heun",
+    "interpolate",
     "langevin",
     "langevin_corrector",
     "mala",

@@ -100,7 +100,7 @@ def predictor_corrector(predictor: Sampler, corrector: Sampler) -> Sampler:
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
         key_predict, key_correct = arrays.split(key)
         x = predictor.step(key_predict, predictor.init(x), t, s).x
-        return corrector.step(key_correct, corrector.init(x), t, s).x
+        return corrector.step(key_correct, corrector.init(x), s, s).x
 
     return one_step(step)
 

@@ -5,11 +5,12 @@ x + τ score + √(2τ) z has τ = ε/2. At a finite step the chain is biased: f
 v/(1 − ε/(4v)); MALA's accept step removes the bias where the density is known.
 
 `langevin` and `mala` sample one fixed density. `annealed_langevin` and `langevin_corrector` are samplers that take
-their steps at s, the noise level a step arrives at.
+their steps at s, the noise level a step arrives at; `consistent_annealed` steps from t to s. Their `noise` is where
+`interpolate` mixes the draws of two keys.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,9 @@ import jax.numpy as jnp
 from score_jax import arrays
 from score_jax.sampling.base import Sampler, one_step
 from score_jax.sde import SDE
-from score_jax.types import Array, ArrayLike, Key, ScoreFn, StaticScoreFn, require_positive
+from score_jax.types import Array, ArrayLike, Key, ScoreFn, StaticScoreFn, require_at_least, require_positive
+
+Noise: TypeAlias = Callable[[Key, Array], Array]  # (key (B,), x (B, *S)) -> z (B, *S), standard normal
 
 
 def _proposal_mean(x: Array, score: Array, step_size: Array) -> Array:
@@ -28,7 +31,15 @@ def _repeat(key: Key, x: Array, n_steps: int, step: Callable[[Key, Array], Array
     return jax.lax.fori_loop(0, n_steps, lambda i, x: step(arrays.fold_in(key, i), x), x)
 
 
-def langevin(key: Key, score_fn: StaticScoreFn, x: Array, *, step_size: ArrayLike, n_steps: int) -> Array:
+def langevin(
+    key: Key,
+    score_fn: StaticScoreFn,
+    x: Array,
+    *,
+    step_size: ArrayLike,
+    n_steps: int,
+    noise: Noise = arrays.normal,
+) -> Array:
     """Takes `n_steps` unadjusted Langevin steps x + (ε/2) score + √ε z from x.
 
     Args:
@@ -37,12 +48,14 @@ def langevin(key: Key, score_fn: StaticScoreFn, x: Array, *, step_size: ArrayLik
       x: start of the B chains, `(B, *S)`.
       step_size: ε, one number or one per chain `(B,)`.
       n_steps: number of steps.
+      noise: draws z.
     """
     require_positive("langevin", step_size=step_size)
+    require_at_least("langevin", 1, n_steps=n_steps)
     step_size = arrays.expand_right(step_size, x)
 
     def step(key: Key, x: Array) -> Array:
-        return _proposal_mean(x, score_fn(x), step_size) + jnp.sqrt(step_size) * arrays.normal(key, x)
+        return _proposal_mean(x, score_fn(x), step_size) + arrays.root(step_size) * noise(key, x)
 
     return _repeat(arrays.example_keys(key, len(x)), x, n_steps, step)
 
@@ -69,6 +82,7 @@ def mala(
       `(x, info)` with `info.acceptance_rate` `(B,)`.
     """
     require_positive("mala", step_size=step_size)
+    require_at_least("mala", 1, n_steps=n_steps)
     step_size = arrays.expand_right(step_size, x)
 
     def evaluate(x: Array) -> tuple[Array, Array]:
@@ -98,11 +112,23 @@ def mala(
 
 
 def annealed_langevin(
-    sde: SDE, score_fn: ScoreFn, *, step_size: ArrayLike, n_steps: int, sigma_min: ArrayLike | None = None
+    sde: SDE,
+    score_fn: ScoreFn,
+    *,
+    step_size: ArrayLike,
+    n_steps: int,
+    sigma_min: ArrayLike | None = None,
+    noise: Noise = arrays.normal,
 ) -> Sampler:
     """Takes `n_steps` Langevin steps at s with ε = step_size·(σ_s/σ_min)² (Song & Ermon 2019, algorithm 1).
 
-    Run it on `grids.levels(sde, sigmas)`. Released code counts its step as `step_lr` = step_size/2.
+    Run it on `grids.levels(sde, sigmas)`. Two conventions are published, with a factor of two between them:
+
+        ε form (NCSN's paper, its toy code, this package):   x + (ε_i/2) score + √ε_i z,    ε_i = ε σ_i²/σ_L²
+        α form (NCSN's image code, NCSNv2's paper and code): x + α_i score + √(2α_i) z,    α_i = step_lr σ_i²/σ_L²
+
+    so `step_size` = ε = 2·step_lr. The 2e-5 that NCSN's paper prints is `step_size=2e-5`, the 2e-5 of its released
+    sampler `step_size=4e-5`. `noise_levels.step_size` computes one.
 
     Args:
       sde: the noising process.
@@ -110,15 +136,93 @@ def annealed_langevin(
       step_size: ε at σ_min.
       n_steps: Langevin steps at each level.
       sigma_min: the smallest level; `sde.sigma(sde.t_min)` unless given.
+      noise: draws z.
     """
     smallest = sde.sigma(sde.t_min) if sigma_min is None else sigma_min
-    require_positive("annealed_langevin", step_size=step_size, n_steps=n_steps, sigma_min=smallest)
+    require_positive("annealed_langevin", step_size=step_size, sigma_min=smallest)
+    require_at_least("annealed_langevin", 1, n_steps=n_steps)
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
         scaled = step_size * (sde.sigma(s) / smallest) ** 2
-        return langevin(key, lambda x: score_fn(x, s), x, step_size=scaled, n_steps=n_steps)
+        return langevin(key, lambda x: score_fn(x, s), x, step_size=scaled, n_steps=n_steps, noise=noise)
 
     return one_step(step)
+
+
+def consistent_annealed(
+    sde: SDE,
+    score_fn: ScoreFn,
+    *,
+    step_size: ArrayLike,
+    sigma_min: ArrayLike | None = None,
+    noise: Noise = arrays.normal,
+) -> Sampler:
+    """Steps t → s taking the share η of the noise away and adding what σ_s lacks (Jolicoeur-Martineau et al. 2020).
+
+    With η = step_size/(2σ_min²), γ = (σ_s/α_s)/(σ_t/α_t) and κ = 1 − η, κ σ_t of noise is kept, and
+
+        x_s = (α_s/α_t)(x + η σ_t² score) + σ_s √(1 − (κ/γ)²) z
+
+    has noise of σ_s exactly, at every level, where annealed Langevin's is always too large. η = 1 − γ is `ddim`,
+    η = 1 − γ² `ancestral`; outside [1 − γ, 1 + γ] no step is consistent (released code stops there) and the nearest
+    that is is taken. One call of the score a level: for more steps take more levels. On `grids.levels` the levels are
+    those published, whose last step is the explicit `sde.denoise`.
+
+    Args:
+      sde: the noising process.
+      score_fn: `(x, t) -> score`.
+      step_size: ε at σ_min, as for `annealed_langevin`; released code counts step_lr = ε/2 here too.
+      sigma_min: the smallest level; `sde.sigma(sde.t_min)` unless given.
+      noise: draws z.
+    """
+    smallest = sde.sigma(sde.t_min) if sigma_min is None else sigma_min
+    require_positive("consistent_annealed", step_size=step_size, sigma_min=smallest)
+
+    def step(key: Key, x: Array, t: Array, s: Array) -> Array:
+        gamma = jnp.exp(0.5 * (sde.log_snr(t) - sde.log_snr(s)))
+        kept = jnp.clip(1 - step_size / (2 * smallest**2), -gamma, gamma)
+        kept = jnp.where(s < t, kept, 1)  # from a level to itself: nothing to take away
+        # As a product: exactly 0 where kept was clipped.
+        added = sde.sigma(s) * arrays.root((gamma - kept) * (gamma + kept)) / gamma
+        scale = jnp.exp(sde.log_alpha(s) - sde.log_alpha(t))
+        removed, scale, added = (arrays.expand_right(v, x) for v in ((1 - kept) * sde.variance(t), scale, added))
+        return scale * (x + removed * score_fn(x, t)) + added * noise(key, x)
+
+    return one_step(step)
+
+
+def interpolate(draw: Callable[[Key, Noise], Array], key_a: Key, key_b: Key, angles: ArrayLike) -> Array:
+    """Draws samples between those of two keys: every noise is cos θ·z_a + sin θ·z_b (Song & Ermon 2020).
+
+    Since cos² + sin² = 1, each sample by itself follows the sampler's law exactly. The row with θ = 0 is the sample of
+    `key_a`, θ = π/2 that of `key_b`:
+
+        def draw(key, noise):
+            sampler = annealed_langevin(sde, score_fn, step_size=ε, n_steps=5, noise=noise)
+            return sample(key, sampler, start, ts)  # published: start is one x, on every row
+
+        row = interpolate(draw, jax.random.key(1), jax.random.key(2), jnp.linspace(0, jnp.pi / 2, 15))
+
+    The two keys are two lanes of a `vmap` in which only the draws differ: the score is evaluated once. Anything drawn
+    otherwise than by `noise` would differ too, and is an error.
+
+    Args:
+      draw: `(key (B,), noise) -> x (B, *S)`: runs a sampler whose `noise` is the one given.
+      key_a: key of one example, `()`, which all rows share; that of sample i is `arrays.example_keys(key, n)[i]`.
+      key_b: that of another.
+      angles: θ of each row, `(B,)`.
+    """
+    angles = jnp.asarray(angles)
+    weights = jnp.stack([jnp.cos(angles), jnp.sin(angles)])
+    keys = jnp.broadcast_to(jnp.stack([key_a, key_b])[:, None], weights.shape)
+
+    def lane(key: Key, weight: Array) -> Array:
+        def noise(key: Key, like: Array) -> Array:
+            return jax.lax.psum(arrays.expand_right(weight, like) * arrays.normal(key, like), "keys")
+
+        return draw(key, noise)
+
+    return jax.vmap(lane, out_axes=None, axis_name="keys")(keys, weights)
 
 
 def langevin_corrector(sde: SDE, score_fn: ScoreFn, *, snr: ArrayLike, n_steps: int = 1) -> Sampler:
@@ -134,7 +238,8 @@ def langevin_corrector(sde: SDE, score_fn: ScoreFn, *, snr: ArrayLike, n_steps: 
       snr: the "signal-to-noise ratio" r of the step.
       n_steps: corrector steps at each level.
     """
-    require_positive("langevin_corrector", snr=snr, n_steps=n_steps)
+    require_positive("langevin_corrector", snr=snr)
+    require_at_least("langevin_corrector", 1, n_steps=n_steps)
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
         def correct(key: Key, x: Array) -> Array:
@@ -143,7 +248,7 @@ def langevin_corrector(sde: SDE, score_fn: ScoreFn, *, snr: ArrayLike, n_steps: 
             # A score of exactly 0 (a network before its first step) names no step: x stays where it is.
             ratio = jnp.where(size > 0, arrays.sum_dims(z**2) / jnp.where(size > 0, size, 1), 0)
             step_size = arrays.expand_right(4 * snr**2 * ratio, x)
-            return _proposal_mean(x, score, step_size) + jnp.sqrt(step_size) * z
+            return _proposal_mean(x, score, step_size) + arrays.root(step_size) * z
 
         return _repeat(key, x, n_steps, correct)
 

@@ -1,21 +1,16 @@
-import functools
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax.networks.norms import InstanceNormPlus, instance_norm_plus
+from score_jax.networks.norms import InstanceNormPlus
 from score_jax.networks.refinenet import (
+    LAYOUTS,
     ChainedResidualPooling,
     MultiScaleFusion,
-    Pool,
-    RefineBlock,
     ResidualBlock,
     ResidualConvUnit,
     average_pool,
-    conv,
     max_pool,
 )
 from tests.networks.filling import filled
@@ -23,55 +18,10 @@ from tests.networks.filling import filled
 KEY = jax.random.key(0)
 
 
-class LevelNorm(nn.Module):
-    """InstanceNorm++ with a table of ten levels, as in the published NCSN."""
-
-    @nn.compact
-    def __call__(self, x, level):
-        rows = nn.Embed(10, 3 * x.shape[-1])(level)
-        return instance_norm_plus(x, *jnp.split(rows, 3, axis=-1))
-
-
-class Published(nn.Module):
-    """The published arrangement of the blocks, for 28×28 to 64×64."""
-
-    n: int
-    norm: type[nn.Module]
-    head_norm: type[nn.Module] | None
-    pool: Pool
-
-    @nn.compact
-    def __call__(self, x, cond):
-        n, norm = self.n, self.norm
-        h, stages = conv(n, x, name="begin"), []
-        for i, (features, down, dilation) in enumerate(
-            [(n, False, 1), (2 * n, True, 1), (2 * n, True, 2), (2 * n, True, 4)]
-        ):
-            h = ResidualBlock(features, norm, down, dilation, name=f"a{i}")(h, cond)
-            h = ResidualBlock(features, norm, False, dilation, name=f"b{i}")(h, cond)
-            stages.append(h)
-        refine = functools.partial(RefineBlock, norm=self.head_norm, pool=self.pool)
-        h = refine(2 * n, name="r0")([stages[3]], cond)
-        h = refine(2 * n, name="r1")([stages[2], h], cond)
-        h = refine(n, name="r2")([stages[1], h], cond)
-        h = refine(n, end=True, name="r3")([stages[0], h], cond)
-        return conv(x.shape[-1], nn.elu(norm(name="norm")(h, cond)), name="end")
-
-
-@pytest.mark.parametrize(
-    ("module", "channels", "count"),
-    [
-        (Published(64, InstanceNormPlus, None, max_pool), 1, 7_426_881),  # NCSNv2, MNIST
-        (Published(128, InstanceNormPlus, None, max_pool), 3, 29_694_083),  # NCSNv2, CIFAR-10
-        (Published(64, InstanceNormPlus, InstanceNormPlus, average_pool), 1, 7_443_393),  # single-noise baseline
-        (Published(128, LevelNorm, LevelNorm, average_pool), 3, 30_117_635),  # NCSN, CIFAR-10
-    ],
-)
-def test_blocks_compose_to_the_published_parameter_counts(module, channels, count):
-    x, level = jnp.zeros((1, 28, 28, channels)), jnp.zeros(1, int)
-    out, variables = jax.eval_shape(lambda: module.init_with_output(KEY, x, level))
-    assert out.shape == x.shape
-    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == count
+def test_published_layouts_halve_once_twice_and_thrice():
+    halvings = {name: sum(stage.halves for stage in layout.stages) for name, layout in LAYOUTS.items()}
+    assert halvings == {"base": 1, "deeper": 2, "deepest": 3}
+    assert [stage.dilation for stage in LAYOUTS["deepest"].stages] == [1, 1, 1, 1, 2, 4]
 
 
 def zeroed(variables):

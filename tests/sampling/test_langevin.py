@@ -102,3 +102,33 @@ def test_step_sizes_that_are_not_positive_are_refused(step_size):
         sampling.langevin(key(), jnp.sin, jnp.ones((2, 2)), step_size=step_size, n_steps=1)
     with pytest.raises(InputError, match="step_size must be positive"):
         sampling.annealed_langevin(sdes.VE(), lambda x, t: x, step_size=step_size, n_steps=1)
+
+
+@pytest.mark.parametrize("n_steps", [0, -3])
+def test_fewer_than_one_step_is_refused(n_steps):
+    score_fn = lambda x, t: x  # noqa: E731
+    calls = {
+        "langevin": lambda: sampling.langevin(key(), jnp.sin, jnp.ones((2, 2)), step_size=0.1, n_steps=n_steps),
+        "mala": lambda: sampling.mala(key(), arrays.sum_dims, jnp.ones((2, 2)), step_size=0.1, n_steps=n_steps),
+        "annealed_langevin": lambda: sampling.annealed_langevin(sdes.VE(), score_fn, step_size=0.1, n_steps=n_steps),
+        "langevin_corrector": lambda: sampling.langevin_corrector(sdes.VE(), score_fn, snr=0.1, n_steps=n_steps),
+    }
+    for owner, call in calls.items():
+        with pytest.raises(InputError, match=f"{owner}: n_steps must be at least 1, got {n_steps}"):
+            call()
+
+
+def test_gradients_are_finite_where_no_noise_is_added():
+    """A chain with ε = 0, a corrector whose score is 0: √0 has no derivative; what stands still has derivative 1."""
+    x = jnp.array([[1.0], [2.0]])
+
+    def end(x, eps):
+        return sampling.langevin(key(), jnp.cos, x, step_size=eps, n_steps=2).sum()
+
+    by_x, by_step = jax.grad(end, (0, 1))(x, jnp.array([0.0, 0.1]))
+    assert by_x[0, 0] == 1 and np.isfinite(by_x).all() and np.isfinite(by_step).all()
+
+    corrector = sampling.langevin_corrector(sdes.VE(), lambda x, t: x * jnp.array([[0.0], [1.0]]), snr=0.1)
+    moved = lambda x: corrector.step(arrays.example_keys(key(), 2), corrector.init(x), 0.5, 0.4).x.sum()  # noqa: E731
+    gradient = jax.grad(moved)(x)
+    assert gradient[0, 0] == 1 and np.isfinite(gradient).all()

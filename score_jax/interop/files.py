@@ -1,0 +1,99 @@
+"""Files of tensors, whichever kind they are, and the configs beside them.
+
+A file's kind is read off its first bytes. Nothing is decompressed, executed or believed before it is checked; whatever
+is wrong with a file is an `InputError` of one line.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import yaml
+
+from score_jax.interop import torch_files
+from score_jax.interop.pickles import printable
+from score_jax.interop.torch_files import Tensor
+from score_jax.types import InputError
+
+# Strides can repeat one number for ever: copies of a file's tensors may be this much larger than the file.
+_REPEATED, _ALLOWANCE = 4, 2**26
+
+
+@contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Puts the file's name in front of what is wrong with it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def read(path: str | os.PathLike) -> tuple[Any, dict[str, str]]:
+    """Returns what the file holds, and the remarks in its header: of safetensors, a dict of arrays.
+
+    Raises:
+      InputError: for a file that is neither of torch.save nor safetensors, or damaged.
+    """
+    with open(path, "rb") as file:
+        start = file.read(9)
+    if start[8:] == b"{":
+        return _read_safetensors(path)
+    return torch_files.read(path), {}
+
+
+def _read_safetensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (safetensors.SafetensorError, ValueError, TypeError, AttributeError) as error:
+        reason = printable(" ".join(str(error).split()))
+        raise InputError(
+            f"cannot be read as safetensors ({reason}): damaged, cut short or of an exotic type"
+        ) from error
+
+
+def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], remarks: Mapping[str, str]) -> None:
+    """Writes arrays as safetensors, with remarks in the header."""
+    dense = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    safetensors.numpy.save_file(dense, path, metadata=dict(remarks))
+
+
+def require_size(path: str | os.PathLike, tensors: Mapping[str, Tensor | np.ndarray]) -> None:
+    """Raises `InputError` where copies of the tensors would be much larger than the file that they are from."""
+    promised, size = sum(tensor.nbytes for tensor in tensors.values()), os.stat(path).st_size
+    if promised > _REPEATED * size + _ALLOWANCE:
+        raise InputError(f"promises tensors of {promised} bytes in a file of {size}: refused")
+
+
+def read_config(config: Mapping[str, Any] | str | os.PathLike | None) -> Mapping[str, Any]:
+    """Returns a source's own config, a mapping of mappings, given as such or by the path of its JSON or YAML file."""
+    if config is None:
+        return {}
+    if isinstance(config, Mapping):
+        return config
+    with naming(config):
+        text = Path(config).read_text(errors="replace")
+        try:
+            content = json.loads(text) if Path(config).suffix == ".json" else yaml.load(text, _Loader)
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
+            raise InputError(f"is no JSON or YAML ({printable(' '.join(str(error).split()))})") from error
+        if not isinstance(content, Mapping):
+            raise InputError("holds no settings: expected sections such as data and model")
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML of plain values, and the tag that argparse leaves on the configs which published code writes."""
+
+
+_Loader.add_constructor(
+    "tag:yaml.org,2002:python/object:argparse.Namespace", lambda loader, node: loader.construct_mapping(node, deep=True)
+)

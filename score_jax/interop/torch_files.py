@@ -1,0 +1,288 @@
+"""PyTorch's files without PyTorch: the zip of today and the stream that was written before version 1.6.
+
+    zip       NAME/data.pkl, a pickle in which tensors refer to storages by key; NAME/data/KEY, their bytes;
+              NAME/byteorder. Entries are never compressed.
+    stream    four pickles (a magic number, the protocol's, the machine's description, the object), a pickled list of
+              storage keys, and for each key the number of elements (int64) and the elements, which are little-endian
+              on any machine.
+
+A tensor is a storage, an offset, sizes and strides, all counted in elements. The file is mapped, not read: tensors are
+views of it once `Tensor.array` has checked that they lie inside their storage, so that a file can promise anything and
+cost nothing. Pickles run in `pickles`, where they cannot call anything.
+"""
+
+import functools
+import io
+import math
+import mmap
+import os
+import struct
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+
+from score_jax.interop import pickles
+from score_jax.interop.pickles import Buildable, Named, OrderedDict, printable
+from score_jax.types import InputError
+
+_ZIP_MAGIC, _STREAM_MAGIC, _STREAM_PROTOCOL = b"PK\x03\x04", 0x1950A86A20F9469CFC6C, 1001
+_HUGE = 2**48  # sizes beyond are damage, not data
+
+_DTYPES = {
+    "DoubleStorage": "f8",
+    "FloatStorage": "f4",
+    "HalfStorage": "f2",
+    "BFloat16Storage": jnp.bfloat16,
+    "LongStorage": "i8",
+    "IntStorage": "i4",
+    "ShortStorage": "i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+    "ComplexFloatStorage": "c8",
+    "ComplexDoubleStorage": "c16",
+}
+
+Records: TypeAlias = Callable[[str], memoryview]  # the bytes of the storage of that key, checked
+
+
+class Storage(NamedTuple):
+    """`size` elements, from element `start`, of what the file holds under `key`."""
+
+    records: Records
+    key: str
+    dtype: np.dtype
+    size: int
+    start: int = 0
+    swapped: bool = False
+
+    def array(self) -> np.ndarray:
+        """Returns the elements `(size,)`, in this machine's byte order."""
+        data, itemsize = self.records(self.key), self.dtype.itemsize
+        stop = self.start + self.size
+        if stop * itemsize > len(data):
+            promised = f"{stop} elements of {itemsize} bytes"
+            raise InputError(f"storage {printable(self.key)} has {len(data)} bytes where {promised} are promised")
+        data = data[self.start * itemsize : stop * itemsize]
+        if not self.swapped:
+            return np.frombuffer(data, self.dtype)
+        part = itemsize // 2 if self.dtype.kind == "c" else itemsize  # a complex number is two numbers
+        return np.frombuffer(data, f"u{part}").byteswap().view(self.dtype)
+
+
+class Tensor(NamedTuple):
+    """A tensor of a file; none of it is read before `array`."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a copy, which repeats what the strides repeat."""
+        return math.prod(self.shape) * self.storage.dtype.itemsize
+
+    def array(self) -> np.ndarray:
+        """Returns a read-only view of the file.
+
+        Raises:
+          InputError: for a tensor outside its storage, or a storage outside the file.
+        """
+        data = self.storage.array()
+        if 0 in self.shape:
+            return np.empty(self.shape, data.dtype)
+        last = self.offset + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
+        if last >= data.size:
+            reach = f"shape {self.shape} with strides {self.strides} and offset {self.offset} reaches element {last}"
+            raise InputError(f"{reach} of a storage of {data.size}")
+        strides = [stride * data.itemsize for stride in self.strides]
+        return np.ndarray(self.shape, data.dtype, data, self.offset * data.itemsize, strides)
+
+
+def read(path: str | os.PathLike) -> Any:
+    """Returns what `torch.save` was given, with a `Tensor` for each tensor; attributes of containers are left out.
+
+    Raises:
+      InputError: for anything but tensors, numbers, text and containers of them, or a damaged file.
+    """
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise InputError("is empty")
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return _read_zip(data) if data[:4] == _ZIP_MAGIC else _read_stream(data)
+
+
+# The zip
+
+
+def _read_zip(data: mmap.mmap) -> Any:
+    entries = _entries(data)
+    pickled = [name for name in entries if name.endswith("/data.pkl")]
+    if len(pickled) != 1:
+        raise InputError(f"is a zip archive with {len(pickled)} entries data.pkl; a file of torch.save has one")
+    root = pickled[0].removesuffix("data.pkl")
+
+    @functools.cache
+    def record(name: str) -> memoryview:
+        if root + name not in entries:
+            raise InputError(f"has no entry {printable(root + name)}, which its pickle asks for")
+        return _stored(memoryview(data), entries[root + name])
+
+    order = bytes(record("byteorder")) if f"{root}byteorder" in entries else b"little"
+    if order not in (b"little", b"big"):
+        raise InputError(f"has the byte order {order[:8]!r}, expected little or big")
+    storages = functools.partial(_storage, lambda key: record(f"data/{key}"), swapped=order.decode() != sys.byteorder)
+    return pickles.load(io.BytesIO(record("data.pkl")), _TABLE, storages)
+
+
+def _entries(data: mmap.mmap) -> dict[str, zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(data) as archive:  # type: ignore[call-overload]
+            return {info.filename: info for info in archive.infolist()}
+    except Exception as error:  # a damaged directory fails in any way
+        raise InputError("is a damaged zip archive, or cut short: fetch the file again") from error
+
+
+def _stored(data: memoryview, info: zipfile.ZipInfo) -> memoryview:
+    """Returns the bytes of an entry, checked against its sum. Nothing is decompressed: torch.save never compresses."""
+    name = printable(info.filename)
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
+        raise InputError(f"entry {name} is compressed or encrypted, which torch.save does not do: repack it stored")
+    header = data[info.header_offset :][:30]
+    if info.header_offset < 0 or header[:4] != _ZIP_MAGIC or len(header) < 30:
+        raise InputError(f"entry {name} is not where the zip directory says: damaged")
+    start = info.header_offset + 30 + sum(struct.unpack("<2H", header[26:]))
+    content = data[start : start + info.file_size]
+    if len(content) != info.file_size or zlib.crc32(content) != info.CRC:
+        raise InputError(f"entry {name} does not have the checksum the zip directory says: damaged, fetch it again")
+    return content
+
+
+# The stream of 2019
+
+
+def _read_stream(data: mmap.mmap) -> Any:
+    if data[:1] != b"\x80" or pickles.load(data, {}) != _STREAM_MAGIC:
+        raise InputError(f"is not a file of torch.save: it starts with 0x{data[:4].hex()}")
+    protocol, _ = pickles.load(data, {}), pickles.load(data, {})
+    if protocol != _STREAM_PROTOCOL:
+        raise InputError("is a stream of torch.save with a protocol other than 1001")
+    declared: dict[str, Storage] = {}
+    found: dict[str, memoryview] = {}
+
+    def record(key: str) -> memoryview:
+        if key not in found:
+            raise InputError(f"has no storage {printable(key)}, which its pickle asks for")
+        return found[key]
+
+    def storage(identity: Any) -> Storage:
+        result = _storage(record, identity, swapped=sys.byteorder == "big")
+        whole = Storage(record, result.key, result.dtype, identity[4])
+        if declared.setdefault(result.key, whole)[2:4] != whole[2:4]:
+            raise InputError(f"storage {printable(result.key)} is given two sizes or types")
+        return result
+
+    contents = pickles.load(data, _TABLE, storage)
+    for key in pickles.load(data, {}):
+        if not isinstance(key, str) or key not in declared:
+            raise InputError("lists a storage that no tensor uses: damaged")
+        found[key] = _next_section(data, declared[key])
+    return contents
+
+
+def _next_section(data: mmap.mmap, storage: Storage) -> memoryview:
+    """Returns the next storage of a stream. Early big-endian machines wrote its size, not its elements, their way."""
+    size, start = data.read(8), data.tell()
+    if size not in (storage.size.to_bytes(8, "little"), storage.size.to_bytes(8, "big")):
+        raise InputError(
+            f"storage {printable(storage.key)} does not have the {storage.size} elements promised: damaged"
+        )
+    stop = start + storage.size * storage.dtype.itemsize
+    if stop > len(data):
+        raise InputError(f"is cut short within storage {printable(storage.key)}: fetch the file again")
+    data.seek(stop)
+    return memoryview(data)[start:stop]
+
+
+# What pickles of tensors name
+
+
+def _storage(records: Records, identity: Any, *, swapped: bool) -> Storage:
+    """Makes sense of ("storage", type, key, device, size), with (key, start, size) of a part of it behind, or None."""
+    kind, dtype, key, _, size, *view = identity
+    start, part = 0, size
+    if view and view[0] is not None:
+        _, start, part = view[0]
+    if kind != "storage" or type(key) is not str or not isinstance(dtype, Named):
+        raise TypeError("not a storage")
+    if not isinstance(dtype.value, np.dtype):
+        raise InputError(f"a storage has the type {dtype.name}, expected one of {', '.join(_DTYPES)}")
+    start, part, _ = _integers((start, part, size))
+    return Storage(records, key, dtype.value, part, start, swapped and dtype.value.itemsize > 1)
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+    if not isinstance(storage, Storage) or len(shape) != len(strides) or len(shape) > 32:
+        raise TypeError("not a tensor")
+    (start,) = _integers((offset,))
+    tensor = Tensor(storage, start, _integers(shape), _integers(strides))
+    if math.prod(max(n, 1) for n in tensor.shape) > _HUGE:
+        raise InputError("a tensor has more elements than any file: damaged")
+    return tensor
+
+
+def _parameter(data: Any, *_: Any) -> Tensor:
+    if not isinstance(data, Tensor):
+        raise TypeError("not a parameter")
+    return data
+
+
+def _integers(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, tuple) or not all(type(v) is int and 0 <= v < _HUGE for v in values):
+        raise TypeError("not a tuple of sizes")
+    return values
+
+
+class _Dtype(Buildable):
+    """Stands for numpy.dtype: a code such as "f8", and a byte order that comes as state."""
+
+    def __init__(self, code: Any, *_: Any):
+        self.code, self.order = code, "="
+
+    def build(self, state: Any) -> None:
+        self.order = state[1]
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    """Constructs a NumPy scalar as a Python number; the optimizers of some files hold them."""
+    if not isinstance(dtype, _Dtype) or dtype.code not in _SCALARS or dtype.order not in ("<", ">", "=", "|"):
+        raise TypeError("not a number")
+    (number,) = np.frombuffer(data, np.dtype(dtype.code).newbyteorder(dtype.order))
+    return number.item()
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """How Python 3 writes bytes into an old protocol: as Latin-1 text and a call that encodes it."""
+    if encoding != "latin1":
+        raise TypeError("not bytes")
+    return text.encode("latin1")
+
+
+_SCALARS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+_TABLE: dict[str, Any] = {
+    "collections.OrderedDict": OrderedDict,
+    "torch.Size": tuple,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "numpy.dtype": _Dtype,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy._core.multiarray.scalar": _scalar,
+    "_codecs.encode": _encode,
+} | {f"torch.{name}": np.dtype(dtype) for name, dtype in _DTYPES.items()}

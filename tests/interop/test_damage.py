@@ -1,0 +1,111 @@
+"""Damaged files, many and at random: whatever they hold, they load or are refused in one line."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from score_jax import interop
+from score_jax.interop import files
+from score_jax.types import InputError
+from tests.interop.test_published import FILES, LEGACY
+from tests.interop.writing import read_entries, write_entries
+
+KINDS = ["zip", "stream", "pickle", "safetensors"]
+FAST, SLOW = 100, 2500  # mutations of each kind; the slow ones make ten thousand
+
+
+@functools.cache
+def original(kind: str) -> tuple[bytes, str]:
+    """Returns a good file, or for "pickle" the pickle of one, and its source."""
+    if kind == "pickle":
+        return read_entries(FILES["ncsnv2"])["data.pkl"], "ncsnv2"
+    if kind == "safetensors":
+        return b"", "ncsn"
+    return {"zip": FILES["ncsnv2"], "stream": LEGACY}[kind].read_bytes(), {"zip": "ncsnv2", "stream": "ncsn"}[kind]
+
+
+def mutate(rng: np.random.Generator, content: bytes) -> bytes:
+    """Returns the content with one to four places flipped, overwritten, cut out, repeated or cut off."""
+    data = bytearray(content)
+    for _ in range(rng.integers(1, 5)):
+        # Headers, pickles and directories are at the ends; most of the rest is numbers.
+        near = int(min(len(data), 40_000) * rng.random() ** 2)
+        at = [near, len(data) - near - 1, int(len(data) * rng.random())][rng.choice(3, p=[0.6, 0.2, 0.2])]
+        span = slice(at, at + int(2 ** rng.uniform(0, 10)))
+        match rng.integers(6):
+            case 0 | 1:
+                data[at] ^= 1 << rng.integers(8)
+            case 2:
+                data[span] = rng.bytes(len(data[span]))
+            case 3:
+                del data[span]
+            case 4:
+                data[at:at] = data[span]
+            case 5 if rng.random() < 0.3:
+                del data[at:]
+        data = data or bytearray(b"\0")
+    return bytes(data)
+
+
+def survive(kind: str, seeds: range, folder) -> int:
+    """Loads a mutation for each seed and returns how many were refused; anything but `InputError` is a failure."""
+    content, source = original(kind)
+    path, refused = folder / "damaged", 0
+    if kind == "safetensors":
+        interop.save(path, *interop.load(LEGACY, source=source), source=source)
+        content = path.read_bytes()
+    entries = read_entries(FILES["ncsnv2"])
+    for seed in seeds:
+        damaged = mutate(np.random.default_rng(seed), content)
+        if kind == "pickle":
+            write_entries(path, entries | {"data.pkl": damaged})
+        else:
+            path.write_bytes(damaged)
+        try:
+            interop.load(path, source=source)
+        except InputError as error:
+            assert str(error).startswith(f"{path}: "), seed
+            assert "\n" not in str(error), seed
+            assert len(str(error)) < 600, seed
+            refused += 1
+        except Exception as error:
+            raise AssertionError(f"mutation {seed} of {kind}: {type(error).__name__}: {error}") from error
+    return refused
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damage_is_refused_in_one_line(kind, tmp_path):
+    # Not all of it shows: a changed number is a number still, except in a zip, whose entries have checksums.
+    assert survive(kind, range(FAST), tmp_path) > FAST * {"zip": 0.9}.get(kind, 0.4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_much_damage_is_refused_in_one_line(kind, tmp_path):
+    assert survive(kind, range(FAST, FAST + SLOW), tmp_path) > 0
+
+
+@pytest.mark.parametrize("length", [0, 1, 8, 9, 100, 10_000])
+def test_random_bytes_are_refused_in_one_line(length, tmp_path):
+    path = tmp_path / "noise"
+    for seed, start in enumerate([b"", b"PK\x03\x04", b"\x80\x02", (50).to_bytes(8, "little") + b"{"]):
+        path.write_bytes((start + np.random.default_rng(seed).bytes(length))[:length])
+        with pytest.raises(InputError) as error:
+            interop.load(path, source="ncsn")
+        assert "\n" not in str(error.value)
+
+
+def test_safetensors_that_lie_are_refused(tmp_path):
+    path = tmp_path / "file.safetensors"
+    files.write(path, {"a": np.ones(3, np.float32)}, {"config": "no json"})
+    with pytest.raises(InputError, match="has a config in its header that is no JSON"):
+        interop.load(path, source="ncsn")
+    content = path.read_bytes()
+    for old, new in [(b"[0,12]", b"[0,16]"), (b"[0,12]", b"[4,16]"), (b"[3]", b"[9]"), (b"F32", b"F99")]:
+        path.write_bytes(content.replace(old, new))
+        with pytest.raises(InputError, match="cannot be read as safetensors"):
+            interop.load(path, source="ncsn")
+    path.write_bytes((2**62).to_bytes(8, "little") + content[8:])
+    with pytest.raises(InputError, match="cannot be read as safetensors"):
+        interop.load(path, source="ncsn")
