@@ -1,10 +1,12 @@
-"""Draws samples from a trained run and saves them as pictures and numbers.
+"""Draws samples from a trained run or a published checkpoint, and saves them as pictures and numbers.
 
     python experiments/sample.py --workdir=runs/digits --n=64 --label=3 --config.sampler.name=ddim
+    python experiments/sample.py --checkpoint=checkpoint.pth --source=ncsnv2 --out=samples
 
 Writes into --out (samples/ of the run): the pictures that training makes, and samples.npz with "x" (images in [0, 1],
-or points) and, of a class-conditional model, "label". Any sampling setting of the run can be overridden; sample i
-depends on the seed and i alone.
+or points) and, of a class-conditional model, "label". Any sampling setting can be overridden; sample i depends on the
+seed and i alone. A checkpoint (`interop.load` lists the kinds) needs no PyTorch and is sampled as its authors did,
+unless settings say otherwise; it comes without data, so without nearest neighbours.
 """
 
 from pathlib import Path
@@ -12,29 +14,63 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from score_jax import command, runs
+from score_jax import command, published, runs
+from score_jax.interop.sources import SOURCES
+from score_jax.types import InputError
 
-command.define_run_config()
+command.find_configs()
+
+from configs import base  # noqa: E402
+
+
+def _published() -> published.Published | None:
+    """The checkpoint that the command line names: its settings are the defaults of --config."""
+    path, size = command.given("checkpoint"), command.given("size") or "0"
+    if path is None:
+        return None
+    if not size.isdigit():
+        raise InputError(f"--size is the side of the images in pixels, got {size}")
+    options = {"source": command.given("source") or "ncsnv2", "source_config": command.given("source_config")}
+    return published.load(path, base.get_config(), size=int(size) or None, **options)
+
+
+_OPENED = command.attempt(_published)
+command.define_run_config(_OPENED and _OPENED.config)
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "published checkpoint, in place of --workdir")
+_SOURCE = flags.DEFINE_enum("source", "ncsnv2", list(SOURCES), "whose checkpoint it is")
+_SOURCE_CONFIG = flags.DEFINE_string("source_config", None, "its own config file, where the checkpoint doesn't say all")
+_SIZE = flags.DEFINE_string("size", None, "side of its images; by default that of the data set with as many levels")
 _N = flags.DEFINE_integer("n", 64, "number of samples", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the samples")
 _LABEL = flags.DEFINE_integer(
     "label", None, "class to draw, of a class-conditional model; -1: any; by default all in turn"
 )
-_STEP = flags.DEFINE_integer("step", None, "checkpoint to use; the newest by default")
+_STEP = flags.DEFINE_integer("step", None, "checkpoint of the run to use; the newest by default")
 _OUT = flags.DEFINE_string("out", None, "folder to write into; samples/ of the run by default")
 
 
 def main() -> None:
-    config, workdir = flags.FLAGS.config, Path(flags.FLAGS.workdir)
+    written = _sample_run() if _OPENED is None else _sample_checkpoint(_OPENED)
+    print(*(f"  {path}" for path in written), sep="\n")
+
+
+def _sample_checkpoint(opened: published.Published) -> list[Path]:
+    opened = opened._replace(config=flags.FLAGS.config)
+    folder = Path(_OUT.value or f"runs/{Path(_CHECKPOINT.value).stem}/samples")
+    print(f"{_N.value} samples {opened.shape} of {_CHECKPOINT.value} by {opened.config.sampler.name} into {folder}")
+    return published.draw(opened, folder, n=_N.value, seed=_SEED.value)
+
+
+def _sample_run() -> list[Path]:
+    config, workdir, n, label = flags.FLAGS.config, Path(flags.FLAGS.workdir), _N.value, _LABEL.value
     folder = Path(_OUT.value) if _OUT.value else workdir / "samples"
     run = runs.load(workdir, config, step=_STEP.value)
-    n, label = _N.value, _LABEL.value
     labels = runs.classes_in_turn(run, n) if label is None else np.full(n, label, np.int32)
     print(f"{n} samples of {workdir} at step {int(run.state.step)} by {config.sampler.name} into {folder}")
     drawn = runs.samples(run, n=n, seed=_SEED.value, labels=labels)
     written = runs.draw_pictures(run, drawn, folder)
     np.savez(folder / "samples.npz", x=drawn.x, **({} if labels is None else {"label": labels}))
-    print(*(f"  {path}" for path in [*written, folder / "samples.npz"]), sep="\n")
+    return [*written, folder / "samples.npz"]
 
 
 if __name__ == "__main__":

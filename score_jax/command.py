@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import jax
 from absl import app, flags, logging
@@ -21,15 +21,22 @@ from ml_collections import ConfigDict, config_flags
 from score_jax.training.checkpoint import read_config
 from score_jax.types import InputError
 
+T = TypeVar("T")
+
 
 def _root() -> Path:
     """The clone that the running script stands in."""
     return Path(sys.argv[0]).resolve().parent.parent
 
 
+def find_configs() -> None:
+    """Makes `configs`, which is no part of the installed package, importable."""
+    sys.path.insert(0, str(_root()))
+
+
 def define_config(default: str) -> flags.FlagHolder:
     """Defines `--config=configs/FILE.py[:variant]` with overrides `--config.section.key=value`."""
-    sys.path.insert(0, str(_root()))  # config files import configs.base
+    find_configs()
     holder = config_flags.DEFINE_config_file("config", default, "config file, with :variant if it has some")
     _show_in_help("config")
     return holder
@@ -41,16 +48,29 @@ def _show_in_help(*names: str) -> None:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
-def define_run_config() -> None:
-    """Defines `--workdir` and, as `--config.…` overrides, the settings of the run that is there."""
-    flags.DEFINE_string("workdir", None, "folder of the run", required=True)
-    joined = "\n".join(sys.argv[1:])
-    given = re.findall(r"^--?workdir[=\n](.+)$", joined, re.MULTILINE)
+def define_run_config(config: ConfigDict | None = None) -> None:
+    """Defines `--config.…` overrides: of `config`, or of the settings of the run in a required `--workdir`."""
+    if config is None:
+        flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+        _show_in_help("workdir")
+        workdir = given("workdir")
+        config = ConfigDict() if workdir is None else attempt(lambda: run_config(workdir))
+    config_flags.DEFINE_config_dict("config", config)
+    _show_in_help("config")
+
+
+def attempt(make: Callable[[], T]) -> T:
+    """Returns `make()`, what flags are defined by, or ends the command with the one line of its error."""
     try:
-        config_flags.DEFINE_config_dict("config", run_config(given[-1]) if given else ConfigDict())
+        return make()
     except InputError as error:
         _fail(error)
-    _show_in_help("workdir", "config")
+
+
+def given(flag: str) -> str | None:
+    """Returns what the command line gives for a string flag before flags are parsed: what others depend on."""
+    found = re.findall(rf"^--?{flag}[=\n](.+)$", "\n".join(sys.argv[1:]), re.MULTILINE)
+    return found[-1] if found else None
 
 
 def run_config(workdir: str | Path) -> ConfigDict:

@@ -25,9 +25,15 @@ def _stages(n: int, wanted: int) -> np.ndarray:
 
 
 def of_images(
-    folder: Path, images: np.ndarray, path: np.ndarray, sigmas: np.ndarray, train: np.ndarray, *, columns: int = 8
+    folder: Path,
+    images: np.ndarray,
+    path: np.ndarray,
+    sigmas: np.ndarray,
+    train: np.ndarray | None = None,
+    *,
+    columns: int = 8,
 ) -> list[Path]:
-    """Writes grid.png, annealing.png, annealing.gif and neighbours.png.
+    """Writes grid.png, annealing.png, annealing.gif and, given training images, neighbours.png.
 
     Of images with neither 1 nor 3 channels the first three are shown, or the first.
 
@@ -36,10 +42,11 @@ def of_images(
       images: samples in [0, 1], `(n, H, W, C)`.
       path: states of a few of them, in the same units, `(T, m, H, W, C)`; clipped to be shown.
       sigmas: noise level after each step, `(T,)`.
-      train: training images in [0, 1].
+      train: training images in [0, 1], or None.
       columns: of the grid.
     """
-    images, path, train = (x[..., : 3 if x.shape[-1] >= 3 else 1] for x in (images, path, train))
+    shown_channels = 3 if images.shape[-1] >= 3 else 1
+    images, path = images[..., :shown_channels], path[..., :shown_channels]
     scale = max(1, 512 // (8 * images.shape[1]))
     shown = images[: columns * max(columns, 8)]
     stages, frames = _stages(len(path), _STAGES), _stages(len(path), _FRAMES)
@@ -50,7 +57,8 @@ def of_images(
         plotting.save_gif(folder / "annealing.gif", tiles),
     ]
     finite = images[np.isfinite(images).all((1, 2, 3))][:8]  # a diverged sample is black above, and near to nothing
-    if len(finite):
+    if train is not None and len(finite):
+        train = train[..., :shown_channels]
         nearest = train[nearest_neighbours(finite, train, k=5)[0]]
         written.append(plotting.save(plotting.neighbours(finite, nearest), folder / "neighbours.png"))
     return written

@@ -8,7 +8,6 @@ Images of grey levels are handed out in [0, 1], floating-point data and points i
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -184,26 +183,39 @@ def samples(run: Run, *, n: int, seed: int = 0, labels: np.ndarray | None = None
     Raises:
       InputError: of labels that the model doesn't have.
     """
-    config, sde = run.config, run.model.sde
     labels = _checked_labels(run, n, labels)
-    progress: Callable[[Iterable], Iterable] = partial(tqdm, desc="sampling", unit="batch", dynamic_ncols=True)
+    drawn = draw(run.config, run.model, run.data.train.shape, n=n, seed=seed, labels=labels)
+    return Samples(*(_in_data_units(run, value) for value in drawn))
+
+
+def draw(
+    config: ConfigDict,
+    model: ScoreModel,
+    shape: tuple[int, ...],
+    *,
+    n: int,
+    seed: int,
+    labels: np.ndarray | None = None,
+) -> Samples:
+    """Draws n samples of one `shape` from any score model with the config's sampler, in the model's own units."""
+    sde = model.sde
     drawn = generate.draw_many(
         jax.random.fold_in(jax.random.key(seed), _SAMPLING),
-        run.model,
+        model,
         partial(build.sampler, config),
         build.grid(config, sde),
-        run.data.train.shape,
+        shape,
         n=n,
         batch_size=config.sampler.batch_size,
         start=build.start(config, sde),
         labels=labels,
         denoise=config.sampler.denoise,
-        progress=progress,
+        progress=partial(tqdm, desc="sampling", unit="batch", dynamic_ncols=True),
     )
     broken = n - int(_finite(drawn.x).sum())
     if broken:
         _log.warning("%d of %d samples are not finite: the sampler diverged, try more or smaller steps", broken, n)
-    return Samples(*(_in_data_units(run, value) for value in drawn))
+    return drawn
 
 
 def _finite(x: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import digits, toy
-from score_jax import data, metrics, runs
+from configs import base, digits, toy
+from score_jax import build, data, metrics, noise_levels, published, runs
 from score_jax.types import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -222,6 +222,39 @@ def test_sampling_from_a_folder_that_is_no_run_is_one_line(tmp_path):
     for arguments in ([f"--workdir={tmp_path}"], ["--workdir", str(tmp_path)]):
         code, error = command("experiments/sample.py", *arguments)
         assert code == 2 and len(error.splitlines()) == 1 and "not the folder of a run" in error
+
+
+def test_a_published_checkpoint_is_sampled_as_its_authors_did(tmp_path):
+    """On the checkpoint's own levels from U[0, 1], with the step its number of levels asks for."""
+    file = ROOT / "tests" / "data" / "ncsnv2" / "ncsnv2.pth"
+    opened = published.load(file, base.get_config(), source="ncsnv2", size=8)
+    levels, sampler = opened.model.condition.sigmas, opened.config.sampler
+    ts = build.grid(opened.config, opened.model.sde)
+    np.testing.assert_allclose(np.exp(-0.5 * opened.model.sde.log_snr(ts[1:])), levels, rtol=1e-4)
+    step = noise_levels.step_size(levels[-1], levels[0] / levels[1], 5)
+    assert sampler.annealed_langevin.to_dict() == {"step_size": step, "n_steps": 5} and sampler.denoise
+    start = build.start(opened.config, opened.model.sde)(jax.random.key(0), (512, 4, 4, 1))
+    assert start.min() >= 0 and start.max() <= 1 and abs(float(start.mean()) - 0.5) < 4 / np.sqrt(12 * start.size)
+    sampler.steps, sampler.annealed_langevin.n_steps, sampler.batch_size = 2, 1, 2
+    written = published.draw(opened, tmp_path, n=3, seed=0)
+    assert {path.name for path in written} == {"grid.png", "annealing.png", "annealing.gif", "samples.npz"}
+    x = np.load(tmp_path / "samples.npz")["x"]
+    assert x.shape == (3, 8, 8, 3) and np.isfinite(x).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint=README.md"], "not a file of torch.save"),
+        (["--checkpoint=nothing.pth"], "nothing.pth"),
+        (["--checkpoint=tests/data/ncsnv2/ncsnv2.pth", "--source=ncsn"], 'give source="ncsnv2"'),
+        (["--checkpoint=tests/data/ncsnv2/ncsnv2.pth", "--size=big"], "--size is the side"),
+        ([], "workdir"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_sampled_is_one_line(arguments, message):
+    code, error = command("experiments/sample.py", *arguments)
+    assert code == 2 and error.startswith("error: ") and message in error and len(error.splitlines()) == 1, error
 
 
 def test_the_readmes_examples_run_and_find_all_modes(tmp_path, monkeypatch):
