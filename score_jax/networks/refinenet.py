@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
@@ -58,12 +59,22 @@ LAYOUTS = {
 
 def average_pool(x: Array) -> Array:
     """Means over 5×5 pixels with stride 1; padding counts, so borders are divided by 25 too."""
-    return nn.avg_pool(x, (5, 5), padding="SAME")
+    return _windows(_windows(x, 1, jnp.add, 0), 2, jnp.add, 0) / 25
 
 
 def max_pool(x: Array) -> Array:
     """Maxima over 5×5 pixels with stride 1, padded with −∞."""
-    return nn.max_pool(x, (5, 5), padding="SAME")
+    return _windows(_windows(x, 1, jnp.maximum, -jnp.inf), 2, jnp.maximum, -jnp.inf)
+
+
+def _windows(x: Array, axis: int, combine: Callable[[Array, Array], Array], fill: float) -> Array:
+    """Combines every pixel with its two neighbours on either side along one axis.
+
+    Shifted slices, which compilers fuse: on CPUs a window reduction takes three to six times as long, its gradient more.
+    """
+    padding = [(2, 2) if i == axis else (0, 0) for i in range(x.ndim)]
+    padded, size = jnp.pad(x, padding, constant_values=fill), x.shape[axis]
+    return functools.reduce(combine, (jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(5)))
 
 
 def conv(
