@@ -18,12 +18,13 @@ def get_config() -> ConfigDict:
     data.name = "digits"
     data.root = ""  # folder or file of the data; empty: the usual places. For tfds: its data_dir
     data.n = 100_000  # points drawn of a toy
+    data.crop = 0  # first cut the middle square of this side out of images, all of one size; 0 keeps all of them
     data.size = 0  # crop and resize images to this side; 0 leaves them as they are
     data.channels = 3  # of images in a folder: 1 or 3
     data.convert = False  # convert images of another kind to that, rather than refuse them
     data.tfds = "cifar10"  # name of the TFDS data set
     data.tfds_feature = "image"  # which of its features is the example
-    data.holdout = 0.1  # share kept from training where a data set has no test split of its own
+    data.holdout = 0.1  # share, or number from 1 on, kept from training where a data set has no test split of its own
     data.labels = False  # class-conditional: the network is given the label
     data.dequantize = True  # spread each grey level over its cell by uniform noise
     data.flip = False  # mirror images at random

@@ -86,7 +86,7 @@ def _images(options: ConfigDict) -> tuple[Source, Source]:
         "folder": lambda: split_own(
             datasets.folder(
                 _root(options),
-                size=options.size or None,
+                size=None if options.crop else options.size or None,
                 channels=options.channels,
                 convert=options.convert,
                 labels=options.labels,
@@ -96,8 +96,9 @@ def _images(options: ConfigDict) -> tuple[Source, Source]:
     if options.name not in table:
         raise InputError(f"data {options.name!r} does not exist: choose one of {', '.join([*toy.TOYS, *table])}")
     train, held_out = table[options.name]()
-    if options.size and options.name != "folder":
-        return datasets.resized(train, options.size), datasets.resized(held_out, options.size)
+    if options.crop or (options.size and options.name != "folder"):
+        brought = partial(datasets.resized, size=options.size or options.crop, crop=options.crop or None)
+        return brought(train), brought(held_out)
     return train, held_out
 
 

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base, digits, fashion_mnist, toy
-from score_jax import arrays, build, losses, networks, sampling
+from configs import base, digits, fashion_mnist, ncsn, ncsnv2, toy
+from score_jax import arrays, build, losses, networks, published, sampling, training
 from score_jax import data as datasets
 from score_jax import sde as sdes
+from score_jax.training.loop import check_intervals
 from score_jax.types import InputError
+from tests import test_noise_levels
 from tests.helpers import key
 
 VARIANTS = {
@@ -22,21 +24,37 @@ VARIANTS = {
 CONFIGS = {f"{name}:{v}": (module, v) for name, (module, variants) in VARIANTS.items() for v in variants}
 
 
+# Parameters at the published widths, counted from the papers' layers.
+PUBLISHED = {
+    "ncsn:mnist": (ncsn, "mnist", 7_638_657),
+    "ncsn:cifar10": (ncsn, "cifar10", 30_117_635),
+    "ncsn:celeba": (ncsn, "celeba", 30_117_635),
+    "ncsnv2:cifar10": (ncsnv2, "cifar10", 29_694_083),
+    "ncsnv2:celeba": (ncsnv2, "celeba", 29_694_083),
+    "ncsnv2:church": (ncsnv2, "church", 83_445_379),
+    "ncsnv2:bedroom": (ncsnv2, "bedroom", 83_445_379),
+    "ncsnv2:tower": (ncsnv2, "tower", 83_445_379),
+    "ncsnv2:ffhq": (ncsnv2, "ffhq", 94_132_611),
+    "ncsnv2:ncsn": (ncsnv2, "ncsn", 30_117_635),
+}
+SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+
+
 def source_for(config):
-    """The data's shape without the data: Fashion-MNIST need not be there."""
-    shape, classes = {"fashion_mnist": ((28, 28, 1), 10), "digits": ((8, 8, 1), 10)}.get(config.data.name, ((2,), 8))
+    """The data's shape without the data, which need not be there."""
+    options = config.data
+    shape = (options.size, options.size, options.channels) if options.size else SHAPES.get(options.name, (2,))
+    classes = 8 if len(shape) == 1 else 10
     dtype, levels = (np.float32, 0) if len(shape) == 1 else (np.uint8, 256)
-    labels = np.arange(4, dtype=np.int32) % classes if config.data.labels else None
-    return datasets.ArraySource(
-        np.zeros((4, *shape), dtype), labels, classes if config.data.labels else 0, levels=levels
-    )
+    labels = np.arange(4, dtype=np.int32) % classes if options.labels else None
+    return datasets.ArraySource(np.zeros((4, *shape), dtype), labels, classes if options.labels else 0, levels=levels)
 
 
 @pytest.mark.parametrize(("module", "variant"), CONFIGS.values(), ids=CONFIGS.keys())
 def test_every_config_is_built_and_shape_checked(module, variant):
     config = module.get_config(variant)
     source = source_for(config)
-    oracle = build.data(config).oracle if config.data.name not in ("digits", "fashion_mnist") else None
+    oracle = build.data(config).oracle if config.data.name in datasets.toy.TOYS else None
 
     def step_and_sample(x, labels):
         model = build.model(config, source)
@@ -52,6 +70,101 @@ def test_every_config_is_built_and_shape_checked(module, variant):
     values, gradient, drawn = jax.eval_shape(step_and_sample, batch["x"], batch.get("label"))
     assert values.shape == (4,) and values.dtype == jnp.float32
     assert gradient.shape == drawn.shape == (4, *source.shape)
+
+
+@pytest.mark.parametrize(("module", "variant", "parameters"), PUBLISHED.values(), ids=PUBLISHED.keys())
+def test_published_configs_are_built_at_their_widths_and_sample_on_all_their_levels(module, variant, parameters):
+    config = module.get_config(variant)
+    source = source_for(config)
+
+    def loss_and_sample(x):
+        model = build.model(config, source)
+        x0 = build.prepare(config, source)(key(), x)
+        drawn = build.draw_times(config, model.sde)
+        values = build.objective(config, model.sde, None)(key(), model, x0, drawn)
+        sampler, ts = build.sampler(config, model.sde, model), build.grid(config, model.sde)
+        x = build.start(config, model.sde)(key(), x.shape)
+        return values, sampling.sample(key(), sampler, x, ts), ts, model.variables["params"]
+
+    values, drawn, ts, params = jax.eval_shape(loss_and_sample, source.batch(np.arange(4))["x"])
+    assert values.shape == (4,) and values.dtype == jnp.float32
+    assert drawn.shape == (4, *source.shape)
+    assert ts.shape == (config.times.discrete.n + 1,)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
+    build.check(config)
+    options = config.training
+    intervals = {name: options[name] for name in ("steps", "log_every", "checkpoint_every", "keep_every")}
+    check_intervals(options.steps_per_dispatch, **intervals)
+    check_intervals(10, **intervals)  # as the configs recommend on accelerators
+
+
+@pytest.mark.parametrize(("module", "variant", "parameters"), PUBLISHED.values(), ids=PUBLISHED.keys())
+def test_published_configs_agree_with_the_calculators_and_with_how_checkpoints_are_sampled(module, variant, parameters):
+    """The numbers of `test_noise_levels`, where the step sizes are shown to follow from the ladders or not to."""
+    del parameters
+    config = module.get_config(variant)
+    n_levels, langevin = config.times.discrete.n, config.sampler.annealed_langevin
+    sde = build.sde(config)
+    sigmas = sde.sigma(build.grid(config, sde)[1:])
+    # t_min = 1e-5 is 1e-5·ln(σ_1/σ_L) ≈ 1e-4 above σ_L
+    np.testing.assert_allclose(sigmas, np.geomspace(config.sde.ve.sigma_max, 0.01, n_levels), rtol=2e-4)
+    known = published.SAMPLING[config.network.name, n_levels]
+    assert (known.n_steps, known.step_size, known.denoise) == (
+        langevin.n_steps,
+        langevin.step_size,
+        config.sampler.denoise,
+    )
+    names = {"church": "lsun_church", "bedroom": "lsun_bedroom", "tower": "lsun_bedroom"}
+    if config.network.name == "ncsnv2":
+        expected = test_noise_levels.PUBLISHED[names.get(variant, variant)]
+        assert np.prod(source_for(config).shape) == expected.dims
+        assert (config.sde.ve.sigma_max, n_levels) == (expected.sigma_max, expected.n_levels)
+        assert langevin.n_steps == expected.n_steps
+        np.testing.assert_allclose(langevin.step_size, 2 * expected.step_lr, rtol=1e-12)
+
+
+def drawn_by_numpy(config, source):
+    """The model of a config with parameters of NumPy's: to compile a deep network's initialisers takes 15 seconds."""
+    shapes = jax.eval_shape(lambda: build.model(config, source))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda p: rng.normal(scale=0.1, size=p.shape).astype(p.dtype), shapes.variables["params"])
+    fixed = {"sigmas": np.float32(shapes.module.sigmas)} if "fixed" in shapes.variables else {}
+    return shapes.replace(variables={"params": params, "fixed": fixed}, sde=build.sde(config))
+
+
+@pytest.mark.parametrize("module", [ncsn, ncsnv2], ids=["ncsn", "ncsnv2"])
+def test_published_training_takes_two_steps_of_plain_adam_and_averages_as_published(module):
+    """At reduced width, on the digits, with four levels."""
+    config = module.get_config()
+    config.data.name = "digits"
+    config.network[config.network.name].features = 8
+    config.times.discrete.n = 4
+    source = build.data(config).train
+    model, transformation = drawn_by_numpy(config, source), build.optimizer(config)
+    mesh = training.data_mesh(jax.devices()[:1])
+    step = training.make_train_step(
+        model,
+        build.objective(config, model.sde, None),
+        transformation,
+        times=build.draw_times(config, model.sde),
+        mesh=mesh,
+        prepare=build.prepare(config, source),
+        decay=training.ema_decay(config.training.ema_decay, warmup=config.training.ema_warmup),
+    )
+    flat = lambda params: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])  # noqa: E731
+    state = training.replicate(training.create(key(), model.variables, transformation), mesh)
+    theta = [flat(state.params)]
+    for rows in (np.arange(8), np.arange(8, 16)):
+        state, report = step(state, training.put_batches({"x": source.batch(rows)["x"][None]}, mesh))
+        assert report.steps == 1
+        theta.append(flat(state.params))
+    # Adam's first step is lr·g/(|g| + ε): neither a warm-up nor an ε of the gradients' size makes it less.
+    moved = abs(theta[1] - theta[0]) / config.optimizer.learning_rate
+    assert np.median(moved) == pytest.approx(1, abs=1e-3)
+    assert np.isfinite(theta[2]).all() and (theta[2] != theta[1]).any()
+    d = {"ncsn": 0.0, "ncsnv2": 0.999}[config.network.name]
+    expected = d * (d * theta[0] + (1 - d) * theta[1]) + (1 - d) * theta[2]
+    np.testing.assert_allclose(flat(state.ema), expected, atol=1e-6)  # ten roundings of float32 near 1
 
 
 def test_the_base_config_states_every_option_and_no_other():

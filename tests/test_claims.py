@@ -15,22 +15,23 @@ import claims as command  # noqa: E402
 import textbook  # noqa: E402
 from textbook import claim, score_matching  # noqa: E402
 
-from score_jax import kernels, losses, sampling  # noqa: E402
+from score_jax import kernels, losses, noise_levels, sampling  # noqa: E402
 
 true_ism, true_annealed = losses.implicit_score_matching, sampling.annealed_langevin
+true_overlap, true_step_size = noise_levels.overlap, noise_levels.step_size
 
-IDS = [f"A{i}" for i in range(1, 10)] + [f"B{i}" for i in range(1, 10)] + [f"C{i}" for i in range(1, 8)]
+IDS = [f"{letter}{i}" for letter, n in {"A": 9, "B": 9, "C": 7, "D": 6}.items() for i in range(1, n + 1)]
 
 # Statements that the literature often gets wrong: their checks evaluate the wrong form too.
 WITH_WRONG_FORMS = {"A1", "A2", "A3", "A4", "A5", "A6", "A7", "B1", "B2", "B3", "B4", "B5", "B7", "B8", "B9"} | {
-    f"C{i}" for i in range(1, 8)
+    id for id in IDS if id[0] in "CD"
 }
 
 # C4 trains a network for 800 steps.
 MARKED = [pytest.param(id, marks=pytest.mark.slow) if id == "C4" else id for id in IDS]
 
 
-def test_every_claim_of_sections_a_to_c_is_there():
+def test_every_claim_of_sections_a_to_d_is_there():
     assert [check.id for check in textbook.select([])] == IDS
 
 
@@ -83,6 +84,8 @@ FAULTS = {
         lambda kernel, x_tilde, x: -jnp.sign(x_tilde - x),
     ),
     "a level's step proportional to sigma": ("C6", sampling, "annealed_langevin", level_step_without_square),
+    "an overlap with √D for √(2D)": ("D2", noise_levels, "overlap", lambda r, dims: true_overlap(r, dims // 2)),
+    "α for the step size ε": ("D4", noise_levels, "step_size", lambda *ladder: true_step_size(*ladder) / 2),
 }
 
 

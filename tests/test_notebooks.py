@@ -102,7 +102,52 @@ def score_matching_holds(numbers):
     assert abs(shares["1.8"] - shares["0.1"]) < 0.02 and shares["0.1"] == weight["annealed, exact score"]
 
 
-HOLDS = {"01_score_matching": score_matching_holds}
+def noise_levels_hold(numbers):
+    """02: every number against theory or the published table; draws and training are seeded, as in 01."""
+    # Energy distances of 2,000 points to as many others have a standard error of about 0.001 when the laws agree.
+    distance = numbers["energy_distance"]
+    assert numbers["score_error"] < 0.02  # of 1, the error of no score
+    assert min(distance["only σ = 0.1"], distance["only σ = 1"]) > 0.02
+    assert all(abs(distance[name]) < 0.005 for name in ("annealed, exact score", "other data"))
+    assert max(distance["annealed"], distance["consistent"]) < 0.01  # and the learnt score's own error
+
+    # From a small level the chains come back to where they began, from the largest distance they spread like the data:
+    # 64 draws of 200 are 54.9 different ones, with a standard deviation of 2.5.
+    (data, _), (near, few), (far, many) = (numbers["digits"][name] for name in ("data", "0.25", "4.6"))
+    assert few < 20 and near < 0.7 * data
+    assert abs(many - 54.9) < 10 and abs(far - data) < 0.3
+
+    # Techniques 2 to 4 and what the published numbers are; the steps are printed with two digits, FFHQ's with one.
+    assert numbers["overlap"]["NCSN, 10 levels"] < 1e-9
+    assert abs(numbers["overlap"]["NCSNv2, 232 levels"] - 0.567) < 1e-3
+    assert numbers["levels"] == {"0.5": 219, "0.567": 232}
+    assert numbers["score_scale"] > 400 and numbers["divided_scale"] < 1.1
+    for name, (published, rule) in numbers["alpha"].items():
+        assert (abs(published - rule) < 0.5e-7) == (name != "LSUN church")
+    one_level, steady = zip(*numbers["variance"].values())
+    assert max(one_level) < 1.06 < 1.07 < min(steady)
+
+    # 20,000 draws of x² have a standard error of 1 %.
+    last = numbers["last_variance"]
+    assert abs(last["annealed Langevin"] / last["its recursion"] - 1) < 0.04 and abs(last["consistent"] - 1) < 0.04
+    assert last["its recursion"] > last["technique 4's"] + 0.07
+
+    # The averaged parameters are better, by about a factor of three; by less on another machine's rounding.
+    assert numbers["late_error"]["their average"] < 0.7 * numbers["late_error"]["parameters"]
+
+    # Inpainting: what is known is exact, the rest has all four places, with approximate weights (conditioning.inverse).
+    assert numbers["known_exact"]
+    shares = numbers["crossings"]
+    for name in ("learnt score", "exact score"):
+        assert np.abs(np.subtract(shares[name], shares["truth"])).max() < 0.1
+
+    # Each interpolated sample follows the sampler's law: 16 ways of 60 dependent ones, so about 4 s.e. of 16.
+    log_prob = numbers["log_prob"]
+    assert abs(log_prob["interpolated"] - log_prob["samples"]) < 0.6
+    assert log_prob["straight lines"] < log_prob["samples"] - 0.5
+
+
+HOLDS = {"01_score_matching": score_matching_holds, "02_ncsn": noise_levels_hold}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)

@@ -9,6 +9,7 @@ SECTIONS = {
     "A": "Score and score matching",
     "B": "Denoising score matching",
     "C": "Langevin dynamics",
+    "D": "Noise levels (NCSN, NCSNv2)",
 }
 
 HEADER = """# Claims

@@ -70,7 +70,7 @@ def max_pool(x: Array) -> Array:
 def _windows(x: Array, axis: int, combine: Callable[[Array, Array], Array], fill: float) -> Array:
     """Combines every pixel with its two neighbours on either side along one axis.
 
-    Shifted slices, which compilers fuse: on CPUs a window reduction takes three to six times as long, its gradient more.
+    Shifted slices, which compilers fuse: on CPUs a window reduction takes three to six times as long, gradients more.
     """
     padding = [(2, 2) if i == axis else (0, 0) for i in range(x.ndim)]
     padded, size = jnp.pad(x, padding, constant_values=fill), x.shape[axis]
