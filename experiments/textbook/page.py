@@ -14,8 +14,8 @@ SECTIONS = {
 
 HEADER = """# Claims
 
-The statements that lecture notes on score matching repeat, each checked with numbers against an exact density. This
-page is written by
+The statements that lecture notes and papers on score matching repeat, each checked with numbers against an exact
+density. This page is written by
 
     python experiments/claims.py
 
