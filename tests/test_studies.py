@@ -38,12 +38,13 @@ def test_annealed_langevin_weighs_modes_and_langevin_does_not():
 
 
 def test_a_learned_score_is_accurate_only_near_the_data():
-    rows = score_accuracy.run(1, steps=3000).rows
+    rows = score_accuracy.run(1, steps=2000).rows
     error = {row["distance to the nearest mode"]: row["error E‖s − s*‖²"] for row in rows}
     near = max(error["0 to 1"], error["1 to 2"], error["2 to 3"])
     assert near < 0.3 and error["6 to 12"] > 30 * near
 
 
+@pytest.mark.slow
 def test_the_control_variate_takes_off_variance_at_every_level(monkeypatch):
     monkeypatch.setattr(small_noise, "SIGMAS", (0.001, 0.05, 1.0))
     monkeypatch.setattr(small_noise, "DRAWS", 64)
