@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import base, digits, fashion_mnist, ncsn, ncsnv2, toy
 from score_jax import arrays, build, losses, networks, published, sampling, training
 from score_jax import data as datasets
 from score_jax import sde as sdes
+from score_jax.networks.refinenet import LAYOUTS, Layout, Stage
 from score_jax.training.loop import check_intervals
 from score_jax.types import InputError
 from tests import test_noise_levels
@@ -124,7 +126,7 @@ def test_published_configs_agree_with_the_calculators_and_with_how_checkpoints_a
 
 
 def drawn_by_numpy(config, source):
-    """The model of a config with parameters of NumPy's: to compile a deep network's initialisers takes 15 seconds."""
+    """The model of a config with parameters of NumPy's: compiling the initialisers would take longer than the test."""
     shapes = jax.eval_shape(lambda: build.model(config, source))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda p: rng.normal(scale=0.1, size=p.shape).astype(p.dtype), shapes.variables["params"])
@@ -133,11 +135,12 @@ def drawn_by_numpy(config, source):
 
 
 @pytest.mark.parametrize("module", [ncsn, ncsnv2], ids=["ncsn", "ncsnv2"])
-def test_published_training_takes_two_steps_of_plain_adam_and_averages_as_published(module):
-    """At reduced width, on the digits, with four levels."""
+def test_published_training_takes_two_steps_of_plain_adam_and_averages_as_published(module, monkeypatch):
+    """On the digits, with four levels, 8 features and two of the four stages: half of the time to compile."""
+    monkeypatch.setitem(LAYOUTS, "shallow", Layout((Stage(1, down=False), Stage(2)), (2, 1)))
     config = module.get_config()
     config.data.name = "digits"
-    config.network[config.network.name].features = 8
+    config.network[config.network.name].update(features=8, depth="shallow")
     config.times.discrete.n = 4
     source = build.data(config).train
     model, transformation = drawn_by_numpy(config, source), build.optimizer(config)
@@ -241,6 +244,30 @@ def test_data_from_a_path_asks_for_it():
     config.data.name = "folder"
     with pytest.raises(InputError, match=r"give --config.data.root=PATH"):
         build.data(config)
+
+
+@pytest.mark.parametrize("kind", ["folder", "array"])
+def test_images_are_cropped_before_they_are_resized(kind, tmp_path):
+    """CelebA's recipe, 218×178 → the middle 140 → 64, in small: 22×18 → 14 → 7; without a size it ends at the crop."""
+    x = np.random.default_rng(0).integers(0, 256, (5, 22, 18, 3), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", x)
+    for i, image in enumerate(x):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    config = base.get_config()
+    config.data.update(name=kind, root=str(tmp_path / "x.npy" if kind == "array" else tmp_path), crop=14, holdout=1.0)
+    whole = read_all(build.data(config))
+    assert {image.tobytes() for image in whole} == {image.tobytes() for image in x[:, 4:18, 2:16]}
+    config.data.size = 7
+    small = read_all(build.data(config))
+    np.testing.assert_array_equal(small, datasets.resize(whole, 7))
+    config.data.crop = 19
+    with pytest.raises(InputError, match="a crop of 19x19 doesn't fit images of 22x18"):
+        build.data(config)
+
+
+def read_all(data):
+    """Every image, the training ones first."""
+    return np.concatenate([source.batch(np.arange(len(source)))["x"] for source in (data.train, data.held_out)])
 
 
 def test_an_unconditional_model_is_given_no_labels():

@@ -124,6 +124,16 @@ def test_a_resized_source_resizes_what_is_asked_for_and_keeps_labels():
     np.testing.assert_array_equal(in_memory(small, batch_size=4).x, resize(source.x, (4, 5)))
 
 
+def test_a_resized_source_first_cuts_out_the_middle():
+    """A bright frame around the crop leaves no trace in what is resized."""
+    x = np.full((2, 10, 8, 3), 255, np.uint8)
+    x[:, 2:8, 1:7] = np.arange(2, dtype=np.uint8)[:, None, None, None]
+    small = resized(ArraySource(x), 3, crop=6)
+    expected = np.broadcast_to(np.arange(2, dtype=np.uint8)[:, None, None, None], (2, 3, 3, 3))
+    np.testing.assert_array_equal(small.batch(np.arange(2))["x"], expected)
+    assert (resized(ArraySource(x), 3).batch(np.arange(2))["x"][:, 0] > 1).all()  # as it does without the crop
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -132,6 +142,7 @@ def test_a_resized_source_resizes_what_is_asked_for_and_keeps_labels():
         (lambda x: images.random_flip(KEY, x[0]), r"flips need images of shape \(B, H, W, C\)"),
         (lambda x: images.to_range(x, 1, -1), r"value range \(1, -1\); expected low < high"),
         (lambda x: resized(digits(), 4), "only images of 256 grey levels"),
+        (lambda x: resized(ArraySource(np.asarray(x)), 2, crop=4), "a crop of 4x4 doesn't fit images of 3x3"),
     ],
 )
 def test_what_cannot_be_prepared_is_one_clear_line(call, message):
