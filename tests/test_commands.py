@@ -262,10 +262,8 @@ def test_the_readmes_examples_run_and_find_all_modes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     modes = data.toy.modes("eight_gaussians")
     examples = [part.split("```")[0] for part in text.split("```python\n")[1:]]
-    shorter = [
-        {"config.training.steps = 6000": "config.training.steps = 1000; config.sampler.steps = 15; config.sampler.n = 64"},
-        {"5000": "1000"},
-    ]
+    fewer = "config.training.steps = 1000; config.sampler.steps = 15; config.sampler.n = 64"
+    shorter = [{"config.training.steps = 6000": fewer}, {"5000": "1000"}]
     for code, replacements in zip(examples, shorter, strict=True):
         for whole, short in replacements.items():
             assert whole in code
