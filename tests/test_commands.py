@@ -246,10 +246,8 @@ def test_a_published_checkpoint_is_sampled_as_its_authors_did(tmp_path):
     ("arguments", "message"),
     [
         (["--checkpoint=README.md"], "not a file of torch.save"),
-        (["--checkpoint=nothing.pth"], "nothing.pth"),
         (["--checkpoint=tests/data/ncsnv2/ncsnv2.pth", "--source=ncsn"], 'give source="ncsnv2"'),
         (["--checkpoint=tests/data/ncsnv2/ncsnv2.pth", "--size=big"], "--size is the side"),
-        ([], "workdir"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_sampled_is_one_line(arguments, message):

@@ -294,8 +294,6 @@ def test_the_command_prints_lines_that_configure_what_it_recommends(tmp_path):
     ("argument", "message"),
     [
         ("--config.sde.ve.sigma_min=40", "not above sde.ve.sigma_min, 40"),
-        ("--subset=1", "--subset"),
-        ("--c=2", "got 2.0"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(argument, message):

@@ -152,9 +152,13 @@ def noise_levels_hold(numbers):
 HOLDS = {"01_score_matching": score_matching_holds, "02_ncsn": noise_levels_hold}
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
+# One runs in every test, the others among the slow ones: each is about 40 s, most of it compilation.
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] if i else [], id=path.stem) for i, path in enumerate(NOTEBOOKS)],
+)
 def test_the_notebook_runs_and_its_numbers_hold(path, tmp_path):
-    """From a clean kernel, without an error, to the same pictures; each is about 40 s, most of it compilation."""
+    """From a clean kernel, without an error, to the same pictures."""
     committed = nbformat.read(path, as_version=4)
     executed = in_new_kernel(nbformat.read(path, as_version=4), tmp_path)
     numbers = numbers_of(executed)

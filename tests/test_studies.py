@@ -37,6 +37,7 @@ def test_annealed_langevin_weighs_modes_and_langevin_does_not():
         assert abs(row["variance in a mode"] / row["expected variance"] - 1) < 4 * 0.028
 
 
+@pytest.mark.slow
 def test_a_learned_score_is_accurate_only_near_the_data():
     rows = score_accuracy.run(1, steps=2000).rows
     error = {row["distance to the nearest mode"]: row["error E‖s − s*‖²"] for row in rows}
