@@ -1,6 +1,6 @@
 """Runs the benchmarks one after the other and rewrites their tables in benchmarks/README.md.
 
-    python benchmarks/run.py                     all of them, about 6 minutes on 2 idle cores
+    python benchmarks/run.py                     all of them, about 10 minutes on 2 idle cores
     python benchmarks/run.py --only toy_steps    some of them; the other tables stay
 
 Each runs in a process of its own and leaves its figures in benchmarks/results/NAME.json, of which the table is made.

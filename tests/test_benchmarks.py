@@ -20,6 +20,7 @@ PAGE = (FOLDER / "README.md").read_text()
 RESULT = {"rows": [{"batch": 128, "steps/s": 2612.4, "ratio": 0.98765}], "environment": "a machine"}
 
 
+@pytest.mark.slow
 def test_toy_steps_has_positive_figures_that_fit_together():
     row = toy_steps.measure_batch(16, steps=8, k=4, pairs=1)
     ours, theirs = row["score_jax, steps/s"], row["hand-written, steps/s"]
@@ -27,6 +28,7 @@ def test_toy_steps_has_positive_figures_that_fit_together():
     assert row["ratio"] == ours / theirs  # of a single pair
 
 
+@pytest.mark.slow
 def test_the_hand_written_loop_learns():
     """Otherwise the comparison would be with a program that does less."""
     points = np.full((8, 2), 0.5, np.float32)

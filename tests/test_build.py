@@ -134,7 +134,9 @@ def drawn_by_numpy(config, source):
     return shapes.replace(variables={"params": params, "fixed": fixed}, sde=build.sde(config))
 
 
-@pytest.mark.parametrize("module", [ncsn, ncsnv2], ids=["ncsn", "ncsnv2"])
+@pytest.mark.parametrize(
+    "module", [pytest.param(ncsn, id="ncsn", marks=pytest.mark.slow), pytest.param(ncsnv2, id="ncsnv2")]
+)
 def test_published_training_takes_two_steps_of_plain_adam_and_averages_as_published(module, monkeypatch):
     """On the digits, with four levels, 8 features and two of the four stages: half of the time to compile."""
     monkeypatch.setitem(LAYOUTS, "shallow", Layout((Stage(1, down=False), Stage(2)), (2, 1)))

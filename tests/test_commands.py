@@ -255,6 +255,7 @@ def test_a_checkpoint_that_cannot_be_sampled_is_one_line(arguments, message):
     assert code == 2 and error.startswith("error: ") and message in error and len(error.splitlines()) == 1, error
 
 
+@pytest.mark.slow
 def test_the_readmes_examples_run_and_find_all_modes(tmp_path, monkeypatch):
     text = (ROOT / "README.md").read_text()
     monkeypatch.chdir(tmp_path)

@@ -25,6 +25,7 @@ def test_a_study_has_its_result_and_pictures(folder):
     assert pictures and all((folder / name).exists() for name in pictures)
 
 
+@pytest.mark.slow
 def test_annealed_langevin_weighs_modes_and_langevin_does_not():
     rows = {row["method"]: row for row in mode_weights.run(1).rows}
     weight = lambda name: rows[name]["weight of (5, 5)"]  # noqa: E731

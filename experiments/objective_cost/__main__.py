@@ -17,7 +17,7 @@ from experiments import study
 from score_jax import kernels, losses, plotting
 from score_jax.types import Array, Key
 
-BATCH, WIDTH, REPEATS = 256, 256, 5
+BATCH, WIDTH, REPEATS = 64, 256, 5
 DIMENSIONS = (32, 64, 128, 256, 512, 1024)
 NOISE = kernels.Gaussian(0.1)
 OBJECTIVES: dict[str, Callable[..., Array]] = {

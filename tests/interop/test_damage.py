@@ -12,7 +12,7 @@ from tests.interop.test_published import FILES, LEGACY
 from tests.interop.writing import read_entries, write_entries
 
 KINDS = ["zip", "stream", "pickle", "safetensors"]
-FAST, SLOW = 100, 2500  # mutations of each kind; the slow ones make ten thousand
+FAST, SLOW = 40, 2500  # mutations of each kind; the slow ones make ten thousand
 
 
 @functools.cache
