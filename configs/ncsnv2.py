@@ -41,7 +41,7 @@ def _images(size: int, *, batch: int, **options: Any) -> dict[str, Any]:
     """Colour images in a folder, of this side; `batch` are sampled at once."""
     return {
         "data.name": "folder",
-        "data.convert": True,  # as the released loaders do, lest one grey file in a million stop the training
+        "data.convert": True,  # one grey file among a million shall not stop the training
         "data.size": size,
         "optimizer.eps": 1e-8 / (size * size * 3),
         "sampler.n": batch,
