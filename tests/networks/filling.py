@@ -23,3 +23,14 @@ def filled(module: nn.Module, *args, seed: int = 0):
         return np.asarray(value, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(module.init, jax.random.key(0), *args))
+
+
+def applier(networks: dict[str, nn.Module]):
+    """Returns `name -> compiled (variables, x, cond, ...) -> F`, made once for all tests; arrays are NumPy's."""
+
+    @functools.cache
+    def applied(name: str):
+        compiled = jit(networks[name].apply)
+        return lambda *args: np.asarray(compiled(*args))
+
+    return applied

@@ -10,7 +10,7 @@ import pytest
 
 from score_jax.networks import MLP, CompactNCSN, Conservative, GaussianFourier, UNet
 from score_jax.types import InputError
-from tests.networks.filling import filled, jit
+from tests.networks.filling import applier, filled, jit
 
 SMALL = {
     "mlp": MLP((16, 12), num_classes=3, dropout=0.2),
@@ -30,11 +30,7 @@ def example(name):
     return NETWORKS[name], filled(NETWORKS[name], x, cond), x, cond, np.array([0, 1, 2, -1], np.int32)
 
 
-@functools.cache
-def applied(name):
-    """Returns a compiled `(variables, x, cond, label) -> F`, shared by the tests; arrays are NumPy's on both sides."""
-    compiled = jit(NETWORKS[name].apply)
-    return lambda *args: np.asarray(compiled(*args))
+applied = applier(NETWORKS)
 
 
 @pytest.fixture(params=NETWORKS)

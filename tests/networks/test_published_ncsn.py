@@ -12,7 +12,7 @@ from score_jax.networks.ncsn import level_weights
 from score_jax.networks.norms import instance_norm_plus
 from score_jax.sde import geometric_sigmas
 from score_jax.types import InputError
-from tests.networks.filling import filled, jit
+from tests.networks.filling import applier, filled, jit
 
 LADDER = tuple(np.geomspace(2.0, 0.1, 5).tolist())
 NETWORKS = {  # of two features, InstanceNorm++ would see only which channel has the larger mean
@@ -45,10 +45,7 @@ def example(name):
     return NETWORKS[name], variables, x, cond
 
 
-@functools.cache
-def applied(name):
-    compiled = jit(NETWORKS[name].apply)
-    return lambda *args: np.asarray(compiled(*args))
+applied = applier(NETWORKS)
 
 
 @pytest.fixture(params=NETWORKS)
