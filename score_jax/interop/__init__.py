@@ -5,7 +5,7 @@ model = interop.score_model("checkpoint.pth", source="ncsnv2")           # a sco
 interop.save("network.safetensors", module, variables, source="ncsnv2")  # back to the source's names
 """
 
-from score_jax.interop.conditions import LevelIndex
+from score_jax.interop.conditions import KnotIndex, LevelIndex, NoiseLevel, Timestep
 from score_jax.interop.sources import load, save, score_model
 
-__all__ = ["LevelIndex", "load", "save", "score_model"]
+__all__ = ["KnotIndex", "LevelIndex", "NoiseLevel", "Timestep", "load", "save", "score_model"]

@@ -1,5 +1,12 @@
 """What published networks take for the noise level, in place of our log(σ/α): the `condition` of a `ScoreModel`.
 
+| network                                 | what it takes                              |
+|-----------------------------------------|--------------------------------------------|
+| score SDE: VP and sub-VP, continuous    | 999 t: `Timestep()`                        |
+| DDPM, diffusers, score SDE: VP, discrete | index of the step, 0 at ᾱ_0: `KnotIndex(N)` |
+| score SDE: VE, continuous; EDM          | σ/α itself: `NoiseLevel()`                 |
+| NCSN, NCSNv2, score SDE: VE, discrete   | place among levels, 0 at the largest: `LevelIndex(sigmas)` |
+
 They are compared and hashed by their numbers, so that a model built twice is one static argument of `jit`.
 """
 
@@ -9,7 +16,49 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax.sde import SDE
-from score_jax.types import Array, InputError
+from score_jax.types import Array, InputError, require_at_least, require_positive
+
+
+@dataclasses.dataclass(frozen=True)
+class Timestep:
+    """scale · t: what score SDE's networks of continuous VP and sub-VP take, N − 1 = 999 of them (Song et al. 2021)."""
+
+    scale: float = 999.0
+
+    def __post_init__(self):
+        require_positive("Timestep", scale=self.scale)
+
+    def __call__(self, sde: SDE, t: Array) -> Array:
+        """Returns the timestep, of the shape of t."""
+        del sde
+        return self.scale * t
+
+
+@dataclasses.dataclass(frozen=True)
+class KnotIndex:
+    """The index i of the step of a discrete diffusion of n whose time is t = (i + 1)/n, linear between and 0 before.
+
+    Times are those of `Tabulated`, to whose ᾱ_i it belongs, and to O(1/n) of the VP that is its limit (Ho et al. 2020).
+    """
+
+    n: int
+
+    def __post_init__(self):
+        require_at_least("KnotIndex", 1, n=self.n)
+
+    def __call__(self, sde: SDE, t: Array) -> Array:
+        """Returns the index, of the shape of t."""
+        del sde
+        return jnp.maximum(self.n * t - 1, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseLevel:
+    """σ(t)/α(t) itself: what score SDE's networks of continuous VE and EDM's denoisers take (Karras et al. 2022)."""
+
+    def __call__(self, sde: SDE, t: Array) -> Array:
+        """Returns the noise level, of the shape of t."""
+        return sde.sigma(t) / sde.alpha(t)
 
 
 @dataclasses.dataclass(frozen=True)
