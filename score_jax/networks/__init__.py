@@ -6,10 +6,12 @@ the collection "fixed"; dropout draws from the rng "dropout" with `train=True`.
 
 from score_jax.networks.compact_ncsn import CompactNCSN
 from score_jax.networks.conservative import Conservative
-from score_jax.networks.embeddings import ConditionEmbedding, GaussianFourier, LabelEmbedding, Sinusoidal
+from score_jax.networks.embeddings import ConditionEmbedding, GaussianFourier, LabelEmbedding, Sinusoidal, positional
 from score_jax.networks.mlp import MLP
 from score_jax.networks.ncsn import NCSN, NCSNv2
 from score_jax.networks.norms import ConditionalInstanceNormPlus, GroupNorm, InstanceNormPlus, LevelInstanceNormPlus
+from score_jax.networks.presets import adm, ddpm, ddpmpp, ncsnpp, song_unet
+from score_jax.networks.residual_unet import DivideBySigma, ResidualUNet
 from score_jax.networks.unet import UNet
 
 __all__ = [
@@ -19,12 +21,20 @@ __all__ = [
     "ConditionEmbedding",
     "ConditionalInstanceNormPlus",
     "Conservative",
+    "DivideBySigma",
     "GaussianFourier",
     "GroupNorm",
     "InstanceNormPlus",
     "LabelEmbedding",
     "LevelInstanceNormPlus",
     "NCSNv2",
+    "ResidualUNet",
     "Sinusoidal",
     "UNet",
+    "adm",
+    "ddpm",
+    "ddpmpp",
+    "ncsnpp",
+    "positional",
+    "song_unet",
 ]

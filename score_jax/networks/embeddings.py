@@ -14,6 +14,8 @@ level index needs other frequencies, roughly 1/range and one.
 Vaswani et al. 2017, section 3.5 (geometric frequencies); Tancik et al. 2020, eq. (5) (Gaussian ones).
 """
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -35,27 +37,44 @@ def waves(cond: Array, frequencies: Array) -> Array:
 
 
 class Sinusoidal(nn.Module):
-    """Sines and cosines of geometrically spaced frequencies ω_k = lowest (highest/lowest)^(k/(K−1)), K = features/2."""
+    """Sines and cosines of geometrically spaced frequencies ω_k = lowest (highest/lowest)^(k/(K−1)), K = features/2.
+
+    `cosine_first` puts the cosines before the sines, as some published networks do.
+    """
 
     features: int = 64
     lowest: float = 0.25
     highest: float = 4.0
+    cosine_first: bool = False
 
     def __call__(self, cond: Array) -> Array:
         """Embeds `cond` `(B,)` as `(B, features)`, float32 or wider."""
         half = _half(self.features)
-        return waves(cond, jnp.asarray(np.geomspace(self.lowest, self.highest, half)))
+        embedded = waves(cond, jnp.asarray(np.geomspace(self.lowest, self.highest, half)))
+        return jnp.roll(embedded, half, axis=-1) if self.cosine_first else embedded
+
+
+def positional(features: int, *, shift: float = 1.0, cosine_first: bool = False) -> Sinusoidal:
+    """Returns the embedding of published networks, ω_k = 10⁻⁴^(k/(K − shift)): from 1 down to 10⁻⁴ with a shift of 1.
+
+    Meant for timesteps up to 1000 (Vaswani et al. 2017, section 3.5; Ho et al. 2020). The shift is 1 in DDPM and score
+    SDE, and 0 in ADM.
+    """
+    half = _half(features)
+    last = 1e-4 ** ((half - 1) / max(half - shift, 1))
+    return Sinusoidal(features, 1.0, last, cosine_first)
 
 
 class GaussianFourier(nn.Module):
     """Sines and cosines of ω_k = 2π f_k with f_k ~ N(0, scale²), drawn once and never trained.
 
     The frequencies are the variable `frequencies` of the collection "fixed", so that an optimizer of "params" cannot
-    reach them while checkpoints keep them.
+    reach them while checkpoints keep them. `of` is applied to the condition first: `jnp.log` where that is σ.
     """
 
     features: int = 64
     scale: float = 0.5
+    of: Callable[[Array], Array] | None = None
 
     @nn.compact
     def __call__(self, cond: Array) -> Array:
@@ -66,7 +85,7 @@ class GaussianFourier(nn.Module):
             "frequencies",
             lambda: self.scale * jax.random.normal(self.make_rng("params"), (half,), jnp.float32),
         )
-        return waves(cond, 2 * np.pi * frequencies.value)
+        return waves(self.of(cond) if self.of else cond, 2 * np.pi * frequencies.value)
 
 
 class LabelEmbedding(nn.Module):

@@ -22,11 +22,16 @@ def require_images(x: Array, network: str) -> None:
         raise InputError(f"{network} takes images (B, H, W, C), got shape {x.shape}; use MLP for vectors")
 
 
+def even(x: Array) -> Array:
+    """Repeats the last row and column of `(B, H, W, C)` where H or W is odd."""
+    height, width = x.shape[1:3]
+    return jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge") if height % 2 or width % 2 else x
+
+
 def downsample(x: Array) -> Array:
     """Takes means of 2×2 pixels: `(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, C)`."""
     batch, height, width, channels = x.shape
-    if height % 2 or width % 2:
-        x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    x = even(x)
     return x.reshape(batch, -(-height // 2), 2, -(-width // 2), 2, channels).mean((2, 4))
 
 

@@ -43,9 +43,9 @@ def group_moments(x: Array, groups: int) -> tuple[Array, Array]:
     return repeat(group_mean[..., 0]), repeat(group_variance[..., 0])
 
 
-def num_groups(channels: int) -> int:
-    """Returns the largest divisor of `channels` that leaves four channels a group, at most 32 and at least 1."""
-    return max(g for g in range(1, max(1, min(32, channels // 4)) + 1) if channels % g == 0)
+def num_groups(channels: int, most: int = 32, group_channels: int = 4) -> int:
+    """Returns the largest divisor of `channels` up to `most` that leaves `group_channels` a group, or 1."""
+    return max(g for g in range(1, max(1, min(most, channels // group_channels)) + 1) if channels % g == 0)
 
 
 def instance_norm_plus(x: Array, gamma: Array, alpha: Array, beta: Array) -> Array:
@@ -61,19 +61,22 @@ def instance_norm_plus(x: Array, gamma: Array, alpha: Array, beta: Array) -> Arr
 
 
 class GroupNorm(nn.Module):
-    """Group normalization, optionally modulated per example: `norm(x) (1 + scale) + shift`."""
+    """Group normalization, optionally modulated per example: `norm(x) (1 + scale) + shift`; groups as `num_groups`."""
 
     dtype: Dtype | None = None
+    groups: int = 32
+    group_channels: int = 4
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: Array, scale: Array | None = None, shift: Array | None = None) -> Array:
         """Normalizes `x` `(B, *space, C)`; `scale` and `shift` are `(B, C)`, both or neither."""
-        mean, variance = group_moments(x, num_groups(x.shape[-1]))
+        mean, variance = group_moments(x, num_groups(x.shape[-1], self.groups, self.group_channels))
         gamma = self.param("scale", nn.initializers.ones, (1, x.shape[-1]), jnp.float32)
         beta = self.param("bias", nn.initializers.zeros, (1, x.shape[-1]), jnp.float32)
         if scale is not None and shift is not None:
             gamma, beta = gamma * (1 + scale), beta * (1 + scale) + shift
-        return _affine(x, mean, gamma * jax.lax.rsqrt(variance + EPSILON), beta).astype(self.dtype or x.dtype)
+        return _affine(x, mean, gamma * jax.lax.rsqrt(variance + self.epsilon), beta).astype(self.dtype or x.dtype)
 
 
 class InstanceNormPlus(nn.Module):
