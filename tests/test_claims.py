@@ -15,23 +15,24 @@ import claims as command  # noqa: E402
 import textbook  # noqa: E402
 from textbook import claim, score_matching  # noqa: E402
 
-from score_jax import kernels, losses, noise_levels, sampling  # noqa: E402
+from score_jax import arrays, kernels, losses, noise_levels, sampling, sde  # noqa: E402
 
 true_ism, true_annealed = losses.implicit_score_matching, sampling.annealed_langevin
+true_diffusion_loss = losses.diffusion_loss
 true_overlap, true_step_size = noise_levels.overlap, noise_levels.step_size
 
-IDS = [f"{letter}{i}" for letter, n in {"A": 9, "B": 9, "C": 7, "D": 6}.items() for i in range(1, n + 1)]
+IDS = [f"{letter}{i}" for letter, n in {"A": 9, "B": 9, "C": 7, "D": 6, "E": 8}.items() for i in range(1, n + 1)]
 
 # Statements that the literature often gets wrong: their checks evaluate the wrong form too.
 WITH_WRONG_FORMS = {"A1", "A2", "A3", "A4", "A5", "A6", "A7", "B1", "B2", "B3", "B4", "B5", "B7", "B8", "B9"} | {
-    id for id in IDS if id[0] in "CD"
+    id for id in IDS if id[0] in "CDE"
 }
 
 # C4 trains a network for 800 steps.
 MARKED = [pytest.param(id, marks=pytest.mark.slow) if id == "C4" else id for id in IDS]
 
 
-def test_every_claim_of_sections_a_to_d_is_there():
+def test_every_claim_of_sections_a_to_e_is_there():
     assert [check.id for check in textbook.select([])] == IDS
 
 
@@ -66,6 +67,18 @@ def level_step_without_square(sde, score_fn, *, step_size, n_steps):
     return true_annealed(sde, score_fn, step_size=step_size, n_steps=n_steps)._replace(step=step)
 
 
+def diffusion_loss_without_half(*args, **how):
+    return 2 * true_diffusion_loss(*args, **how)
+
+
+def ancestral_by_alpha_bar(sde, score_fn, *, variance="posterior"):
+    def step(key, x, t, s):
+        added, scale = (arrays.expand_right(v, x) for v in (sde.variance(t), sde.alpha(s) / sde.alpha(t)))
+        return scale * (x + added * score_fn(x, t))
+
+    return sampling.base.one_step(step)
+
+
 FAULTS = {
     "the energy's gradient without its minus": ("A3", score_matching, "energy_score", faulty_energy_score),
     "implicit score matching without its half": ("A5", losses, "implicit_score_matching", ism_without_half),
@@ -85,6 +98,14 @@ FAULTS = {
     ),
     "a level's step proportional to sigma": ("C6", sampling, "annealed_langevin", level_step_without_square),
     "an overlap with √D for √(2D)": ("D2", noise_levels, "overlap", lambda r, dims: true_overlap(r, dims // 2)),
+    "Tweedie with σ for σ²": (
+        "E1",
+        sde.SDE,
+        "denoise",
+        lambda sde, x, t, s: (x + arrays.expand_right(sde.sigma(t), x) * s) / arrays.expand_right(sde.alpha(t), x),
+    ),
+    "an ancestral step with 1 − ᾱ for β": ("E2", sampling, "ancestral", ancestral_by_alpha_bar),
+    "a diffusion loss without its half": ("E6", losses, "diffusion_loss", diffusion_loss_without_half),
     "α for the step size ε": ("D4", noise_levels, "step_size", lambda *ladder: true_step_size(*ladder) / 2),
 }
 

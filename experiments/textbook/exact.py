@@ -43,6 +43,10 @@ class Mixture(NamedTuple):
         """The convolution with N(0, σ²I)."""
         return self._replace(variances=self.variances + sigma**2)
 
+    def perturbed(self, alpha: float, sigma: float) -> "Mixture":
+        """The law of αx + σz."""
+        return self._replace(means=alpha * self.means, variances=alpha**2 * self.variances + sigma**2)
+
     def posterior_mean(self, x: np.ndarray, sigma: float) -> np.ndarray:
         """E[x | x̃] for x̃ = x + σz: each component's linear regression, weighted by its responsibility."""
         terms, _ = self.smoothed(sigma)._terms(x)

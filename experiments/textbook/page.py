@@ -10,6 +10,7 @@ SECTIONS = {
     "B": "Denoising score matching",
     "C": "Langevin dynamics",
     "D": "Noise levels (NCSN, NCSNv2)",
+    "E": "Score matching is denoising diffusion",
 }
 
 HEADER = """# Claims
