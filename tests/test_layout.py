@@ -11,10 +11,12 @@ ROOT = Path(__file__).parent.parent / "score_jax"
 LAYERS = [
     {"types"},
     {"arrays"},
+    {"integrate"},
     {"kernels", "sde", "noise_levels", "data", "networks"},
     {"distributions", "parameterization"},
     {"score"},
     {"losses", "sampling"},
+    {"likelihood"},
     {"conditioning", "training", "metrics", "interop", "plotting"},
     {"build", "command", "generate", "pictures", "evaluation"},
     {"runs"},

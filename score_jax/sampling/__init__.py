@@ -2,6 +2,7 @@
 
 from score_jax.sampling import grids
 from score_jax.sampling.base import Sampler, predictor_corrector, sample
+from score_jax.sampling.flow import probability_flow
 from score_jax.sampling.langevin import (
     annealed_langevin,
     consistent_annealed,
@@ -28,6 +29,7 @@ __all__ = [
     "langevin_corrector",
     "mala",
     "predictor_corrector",
+    "probability_flow",
     "reverse_diffusion",
     "sample",
 ]

@@ -1,0 +1,156 @@
+"""Exact likelihood of the probability flow, and bits per dimension.
+
+Along dz/dθ = v (`sampling.flow`) a density changes by  d log p/dθ = −∇·v  (Chen et al. 2018), so that with z = x/r
+
+    log p(x_0) = log N(x_T; 0, σ(t_max)² I) + D log(r_T/r_0) + ∫ ∇·v dθ                  (Song et al. 2021, eq. 39)
+
+from t_min to t_max. It is the density of what the flow generates from the prior at t_min, that is of data noised to
+t_min. The score of data whose law at t_max is not quite the prior gives the density of the flow all the same, which is
+then not quite the data's: the difference is log prior − log p_{t_max} at `z`, which the result holds.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from score_jax import arrays, integrate
+from score_jax.sampling import flow
+from score_jax.sde import SDE
+from score_jax.types import Array, ArrayLike, InputError, Key, ScoreFn, require_at_least, require_positive
+
+
+class LogLikelihood(NamedTuple):
+    """Attributes:
+    log_prob: nats, `(B,)`.
+    z: where the flow takes x at t_max, `(B, *S)`.
+    nfe: calls of the score function on the batch, `()`; each also gives its derivative along the probes.
+    standard_error: of log_prob over the probes, `(B,)`; 0 if exact, NaN with a single probe.
+    """
+
+    log_prob: Array
+    z: Array
+    nfe: Array
+    standard_error: Array
+
+
+def log_likelihood(
+    sde: SDE,
+    score_fn: ScoreFn,
+    x: Array,
+    *,
+    key: Key | None = None,
+    n_probes: int = 1,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+) -> LogLikelihood:
+    """Returns log p(x) under the probability flow of `score_fn`, from t_min to t_max.
+
+    The divergence is exact without a key, at D derivatives of the score for each call, or estimated with Rademacher
+    probes (Hutchinson's estimate) that stay the same along the way: unbiased, at `n_probes` derivatives. The tolerance
+    holds for each probe's log-density as it does for x.
+
+    Args:
+      sde: the noising process.
+      score_fn: `(x, t) -> score`, t `(B,)`.
+      x: data at t_min, `(B, *S)`. Images of grey levels must be dequantized.
+      key: None, or a key `()` or `(B,)`.
+      n_probes: number of probes with a key; two or more give a standard error.
+      rtol: relative tolerance of a step.
+      atol: absolute tolerance of a step.
+
+    Raises:
+      InputError: for integers, for images that take a few values only, and for probes without a key.
+    """
+    require_at_least("log_likelihood", 1, n_probes=n_probes)
+    if key is None and n_probes != 1:
+        raise InputError(f"log_likelihood: {n_probes} probes need a key; without one the divergence is exact")
+    _refuse_grey_levels(x)
+    wide = arrays.wide(x.dtype)
+    t0, t1 = jnp.asarray(sde.t_min, wide), jnp.asarray(sde.t_max, wide)
+    start, end = flow.radius(sde, t0), flow.radius(sde, t1)
+    divergence = _exact if key is None else _along(_probes(key, x, n_probes))
+    velocity = flow.velocity(sde, score_fn)
+
+    def field(theta: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        slope, divergences = divergence(partial(velocity, theta), state[0])
+        return slope, divergences.T
+
+    y0 = x / arrays.expand_right(start, x), jnp.zeros((len(x), n_probes), wide)
+    (z, change), nfe = integrate.solve(field, y0, flow.angle(sde, t0), flow.angle(sde, t1), rtol=rtol, atol=atol)
+    z = z * arrays.expand_right(end, x)
+    log_prob = sde.prior_log_prob(z) + x[0].size * jnp.log(end / start) + change.mean(1)
+    return LogLikelihood(log_prob, z, nfe, jnp.zeros_like(log_prob) if key is None else _standard_error(change))
+
+
+def _probes(key: Key, x: Array, n: int) -> Array:
+    return jax.vmap(lambda k: arrays.rademacher(k, x))(arrays.split(arrays.example_keys(key, len(x)), n))
+
+
+def _exact(f: Callable[[Array], Array], z: Array) -> tuple[Array, Array]:
+    """f(z) and its divergence `(1, B)`."""
+    return f(z), arrays.divergence(f, z)[None]
+
+
+def _along(probes: Array) -> Callable[[Callable[[Array], Array], Array], tuple[Array, Array]]:
+    """Returns `(f, z) -> f(z)` and vᵀ(∂f/∂z)v for each probe v, `(n_probes, B)`; f itself is evaluated once."""
+
+    def divergence(f: Callable[[Array], Array], z: Array) -> tuple[Array, Array]:
+        def one(v: Array) -> tuple[Array, Array]:
+            value, tangent = jax.jvp(f, (z,), (v,))
+            return value, arrays.sum_dims(tangent * v)
+
+        return jax.vmap(one, out_axes=(None, 0))(probes)
+
+    return divergence
+
+
+def _standard_error(values: Array) -> Array:
+    n = values.shape[1]
+    return jnp.std(values, axis=1, ddof=1) / math.sqrt(n) if n > 1 else jnp.full(len(values), jnp.nan, values.dtype)
+
+
+def _refuse_grey_levels(x: Array) -> None:
+    """Raises InputError for integers, and for concrete images that take at most 256 values, many of them often."""
+    mend = "spread every grey level over its cell first: data.images.uniform_dequantization(key, grey_levels)"
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(f"log_likelihood: x is {x.dtype}, and whole numbers have no density; {mend}")
+    if x.ndim != 4 or isinstance(x, jax.core.Tracer):
+        return
+    n = len(np.unique(np.asarray(x)))
+    if 1 < n <= min(256, x.size // 2):
+        raise InputError(
+            f"log_likelihood: the {x.size} pixels of x take {n} values only, and a density can be made as high as one "
+            f"likes on such a lattice; {mend}"
+        )
+
+
+@struct.dataclass
+class BitsPerDim:
+    """Bits per dimension, `(B,)`, and the convention they follow, in words."""
+
+    value: Array
+    convention: str = struct.field(pytree_node=False)
+
+
+def bits_per_dim(log_prob: Array, *, dims: int, data_range: ArrayLike) -> BitsPerDim:
+    """Returns −log₂ p(x)/D + 8 − log₂(data_range): an upper bound, in expectation, on the bits of 256 grey levels.
+
+    For x = low + data_range·(k + u)/256, with grey level k and u ~ U[0, 1): the density of 256·(x − low)/data_range
+    bounds the probability of k (Theis et al. 2016). The constant is 8 for data in [0, 1], 7 in [−1, 1].
+
+    Args:
+      log_prob: nats of uniformly dequantized 256-level data, `(B,)`.
+      dims: number of dimensions D.
+      data_range: width of the interval of the data, 2 for [−1, 1].
+    """
+    require_positive("bits_per_dim", dims=dims, data_range=data_range)
+    value = -log_prob / (dims * math.log(2)) + 8 - jnp.log2(jnp.asarray(data_range, log_prob.dtype))
+    return BitsPerDim(
+        value, "bits per dimension of 256 grey levels, uniformly dequantized: (k + u)/256 with u ~ U[0, 1)"
+    )
