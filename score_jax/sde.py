@@ -83,6 +83,15 @@ class SDE:
         """Returns g(t) of dx = f(t) x dt + g(t) dw."""
         return jnp.sqrt(_derivative(self.variance, t) - 2 * self.drift(t) * self.variance(t))
 
+    def transition(self, t: ArrayLike, s: ArrayLike) -> tuple[Array, Array]:
+        """Returns (α_{t|s}, σ²_{t|s}) of x_t = α_{t|s} x_s + σ_{t|s} z, without cancellation for small steps."""
+        alpha = jnp.exp(self.log_alpha(t) - self.log_alpha(s))
+        return alpha, -self.variance(t) * jnp.expm1(jnp.minimum(self.log_snr(t) - self.log_snr(s), 0))
+
+    def posterior_variance(self, t: ArrayLike, s: ArrayLike) -> Array:
+        """Returns σ²_{t|s} σ_s²/σ_t², the variance of x_s given x_t and x_0."""
+        return self.transition(t, s)[1] * self.variance(s) / self.variance(t)
+
     def perturb(self, key: Key, x0: Array, t: ArrayLike) -> tuple[Array, Array]:
         """Draws x_t = α(t) x_0 + σ(t) ε and returns `(x_t, eps)`.
 

@@ -438,7 +438,7 @@ def change_of_variables(key: Key) -> list[Measurement]:
             (vp_paths, ve_paths, forgotten),
             smld,
             scores,
-            sampling.sde.transition(table, knots[:-1], knots[1:]),
+            table.transition(knots[:-1], knots[1:]),
         )
 
     flows, paths, (smld, z, x), scores, (root_alpha, betas) = compute(measure, key)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from score_jax import arrays
 from score_jax.sampling.base import Sampler, one_step
-from score_jax.sampling.sde import transition
 from score_jax.sde import SDE
 from score_jax.types import Array, ArrayLike, InputError, Key, ScoreFn
 
@@ -31,7 +30,7 @@ def ddim(sde: SDE, score_fn: ScoreFn, *, eta: ArrayLike = 0.0) -> Sampler:
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
         score = score_fn(x, t)
-        added = eta**2 * transition(sde, t, s)[1] * sde.variance(s) / sde.variance(t)
+        added = eta**2 * sde.posterior_variance(t, s)
         kept = arrays.root(jnp.maximum(sde.variance(s) - added, 0)) * sde.sigma(t)
         mean = arrays.expand_right(sde.alpha(s), x) * sde.denoise(x, t, score) - arrays.expand_right(kept, x) * score
         if isinstance(eta, int | float) and eta == 0:

@@ -8,19 +8,14 @@ none of them knows which SDE it runs on. A step from t to s = t leaves x as it i
 """
 
 from collections.abc import Callable
-
-import jax.numpy as jnp
+from typing import TypeAlias
 
 from score_jax import arrays
 from score_jax.sampling.base import Sampler, one_step
 from score_jax.sde import SDE
 from score_jax.types import Array, InputError, Key, ScoreFn
 
-
-def transition(sde: SDE, t: Array, s: Array) -> tuple[Array, Array]:
-    """Returns (α_{t|s}, σ²_{t|s}) of x_t = α_{t|s} x_s + σ_{t|s} z, without cancellation for small steps."""
-    alpha = jnp.exp(sde.log_alpha(t) - sde.log_alpha(s))
-    return alpha, -sde.variance(t) * jnp.expm1(jnp.minimum(sde.log_snr(t) - sde.log_snr(s), 0))
+StepVariance: TypeAlias = Callable[[Array, Array, Array], Array]  # (x at t, t, s) -> variance of the noise added
 
 
 def euler_maruyama(sde: SDE, score_fn: ScoreFn) -> Sampler:
@@ -42,39 +37,48 @@ def reverse_diffusion(sde: SDE, score_fn: ScoreFn) -> Sampler:
     """
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
-        alpha, variance = (arrays.expand_right(v, x) for v in transition(sde, t, s))
+        alpha, variance = (arrays.expand_right(v, x) for v in sde.transition(t, s))
         return (2 - alpha) * x + variance * score_fn(x, t) + arrays.root(variance) * arrays.normal(key, x)
 
     return one_step(step)
 
 
-def ancestral(
-    sde: SDE, score_fn: ScoreFn, *, variance: str | Callable[[Array, Array, Array], Array] = "posterior"
-) -> Sampler:
+def step_variance(sde: SDE, variance: str | StepVariance) -> StepVariance:
+    """Returns the variance of a reverse step as a function `(x, t, s)`: see `ancestral`.
+
+    Raises:
+      InputError: for an unknown name.
+    """
+    if callable(variance):
+        return variance
+    named: dict[str, StepVariance] = {
+        "posterior": lambda x, t, s: sde.posterior_variance(t, s),
+        "transition": lambda x, t, s: sde.transition(t, s)[1],
+    }
+    if variance not in named:
+        raise InputError(
+            f"ancestral: variance must be one of {sorted(named)} or a function (x, t, s), got {variance!r}"
+        )
+    return named[variance]
+
+
+def ancestral(sde: SDE, score_fn: ScoreFn, *, variance: str | StepVariance = "posterior") -> Sampler:
     """Steps t → s by (x + σ²_{t|s} score)/α_{t|s} + std·z (Ho et al. 2020, algorithm 2).
 
     Args:
       sde: the noising process.
       score_fn: `(x, t) -> score`.
       variance: std² of the added noise: "posterior", σ²_{t|s} σ_s²/σ_t², that of q(x_s | x_t, x_0) ("fixedsmall",
-        DDIM with η = 1); "transition", σ²_{t|s} ("fixedlarge"); or a function `(x, t, s)` giving it.
+        DDIM with η = 1); "transition", σ²_{t|s} ("fixedlarge"); or a function `(x, t, s)` giving it, `(B, *S)`, `(B,)`
+        or `()`, such as `ScoreModel.variance` where it is learned.
 
     Raises:
       InputError: for an unknown variance.
     """
-
-    def posterior(x: Array, t: Array, s: Array) -> Array:
-        return transition(sde, t, s)[1] * sde.variance(s) / sde.variance(t)
-
-    named = {"posterior": posterior, "transition": lambda x, t, s: transition(sde, t, s)[1]}
-    if isinstance(variance, str) and variance not in named:
-        raise InputError(
-            f"ancestral: variance must be one of {sorted(named)} or a function (x, t, s), got {variance!r}"
-        )
-    noise_variance = named[variance] if isinstance(variance, str) else variance
+    noise_variance = step_variance(sde, variance)
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
-        alpha, added = (arrays.expand_right(v, x) for v in transition(sde, t, s))
+        alpha, added = (arrays.expand_right(v, x) for v in sde.transition(t, s))
         std = arrays.root(noise_variance(x, t, s))
         std = arrays.expand_right(std, x) if std.ndim <= 1 else std
         return (x + added * score_fn(x, t)) / alpha + std * arrays.normal(key, x)
