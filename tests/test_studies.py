@@ -1,6 +1,7 @@
 """The studies show what their READMEs claim, at a size that fits a test; and no README lacks its result."""
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from experiments import study
 from experiments.manifold_noise import __main__ as manifold_noise
 from experiments.mode_weights import __main__ as mode_weights
+from experiments.ncsn_techniques import __main__ as ncsn_techniques
 from experiments.score_accuracy import __main__ as score_accuracy
 from experiments.small_noise import __main__ as small_noise
+from score_jax import data, metrics, runs
 
 FOLDERS = sorted(path.parent for path in Path(study.__file__).parent.glob("*/README.md"))
 
@@ -76,3 +79,70 @@ def test_a_result_replaces_the_one_before_and_nothing_else(tmp_path, capsys):
     assert "old" not in page and "| a | b |\n| --- | --- |\n| 1.235 | x |" in page
     assert page.startswith("claim\n") and page.endswith("end\n") and (tmp_path / "a.png").exists()
     assert "a.png" in capsys.readouterr().out
+
+
+class Cell(NamedTuple):
+    """Stands for a trained run, its state being the number of its training."""
+
+    config: Any
+    state: int
+
+    def with_state(self, state):
+        return self._replace(state=state)
+
+
+def test_each_cell_changes_what_its_technique_names_and_nothing_else(monkeypatch):
+    trained = []
+    monkeypatch.setattr(ncsn_techniques, "trained", lambda config: trained.append(config) or Cell(config, len(trained)))
+    start = ncsn_techniques.baseline(0, 100)
+    changes = ncsn_techniques.techniques(11.2, 14 * 14, start.sde.ve.sigma_min)
+    found = dict(ncsn_techniques.cells(start, changes))
+    assert [cell.state for cell in found.values()] == [1, 2, 3, 4, 4, 4, 4]
+    settings = [dict(leaves(runs.as_json(cell.config))) for cell in found.values()]
+    for before, after, changed in zip(settings[:-1], settings[1:], list(changes.values())[1:], strict=True):
+        assert {key for key in after if after[key] != before[key]} == set(changed)
+    for values in settings:
+        assert values["sampler.steps"] * values["sampler.annealed_langevin.n_steps"] == ncsn_techniques.CALLS
+    # Rule 2 in 196 dimensions: γ = 1.1786, so 1 + ln(1120)/ln γ = 43.7 levels; γ = 1.1774 with 44, and the h that
+    # minimises (1 − h)^10 (γ² − b) + b, b = 1/(1 − h/2), is 0.175: ε = 2 σ_L² h.
+    assert settings[2]["sampler.steps"] == settings[2]["times.discrete.n"] == 44
+    assert settings[4]["sampler.annealed_langevin.step_size"] == pytest.approx(3.503e-5, rel=1e-3)
+
+
+def leaves(tree, prefix=""):
+    for key, value in tree.items():
+        yield from leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+
+
+def test_a_completion_keeps_what_is_given(tmp_path):
+    config = ncsn_techniques.baseline(0, 100)
+    config.data.update(name="digits", size=0)
+    config.network.name, config.parameterization.name = "mlp", "eps"
+    config.network.mlp.hidden = (4,)
+    config.sampler.steps, config.sampler.denoise = 3, True
+    images = data.digits(split="test").batch(np.arange(5))["x"] / np.float32(16)
+    mask = np.arange(8)[None, :, None] < 4
+    filled = np.asarray(ncsn_techniques.completed(jax.random.key(0), runs.new(config, tmp_path), images, mask))
+    assert (filled[:, :, :4] == images[:, :, :4]).all()
+    assert (abs(filled - images)[:, :, 4:] > 0.01).mean() > 0.5
+
+
+def test_the_table_tells_data_from_noise():
+    digits = {split: data.digits(split=split) for split in ("train", "test")}
+    train = ncsn_techniques.pool(digits["train"], np.arange(1000))
+    held_out = ncsn_techniques.pool(digits["test"], np.arange(200))
+    fresh = ncsn_techniques.pool(digits["test"], np.arange(200, len(digits["test"])))["x"]
+    judge = metrics.train_classifier(train["x"], train["label"])
+    noise = np.random.default_rng(0).uniform(size=fresh.shape).astype(np.float32)
+    real, fake = (ncsn_techniques.row("", x, train, held_out, judge) for x in (fresh, noise))
+    # Unbiased, so 0 for fresh data within 4 s.e. of both halves; noise is 18 s.e. away.
+    assert abs(real["energy distance, features"]) < 4 * 2**0.5 * real["± (s.e.)"]
+    assert fake["energy distance, features"] > 10 * fake["± (s.e.)"]
+    assert abs(real["neighbour ratio"] - 1) < 0.15 and fake["neighbour ratio"] > 1.5
+    assert real["confidence"] > 0.9 > fake["confidence"]
+
+
+def test_the_jackknife_is_the_standard_error_of_a_mean():
+    x = np.random.default_rng(0).normal(size=64)
+    error = ncsn_techniques.jackknife(np.mean, x, groups=64)  # of single rows: σ/√n, exactly
+    assert error == pytest.approx(x.std(ddof=1) / 8, rel=1e-9)
