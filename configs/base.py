@@ -117,6 +117,8 @@ def get_config() -> ConfigDict:
     sampler.ddim = {"eta": 0.0}
     sampler.euler = {}
     sampler.heun = {"churn": 0.0, "s_min": 0.0, "s_max": 1e9, "s_noise": 1.0}
+    sampler.dpm_solver_pp = {"order": 2, "eta": 0.0}  # orders 1 to 3; eta 1.0: SDE-DPM-Solver++
+    sampler.unipc = {"order": 2}  # orders 1 to 3
     sampler.corrector = False  # Langevin steps after each prediction
     sampler.langevin_corrector = {"snr": 0.16, "n_steps": 1}
     sampler.start = "prior"  # or uniform: in the value range, as released NCSN code does

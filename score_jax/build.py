@@ -371,6 +371,8 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "ddim": sampling.ddim,
     "euler": sampling.euler,
     "heun": sampling.heun,
+    "dpm_solver_pp": sampling.dpm_solver_pp,
+    "unipc": sampling.unipc,
 }
 
 

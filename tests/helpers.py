@@ -75,6 +75,11 @@ SAMPLERS = {
     "euler": sampling.euler,
     "heun": sampling.heun,
     "consistent_annealed": lambda sde, s: sampling.consistent_annealed(sde, s, step_size=0.5, sigma_min=1.0),
+    "dpm_solver_pp": sampling.dpm_solver_pp,
+    "dpm_solver_pp_3": lambda sde, s: sampling.dpm_solver_pp(sde, s, order=3),
+    "dpm_solver_pp_sde": lambda sde, s: sampling.dpm_solver_pp(sde, s, eta=1.0),
+    "unipc": sampling.unipc,
+    "unipc_3": lambda sde, s: sampling.unipc(sde, s, order=3),
     "heun_churn": lambda sde, s: sampling.heun(sde, s, churn=0.1),
     # ε = 0.05 σ_s²: small enough at every level that the corrector's own bias, ε/(4 v), stays below 2 %.
     "predictor_corrector": lambda sde, s: sampling.predictor_corrector(

@@ -11,6 +11,7 @@ from score_jax.sampling.langevin import (
     langevin_corrector,
     mala,
 )
+from score_jax.sampling.multistep import dpm_solver_pp, unipc
 from score_jax.sampling.ode import ddim, euler, heun
 from score_jax.sampling.sde import ancestral, euler_maruyama, reverse_diffusion
 
@@ -20,6 +21,7 @@ __all__ = [
     "annealed_langevin",
     "consistent_annealed",
     "ddim",
+    "dpm_solver_pp",
     "euler",
     "euler_maruyama",
     "grids",
@@ -32,4 +34,5 @@ __all__ = [
     "probability_flow",
     "reverse_diffusion",
     "sample",
+    "unipc",
 ]
