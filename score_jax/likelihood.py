@@ -1,4 +1,4 @@
-"""Exact likelihood of the probability flow, and bits per dimension.
+"""How probable a model finds data: exact likelihood of the probability flow, DDPM's bound, bits per dimension.
 
 Along dz/dθ = v (`sampling.flow`) a density changes by  d log p/dθ = −∇·v  (Chen et al. 2018), so that with z = x/r
 
@@ -7,6 +7,8 @@ Along dz/dθ = v (`sampling.flow`) a density changes by  d log p/dθ = −∇·v
 from t_min to t_max. It is the density of what the flow generates from the prior at t_min, that is of data noised to
 t_min. The score of data whose law at t_max is not quite the prior gives the density of the flow all the same, which is
 then not quite the data's: the difference is log prior − log p_{t_max} at `z`, which the result holds.
+
+The variational bound is of the stochastic sampler on a grid of levels: `losses.variational` has its terms.
 """
 
 import math
@@ -20,7 +22,10 @@ import numpy as np
 from flax import struct
 
 from score_jax import arrays, integrate
+from score_jax.losses.variational import Decoder, bound_term, gaussian_kl, grey_level_decoder
 from score_jax.sampling import flow
+from score_jax.sampling.base import check_grid
+from score_jax.sampling.sde import StepVariance, step_variance
 from score_jax.sde import SDE
 from score_jax.types import Array, ArrayLike, InputError, Key, ScoreFn, require_at_least, require_positive
 
@@ -154,3 +159,69 @@ def bits_per_dim(log_prob: Array, *, dims: int, data_range: ArrayLike) -> BitsPe
     return BitsPerDim(
         value, "bits per dimension of 256 grey levels, uniformly dequantized: (k + u)/256 with u ~ U[0, 1)"
     )
+
+
+class VariationalBound(NamedTuple):
+    """Attributes, in nats:
+    prior: KL(q(x_{t_1}|x_0) ‖ prior), `(B,)`.
+    steps: the KL of each step, from the first level down, `(N − 1, B)`.
+    decoder: −log p(x_0|x_{t_N}), `(B,)`.
+    """
+
+    prior: Array
+    steps: Array
+    decoder: Array
+
+    @property
+    def total(self) -> Array:
+        """An upper bound on −log p(x_0), `(B,)`: divided by D log 2, bits per dimension."""
+        return self.prior + self.steps.sum(0) + self.decoder
+
+
+def variational_bound(
+    key: Key,
+    sde: SDE,
+    score_fn: ScoreFn,
+    x0: Array,
+    ts: ArrayLike,
+    *,
+    variance: str | StepVariance = "posterior",
+    prior_variance: ArrayLike | None = None,
+    decoder: Decoder = grey_level_decoder,
+) -> VariationalBound:
+    """Returns the terms of −log p(x_0) ≤ … of `sampling.ancestral` on the levels `ts`, one noise draw for each.
+
+    With the grey-level decoder it bounds the probability of undequantized images, so that its bits per dimension are
+    `total/(D log 2)` as they stand. Published ones clip x̂_0 to [−1, 1] too: give a score function that does.
+
+    Args:
+      key: `()` or `(B,)`.
+      sde: the noising process.
+      score_fn: `(x, t) -> score`.
+      x0: data, `(B, *S)`; for the grey-level decoder in [−1, 1], 2k/255 − 1.
+      ts: levels, decreasing `(N,)`: DDPM's are `grids.ddpm(sde, t_end=1/N)`, the knots of its table.
+      variance: of the steps, as for `ancestral`. The decoder takes, after a named one, the posterior variance of the
+        last step ("fixedsmall" and "fixedlarge" both do), and a function at s = 0.
+      prior_variance: of the prior N(0, prior_variance I): σ(t_max)² unless given, 1 in DDPM.
+      decoder: log p(x_0|x_{t_N}); `losses.variational.gaussian_decoder` for data with a density.
+
+    Raises:
+      InputError: for levels that do not decrease, and an unknown variance.
+    """
+    check_grid(ts)
+    ts = jnp.asarray(ts)
+    keys, noise_variance = arrays.example_keys(key, len(x0)), step_variance(sde, variance)
+    last_variance = sde.posterior_variance(ts[-2], ts[-1])
+
+    def term(inputs: tuple[Array, Array, Array]) -> Array:
+        i, t, s = inputs
+        x, eps = sde.perturb(arrays.fold_in(keys, i), x0, t)
+        v = noise_variance(x, t, s)
+        v = v if callable(variance) else jnp.where(s == 0, last_variance, v)
+        return bound_term(sde, x0, eps, score_fn(x, t), v, t, s, decoder)
+
+    terms = jax.lax.map(term, (jnp.arange(len(ts)), ts, jnp.append(ts[1:], 0)))
+    prior_variance = sde.variance(sde.t_max) if prior_variance is None else jnp.asarray(prior_variance, ts.dtype)
+    at_start = (jnp.broadcast_to(arrays.expand_right(v, x0), x0.shape) for v in (sde.variance(ts[0]), prior_variance))
+    prior = arrays.sum_dims(gaussian_kl(arrays.expand_right(sde.alpha(ts[0]), x0) * x0, *at_start))
+    return VariationalBound(prior, terms[:-1], terms[-1])

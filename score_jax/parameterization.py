@@ -23,7 +23,7 @@ from flax import struct
 
 from score_jax import arrays
 from score_jax.sde import SDE
-from score_jax.types import Array, ArrayLike, require_positive
+from score_jax.types import Array, ArrayLike, InputError, require_positive
 
 
 class Parameterization:
@@ -43,6 +43,13 @@ class Parameterization:
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         scale = -1 / (sigma * (alpha * q - p * sigma))
         return arrays.expand_right(scale * alpha, x) * F - arrays.expand_right(scale * p, x) * x
+
+    def variance(self, sde: SDE, t: ArrayLike, s: ArrayLike, F: Array) -> Array:
+        """Returns the variance of a step from t to s that the network learned: `learned` has one."""
+        name = type(self).__name__.lower()
+        raise InputError(
+            f"parameterization {name!r} has no learned variance: use learned({name}) and twice the channels"
+        )
 
     def target(self, sde: SDE, x: Array, t: ArrayLike, x0: Array) -> Array:
         """Returns the F whose score is the kernel's, −ε/σ with ε = (x − α x_0)/σ: what F regresses on."""
@@ -123,9 +130,44 @@ class EDM(Parameterization):
         return 1 / (sde.alpha(t) * norm), jnp.log(sigma) / 4
 
 
+@struct.dataclass
+class Learned(Parameterization):
+    """F has twice the channels: first those of `mean`, then v of the step's variance (Nichol & Dhariwal 2021, eq. 15).
+
+        log variance = u log σ²_{t|s} + (1 − u) log max(σ²_{t|s} σ_s²/σ_t², floor),        u = (v + 1)/2
+
+    lies between the two that a fixed variance may have where v is in [−1, 1]. `floor` is for the last step, to s = 0,
+    where the lower one vanishes; DDPM's is that of the step before, `ddpm_schedule().posterior_variance[1]`.
+    """
+
+    mean: Parameterization
+    floor: ArrayLike = struct.field(default=0.0, kw_only=True)
+
+    def inputs(self, sde, t):
+        return self.mean.inputs(sde, t)
+
+    def coefficients(self, sde, t):
+        return self.mean.coefficients(sde, t)
+
+    def to_score(self, sde, x, t, F):
+        expected = (*x.shape[:-1], 2 * x.shape[-1])
+        if F.shape != expected:
+            raise InputError(
+                f"parameterization.learned: for x {x.shape} the network must return mean and variance, {expected}; "
+                f"it returned {F.shape}"
+            )
+        return self.mean.to_score(sde, x, t, F[..., : x.shape[-1]])
+
+    def variance(self, sde, t, s, F):
+        v = F[..., F.shape[-1] // 2 :]
+        high, low = jnp.log(sde.transition(t, s)[1]), jnp.log(jnp.maximum(sde.posterior_variance(t, s), self.floor))
+        return jnp.exp(arrays.expand_right(low, v) + 0.5 * (v + 1) * arrays.expand_right(high - low, v))
+
+
 score = Score()
 eps = Eps()
 x0 = X0()
 v = V()
 flow = Flow()
 edm = EDM
+learned = Learned

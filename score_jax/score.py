@@ -48,11 +48,31 @@ class ScoreModel:
           label: class labels `(B,)` of a class-conditional network, −1 for none.
           key: `()` or `(B,)`: turns on training behaviour (dropout), drawn per example.
         """
+        return self.parameterization.to_score(self.sde, x, t, self._output(x, t, label, key))
+
+    def with_variance(
+        self, x: Array, t: Array, s: Array, *, label: Array | None = None, key: Key | None = None
+    ) -> tuple[Array, Array]:
+        """Returns the score and the variance `(B, *S)` of the step from t to s, of a network that learned both.
+
+        Raises:
+          InputError: unless the parameterization is `learned`.
+        """
+        F = self._output(x, t, label, key)
+        score = self.parameterization.to_score(self.sde, x, t, F)
+        return score, self.parameterization.variance(self.sde, t, s, F)
+
+    def variance(self, x: Array, t: Array, s: Array, *, label: Array | None = None) -> Array:
+        """Returns the learned variance of the step from t to s, `(B, *S)`: for `sampling.ancestral(variance=...)`.
+
+        Where the score is computed from the same x beside it, as there, XLA evaluates the network once.
+        """
+        return self.with_variance(x, t, s, label=label)[1]
+
+    def _output(self, x: Array, t: Array, label: Array | None, key: Key | None) -> Array:
         c_in, c_noise = self.parameterization.inputs(self.sde, t)
         cond = c_noise if self.condition is None else self.condition(self.sde, t)
-        cond = arrays.per_example(cond, x)
-        F = self._apply(arrays.expand_right(c_in, x) * x, cond, label, key)
-        return self.parameterization.to_score(self.sde, x, t, F)
+        return self._apply(arrays.expand_right(c_in, x) * x, arrays.per_example(cond, x), label, key)
 
     def _apply(self, x: Array, cond: Array, label: Array | None, key: Key | None) -> Array:
         if key is None:

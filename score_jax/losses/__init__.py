@@ -10,6 +10,7 @@ from score_jax.losses.matching import (
     implicit_score_matching,
     sliced_score_matching,
 )
+from score_jax.losses.variational import hybrid_loss
 
 __all__ = [
     "control_variate",
@@ -17,6 +18,7 @@ __all__ = [
     "diffusion_loss",
     "explicit_score_matching",
     "finite_difference_score_matching",
+    "hybrid_loss",
     "implicit_score_matching",
     "perturbed",
     "sliced_score_matching",
