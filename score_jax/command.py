@@ -55,7 +55,7 @@ def define_run_config(config: ConfigDict | None = None) -> None:
         _show_in_help("workdir")
         workdir = given("workdir")
         config = ConfigDict() if workdir is None else attempt(lambda: run_config(workdir))
-    config_flags.DEFINE_config_dict("config", config)
+    config_flags.DEFINE_config_dict("config", config, "changes settings of the run, --config.sampler.name=ddim")
     _show_in_help("config")
 
 
