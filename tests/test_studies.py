@@ -11,6 +11,7 @@ from experiments import study
 from experiments.manifold_noise import __main__ as manifold_noise
 from experiments.mode_weights import __main__ as mode_weights
 from experiments.ncsn_techniques import __main__ as ncsn_techniques
+from experiments.objective_cost import __main__ as objective_cost
 from experiments.score_accuracy import __main__ as score_accuracy
 from experiments.small_noise import __main__ as small_noise
 from score_jax import data, metrics, runs
@@ -68,6 +69,23 @@ def test_noise_settles_the_loss_of_data_on_a_manifold():
     assert without["last tenth / second half"] > 1.3 and without["mean loss, second half"] < -5000
     assert noisy["last tenth / second half"] < 1.15
     assert noisy["mean loss, second half"] > -0.5 / 0.01**2
+
+
+def test_the_exact_trace_takes_a_pass_for_each_dimension_and_the_others_a_fixed_number():
+    """In floating-point operations of one gradient, as XLA counts them: the study's times without their noise."""
+
+    def operations(name, dims):
+        program, init = objective_cost.gradient(objective_cost.OBJECTIVES[name], dims)
+        arguments = jax.random.key(0), jax.ShapeDtypeStruct((8, dims), np.float32)
+        return program.lower(jax.eval_shape(init, *arguments), *arguments).cost_analysis()["flops"]
+
+    few, many = ({name: operations(name, d) for name in objective_cost.OBJECTIVES} for d in (16, 64))
+    for name in ("FD-SSM", "SSM", "SSM-VR"):
+        # Two passes (a score and its derivative, or two scores) where DSM takes one.
+        assert few[name] / few["DSM"] == pytest.approx(2, abs=0.1) == many[name] / many["DSM"]
+    for counts, dims in ((few, 16), (many, 64)):
+        # d derivatives and the score; what is shared between derivatives makes each a little less than a pass.
+        assert counts["exact ISM"] / counts["DSM"] == pytest.approx(dims + 1, rel=0.07)
 
 
 def test_a_result_replaces_the_one_before_and_nothing_else(tmp_path, capsys):
