@@ -234,6 +234,42 @@ def test_a_word_that_does_not_exist_says_what_does(key_, value, message):
         build.sampler(config, model.sde, model)
 
 
+WORDS = [
+    *(("sde.name", word) for word in build.SDES),
+    *(("objective.name", word) for word in ("esm", "ism", "ssm", "fd_ssm", "dsm")),
+    *(("objective.dsm.noise", word) for word in build.NOISES),
+    *(("weighting.name", word) for word in ("sigma2", "likelihood", "edm", "min_snr")),
+    *(("times.name", word) for word in ("uniform", "discrete", "lognormal", "importance")),
+    *(("sampler.name", word) for word in build.SAMPLERS),
+    *(("sampler.grid", word) for word in ("levels", "uniform", "karras", "log_snr")),
+]
+
+
+@pytest.mark.parametrize(("setting", "word"), WORDS)
+def test_every_choice_is_a_one_word_swap(setting, word):
+    """With the exact score in place of a network, which is the same whatever else is chosen."""
+    config = toy.get_config()
+    config.data.n = 16
+    config.update_from_flattened_dict({setting: word})
+    oracle, sde = build.data(config).oracle, build.sde(config)
+    score_fn = build.score_of(oracle, sde)
+
+    def step_and_sample(x0):
+        values = build.objective(config, sde, oracle)(key(), score_fn, x0, build.draw_times(config, sde))
+        return values, sampling.sample(key(), build.sampler(config, sde, score_fn), x0, build.grid(config, sde))
+
+    values, drawn = jax.eval_shape(step_and_sample, jax.ShapeDtypeStruct((4, 2), np.float32))
+    assert values.shape == (4,) and drawn.shape == (4, 2) and values.dtype == drawn.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("word", build.PARAMETERIZATIONS)
+def test_every_parameterization_is_a_one_word_swap(word):
+    config = toy.get_config()
+    config.parameterization.name = word
+    score = jax.eval_shape(lambda x: build.model(config, source_for(config))(x, jnp.full(4, 0.5)), np.zeros((4, 2)))
+    assert score.shape == (4, 2)
+
+
 def test_explicit_score_matching_needs_a_known_score():
     config = digits.get_config()
     config.objective.name = "esm"
