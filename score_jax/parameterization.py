@@ -164,6 +164,23 @@ class Learned(Parameterization):
         return jnp.exp(arrays.expand_right(low, v) + 0.5 * (v + 1) * arrays.expand_right(high - low, v))
 
 
+@struct.dataclass
+class AsGiven(Parameterization):
+    """Another parameterization, of a network that is given x itself whatever its scale: c_in = 1.
+
+    Published networks of sub-VP, whose x has not variance one, and denoisers D(x; σ) that scale x themselves.
+    """
+
+    of: Parameterization
+
+    def coefficients(self, sde, t):
+        return self.of.coefficients(sde, t)
+
+    def inputs(self, sde, t):
+        c_in, c_noise = self.of.inputs(sde, t)
+        return jnp.ones_like(c_in), c_noise
+
+
 score = Score()
 eps = Eps()
 x0 = X0()
@@ -171,3 +188,4 @@ v = V()
 flow = Flow()
 edm = EDM
 learned = Learned
+as_given = AsGiven

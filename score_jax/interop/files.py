@@ -9,14 +9,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 import yaml
 
-from score_jax.interop import torch_files
+from score_jax.interop import archives, torch_files
 from score_jax.interop.pickles import printable
 from score_jax.interop.torch_files import Tensor
 from score_jax.types import InputError
@@ -36,17 +36,37 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def read(path: str | os.PathLike) -> tuple[Any, dict[str, str]]:
-    """Returns what the file holds, and the remarks in its header: of safetensors, a dict of arrays.
+class Contents(NamedTuple):
+    """What a checkpoint holds, its own config, empty where it has none, and how many bytes it is."""
+
+    value: Any
+    config: Mapping[str, Any]
+    size: int
+
+
+def read(path: str | os.PathLike) -> Contents:
+    """Returns what the file holds: of safetensors and numpy.savez, a dict of arrays.
 
     Raises:
-      InputError: for a file that is neither of torch.save nor safetensors, or damaged.
+      InputError: for a file that is none of torch.save, numpy.savez or safetensors, or damaged.
     """
     with open(path, "rb") as file:
         start = file.read(9)
+    size = os.stat(path).st_size
     if start[8:] == b"{":
-        return _read_safetensors(path)
-    return torch_files.read(path), {}
+        arrays, remarks = _read_safetensors(path)
+        return Contents(arrays, _remembered(remarks), size)
+    found = archives.arrays(path) if start[:4] == archives.ZIP_MAGIC else None
+    return Contents(torch_files.read(path) if found is None else found, {}, size)
+
+
+def _remembered(remarks: Mapping[str, str]) -> Mapping[str, Any]:
+    """The config that `write` left in the header."""
+    try:
+        config = json.loads(remarks.get("config", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise InputError("has a config in its header that is no JSON") from error
+    return config if isinstance(config, dict) else {}
 
 
 def _read_safetensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -60,15 +80,15 @@ def _read_safetensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], d
         ) from error
 
 
-def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], remarks: Mapping[str, str]) -> None:
-    """Writes arrays as safetensors, with remarks in the header."""
+def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> None:
+    """Writes arrays as safetensors, with a config in the header."""
     dense = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    safetensors.numpy.save_file(dense, path, metadata=dict(remarks))
+    safetensors.numpy.save_file(dense, path, metadata={"format": "pt", "config": json.dumps(config)})
 
 
-def require_size(path: str | os.PathLike, tensors: Mapping[str, Tensor | np.ndarray]) -> None:
-    """Raises `InputError` where copies of the tensors would be much larger than the file that they are from."""
-    promised, size = sum(tensor.nbytes for tensor in tensors.values()), os.stat(path).st_size
+def require_size(size: int, tensors: Mapping[str, Tensor | np.ndarray]) -> None:
+    """Raises `InputError` where copies of the tensors would be much larger than the file of `size` they are from."""
+    promised = sum(tensor.nbytes for tensor in tensors.values())
     if promised > _REPEATED * size + _ALLOWANCE:
         raise InputError(f"promises tensors of {promised} bytes in a file of {size}: refused")
 

@@ -5,7 +5,7 @@ that either side expects are read off it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from flax import traverse_util
 from score_jax.interop.pickles import printable
 from score_jax.interop.torch_files import Tensor
 from score_jax.types import InputError, PyTree
+
+Tensors: TypeAlias = Mapping[str, Tensor | np.ndarray]  # a state dict
 
 
 class Entry(NamedTuple):
@@ -26,6 +28,7 @@ class Entry(NamedTuple):
       name: in the source's state dict.
       ours: its axes there, a letter each, such as "HWIO"; "1" is an axis of length one that the source does without.
       theirs: its axes in the source, such as "OIHW".
+      part: (i, n) where the source's first axis has n arrays in turn, of which this is number i.
     """
 
     path: tuple[str, ...]
@@ -33,11 +36,14 @@ class Entry(NamedTuple):
     name: str
     ours: str
     theirs: str
+    part: tuple[int, int] = (0, 1)
 
     @property
     def source_shape(self) -> tuple[int, ...]:
         """The shape in the source."""
-        return tuple(self.shape[self.ours.index(axis)] for axis in self.theirs)
+        kept = {axis: n for axis, n in zip(self.ours, self.shape, strict=True) if axis != "1"} | {"1": 1}
+        first, *rest = (kept[axis] for axis in self.theirs)
+        return (first * self.part[1], *rest)
 
 
 def rearrange(array: np.ndarray, old: str, new: str) -> np.ndarray:
@@ -48,14 +54,15 @@ def rearrange(array: np.ndarray, old: str, new: str) -> np.ndarray:
     return np.expand_dims(array, [i for i, axis in enumerate(new) if axis == "1"])
 
 
-def to_variables(entries: Sequence[Entry], tensors: Mapping[str, Tensor | np.ndarray]) -> PyTree:
+def to_variables(entries: Sequence[Entry], tensors: Tensors) -> PyTree:
     """Returns a network's variables, float32, from a source's state dict.
 
     Raises:
       InputError: for a tensor that is missing, one too many, or one of another shape or kind than the network's.
     """
     _require_names(entries, tensors)
-    flat = {e.path: rearrange(_checked(e, tensors[e.name]), e.theirs, e.ours) for e in entries}
+    parts = {e.path: _checked(e, tensors[e.name])[e.part[0] :: e.part[1]] for e in entries}
+    flat = {e.path: rearrange(parts[e.path], e.theirs, e.ours) for e in entries}
     # Copies: a view would keep the file mapped and change with it.
     return traverse_util.unflatten_dict({path: jnp.array(array, jnp.float32) for path, array in flat.items()})
 
@@ -73,10 +80,30 @@ def to_tensors(entries: Sequence[Entry], variables: PyTree) -> dict[str, np.ndar
         raise InputError(
             f"the variables are not this network's: {differing[0]} is missing, unknown or of another shape"
         )
-    return {e.name: rearrange(np.asarray(flat[e.path]), e.ours, e.theirs) for e in entries}
+    tensors = {e.name: np.empty(e.source_shape, flat[e.path].dtype) for e in entries}
+    for e in entries:
+        tensors[e.name][e.part[0] :: e.part[1]] = rearrange(np.asarray(flat[e.path]), e.ours, e.theirs)
+    return tensors
 
 
-def _require_names(entries: Sequence[Entry], tensors: Mapping[str, Tensor | np.ndarray]) -> None:
+def named(state: Any, what: str) -> dict[str, Tensor | np.ndarray]:
+    """Returns a state dict without the "module." that parallel training leaves in front of names.
+
+    Raises:
+      InputError: for anything but a dict of tensors by name.
+    """
+    if not isinstance(state, dict) or not state:
+        raise InputError(f"has no {what}: expected a list with a dict of tensors, or such a dict")
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor | np.ndarray):
+            raise InputError(f"its {what} holds {printable(name)}, which is no tensor")
+    short = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if len(short) < len(state):
+        raise InputError(f'its {what} has names both with and without "module.": which are meant?')
+    return short
+
+
+def _require_names(entries: Sequence[Entry], tensors: Tensors) -> None:
     expected = {e.name for e in entries}
     for what, names in [("lacks", expected - tensors.keys()), ("has unknown", tensors.keys() - expected)]:
         if names:

@@ -7,7 +7,7 @@ the data were rescaled and NCSN's noise levels, is as published unless the sourc
 """
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,16 +15,14 @@ import numpy as np
 
 from score_jax import parameterization
 from score_jax.interop.conditions import LevelIndex
-from score_jax.interop.mapping import read_array
+from score_jax.interop.mapping import Tensors, named, read_array
 from score_jax.interop.pickles import printable
+from score_jax.interop.settings import Config, Examples, agree, value
 from score_jax.interop.torch_files import Tensor
 from score_jax.networks import NCSN, NCSNv2
 from score_jax.parameterization import Parameterization
 from score_jax.sde import SDE, VE
 from score_jax.types import InputError
-
-Config = Mapping[str, Any]
-Tensors = Mapping[str, Tensor | np.ndarray]
 
 _MOST_FEATURES, _MOST_LEVELS = 4096, 2**16  # of networks that anyone has; more is damage
 
@@ -32,26 +30,14 @@ _MOST_FEATURES, _MOST_LEVELS = 4096, 2**16  # of networks that anyone has; more 
 def state_dict(contents: Any, use_ema: bool) -> dict[str, Tensor | np.ndarray]:
     """Returns the tensors of a file's contents, without "module." in their names; averages where there are some."""
     states = contents if isinstance(contents, list | tuple) else [contents]
-    state = _named(states[0] if states else None, "state dict")
+    state = named(states[0] if states else None, "state dict")
     if not use_ema or len(states) < 5:
         return state
-    ema = _named(states[4], "moving average")
+    ema = named(states[4], "moving average")
     without = state.keys() - ema.keys() - {"sigmas"}
     if without:
         raise InputError(f"has no moving average of {printable(min(without))}: load the raw weights with use_ema=False")
     return state | ema
-
-
-def _named(state: Any, what: str) -> dict[str, Tensor | np.ndarray]:
-    if not isinstance(state, dict) or not state:
-        raise InputError(f"has no {what}: expected a list with a dict of tensors, or such a dict")
-    for name, tensor in state.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor | np.ndarray):
-            raise InputError(f"its {what} holds {printable(name)}, which is no tensor")
-    named = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    if len(named) < len(state):
-        raise InputError(f'its {what} has names both with and without "module.": which are meant?')
-    return named
 
 
 def ncsn(tensors: Tensors, config: Config) -> NCSN:
@@ -61,7 +47,7 @@ def ncsn(tensors: Tensors, config: Config) -> NCSN:
     tables = [(name, 2, 0) for name in tensors if name.endswith("embed.weight")]
     num_levels = _vote("levels", tensors, tables, _MOST_LEVELS) if tables else None
     if num_levels is not None:
-        _agree(config, "model", "num_classes", num_levels)
+        agree(config, "model.num_classes", num_levels)
     return NCSN(*_width(tensors, config), num_levels, _depth(tensors), _rescale(config))
 
 
@@ -69,7 +55,7 @@ def ncsnv2(tensors: Tensors, config: Config) -> NCSNv2:
     """Returns the NCSNv2 that the tensors belong to."""
     if "sigmas" not in tensors:
         raise InputError('lacks sigmas, the table of noise levels; an NCSN has none: give source="ncsn"')
-    _agree(config, "model", "num_classes", _vote("levels", tensors, [("sigmas", 1, 0)], _MOST_LEVELS))
+    agree(config, "model.num_classes", _vote("levels", tensors, [("sigmas", 1, 0)], _MOST_LEVELS))
     sigmas = np.asarray(read_array("sigmas", tensors["sigmas"]))
     if not jnp.issubdtype(sigmas.dtype, jnp.floating) or not (sigmas > 0).all() or not np.isfinite(sigmas).all():
         raise InputError("sigmas are not noise levels: expected positive numbers")
@@ -77,13 +63,18 @@ def ncsnv2(tensors: Tensors, config: Config) -> NCSNv2:
     return NCSNv2(*width, tuple(sigmas), _depth(tensors), _rescale(config))
 
 
+def examples(tensors: Tensors, config: Config) -> Examples:
+    """Returns what the network is given."""
+    return Examples(None, _width(tensors, config)[1])  # any side
+
+
 def _width(tensors: Tensors, config: Config) -> tuple[int, int]:
     outer = [("begin_conv.weight", 4, 0), ("begin_conv.bias", 1, 0), ("end_conv.weight", 4, 1)]
     inner = [("begin_conv.weight", 4, 1), ("end_conv.bias", 1, 0), ("end_conv.weight", 4, 0)]
     features = _vote("features", tensors, outer, _MOST_FEATURES)
     channels = _vote("channels", tensors, inner, _MOST_FEATURES)
-    _agree(config, "model", "ngf", features)
-    _agree(config, "data", "channels", channels)
+    agree(config, "model.ngf", features)
+    agree(config, "data.channels", channels)
     return features, channels
 
 
@@ -103,26 +94,11 @@ def _depth(tensors: Tensors) -> str:
     return "deepest" if parts >= {"res31", "refine31"} else "deeper" if parts >= {"res5", "refine5"} else "base"
 
 
-def _setting(config: Config, section: str, name: str, default: Any) -> Any:
-    part = config.get(section, {})
-    if not isinstance(part, Mapping):
-        raise InputError(f"the config's section {section} is {type(part).__name__}, expected settings")
-    return part.get(name, default)
-
-
-def _agree(config: Config, section: str, name: str, found: int) -> None:
-    expected = _setting(config, section, name, found)
-    if expected != found:
-        raise InputError(f"has {found} where the config says {section}.{name} = {expected!r}: not its checkpoint")
-
-
 def _rescale(config: Config) -> bool:
     for name, only in [("nonlinearity", "elu"), ("normalization", "InstanceNorm++")]:
-        if _setting(config, "model", name, only) != only:
-            raise InputError(
-                f"the config's model.{name} is {_setting(config, 'model', name, only)!r}; only {only} is read"
-            )
-    return not (_setting(config, "data", "logit_transform", False) or _setting(config, "data", "rescaled", False))
+        if value(config, f"model.{name}", only) != only:
+            raise InputError(f"the config's model.{name} is {value(config, f'model.{name}')!r}; only {only} is read")
+    return not (value(config, "data.logit_transform", False) or value(config, "data.rescaled", False))
 
 
 def config_of(module: NCSN | NCSNv2) -> Config:
@@ -140,10 +116,10 @@ def ncsn_score(module: NCSN, config: Config) -> tuple[SDE, Parameterization, Lev
 
 def _published_levels(num_levels: int, config: Config) -> np.ndarray:
     spacings: dict[str, Callable[..., np.ndarray]] = {"geometric": np.geomspace, "uniform": np.linspace}
-    kind = _setting(config, "model", "sigma_dist", "geometric")
+    kind = value(config, "model.sigma_dist", "geometric")
     if kind not in spacings:
         raise InputError(f"the config's model.sigma_dist is {kind!r}, expected one of {', '.join(spacings)}")
-    begin, end = (_setting(config, "model", *setting) for setting in [("sigma_begin", 1.0), ("sigma_end", 0.01)])
+    begin, end = (value(config, *setting) for setting in [("model.sigma_begin", 1.0), ("model.sigma_end", 0.01)])
     if not all(isinstance(v, int | float) for v in (begin, end)) or not 0 < end < begin:
         raise InputError(f"the config's sigma_begin is {begin!r} and sigma_end {end!r}: expected positive, descending")
     return spacings[kind](begin, end, num_levels).astype(np.float32)

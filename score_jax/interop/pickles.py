@@ -3,8 +3,8 @@
 A pickle is a program. Python's own machine imports and calls whatever the program names, which is why unpickling a
 stranger's file runs a stranger's code. Here a name stands for what the reader's table says, a constructor or a
 constant of ours, and is refused where the table has nothing. The rest is restricted likewise: only constructors of the
-table are called, only objects of ours take a state, only text and integers are keys (hashing nested tuples can take
-forever), and the memo is a dict (Python's own allocates as many slots as a program asks for).
+table are called, only objects of ours take a state, only text and integers are keys and members of sets (hashing nested
+tuples can take forever), and the memo is a dict (Python's own allocates as many slots as a program asks for).
 
 The instructions are decoded by the standard library's `pickletools`, which also describes them.
 """
@@ -124,6 +124,12 @@ class _Machine:
             raise TypeError("not a constructor and its arguments")
         self.push(function.value(*arguments))
 
+    def new(self, kind: Any, arguments: Any) -> None:
+        """Pushes an object of one of our classes for objects with a state."""
+        if type(kind) is not Named or not isinstance(kind.value, type) or not issubclass(kind.value, Buildable):
+            raise TypeError("not a class of ours")
+        self.call(kind, arguments)
+
     def build(self, state: Any) -> None:
         """Hands a state to the object on top."""
         if not isinstance(self.stack[-1], Buildable):
@@ -141,6 +147,12 @@ class _Machine:
         if type(self.stack[-1]) is not list:
             raise TypeError("not a list")
         self.stack[-1].extend(items)
+
+    def add(self, items: list[Any]) -> None:
+        """Adds members to the set on top."""
+        if type(self.stack[-1]) is not set or not all(isinstance(item, str | int) for item in items):
+            raise TypeError("not a set, or members that are neither text nor integers")
+        self.stack[-1].update(items)
 
     def update(self, items: list[Any]) -> None:
         """Sets items of the dict on top."""
@@ -181,12 +193,15 @@ _INSTRUCTIONS: dict[str, _Instruction] = {
     "LIST": lambda m, _: m.push(m.pop_marked()),
     "APPEND": lambda m, _: m.extend(m.pop(1)),
     "APPENDS": lambda m, _: m.extend(m.pop_marked()),
+    "EMPTY_SET": lambda m, _: m.push(set()),
+    "ADDITEMS": lambda m, _: m.add(m.pop_marked()),
     "EMPTY_DICT": lambda m, _: m.push({}),
     "SETITEM": lambda m, _: m.update(m.pop(2)),
     "SETITEMS": lambda m, _: m.update(m.pop_marked()),
     "GLOBAL": lambda m, argument: m.name(*argument.split(" ", 1)),
     "STACK_GLOBAL": lambda m, _: m.name(*m.pop(2)),
     "REDUCE": lambda m, _: m.call(*m.pop(2)),
+    "NEWOBJ": lambda m, _: m.new(*m.pop(2)),
     "BUILD": lambda m, _: m.build(*m.pop(1)),
     "BINPERSID": lambda m, _: m.identify(*m.pop(1)),
 }

@@ -1,23 +1,24 @@
 """Published checkpoints in and out: one row of `SOURCES` for each kind."""
 
-import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
+from flax import traverse_util
 
-from score_jax.interop import files, ncsn, ncsn_names
-from score_jax.interop.mapping import Entry, to_tensors, to_variables
+from score_jax.interop import diffusers, edm, files, ncsn, ncsn_names, score_sde, unet_names
+from score_jax.interop.conditions import Condition
+from score_jax.interop.files import Contents
+from score_jax.interop.mapping import Entry, Tensors, to_tensors, to_variables
+from score_jax.interop.settings import Config, Examples
 from score_jax.interop.torch_files import Tensor
 from score_jax.parameterization import Parameterization
 from score_jax.score import ScoreModel
 from score_jax.sde import SDE
-from score_jax.types import Array, InputError, PyTree
-
-Config = Mapping[str, Any]
-Tensors = Mapping[str, Tensor | np.ndarray]
+from score_jax.types import InputError, PyTree
 
 
 class Source(NamedTuple):
@@ -26,22 +27,76 @@ class Source(NamedTuple):
     Args:
       state_dict: `(contents of the file, use_ema) -> {name: tensor}`.
       module: `(tensors, config) -> module`, the network they belong to.
-      entries: `module -> entries`, its arrays under both names.
+      examples: `(tensors, config) -> examples`, what the network is given.
+      entries: `(module, channels) -> entries`, its arrays under both names.
       score: `(module, config) -> (sde, parameterization, condition)`, with which it is a score function.
-      config: `module -> config`, what its tensors do not show.
+      config: `module -> config`, what its tensors do not show, as far as the module knows.
+      read: `path -> contents`.
+      spare: pattern of names of tensors that a network may do without.
     """
 
     state_dict: Callable[[Any, bool], dict[str, Tensor | np.ndarray]]
     module: Callable[[Tensors, Config], nn.Module]
-    entries: Callable[[Any], Sequence[Entry]]
-    score: Callable[[Any, Config], tuple[SDE, Parameterization, Callable[[SDE, Array], Array]]]
-    config: Callable[[Any], Config]
+    examples: Callable[[Tensors, Config], Examples]
+    entries: Callable[[Any, int], Sequence[Entry]]
+    score: Callable[[Any, Config], tuple[SDE, Parameterization, Condition]]
+    config: Callable[[Any], Config] = lambda module: {}
+    read: Callable[[Any], Contents] = files.read
+    spare: str = ""
 
 
-SOURCES = {
-    "ncsn": Source(ncsn.state_dict, ncsn.ncsn, ncsn_names.entries, ncsn.ncsn_score, ncsn.config_of),
-    "ncsnv2": Source(ncsn.state_dict, ncsn.ncsnv2, ncsn_names.entries, ncsn.ncsnv2_score, ncsn.config_of),
+_NCSN: dict[str, Any] = {
+    "state_dict": ncsn.state_dict,
+    "examples": ncsn.examples,
+    "entries": lambda module, channels: ncsn_names.entries(module),
+    "config": ncsn.config_of,
 }
+SOURCES = {
+    "ncsn": Source(module=ncsn.ncsn, score=ncsn.ncsn_score, **_NCSN),
+    "ncsnv2": Source(module=ncsn.ncsnv2, score=ncsn.ncsnv2_score, **_NCSN),
+    "score_sde_pytorch": Source(
+        score_sde.state_dict,
+        score_sde.network,
+        score_sde.examples,
+        unet_names.score_sde_entries,
+        score_sde.score,
+        spare=score_sde.SPARE,
+    ),
+    "diffusers": Source(
+        diffusers.state_dict,
+        diffusers.network,
+        diffusers.examples,
+        unet_names.diffusers_entries,
+        diffusers.score,
+        read=diffusers.read,
+        spare=diffusers.SPARE,
+    ),
+    "edm": Source(
+        edm.state_dict,
+        edm.network,
+        edm.examples,
+        lambda module, channels: unet_names.edm_entries(module, module.network, channels, module.resolution),
+        edm.score,
+        read=edm.read,
+        spare=edm.SPARE,
+    ),
+}
+
+
+class Checkpoint(NamedTuple):
+    """A published checkpoint.
+
+    Args:
+      module: the network.
+      variables: its parameters and fixed arrays.
+      config: the source's own, what was given with the checkpoint included.
+      examples: what it is given.
+    """
+
+    module: nn.Module
+    variables: PyTree
+    config: Config
+    examples: Examples
 
 
 def load(
@@ -51,22 +106,23 @@ def load(
     config: Config | str | os.PathLike | None = None,
     use_ema: bool = True,
 ) -> tuple[nn.Module, PyTree]:
-    """Returns a published network and its variables, from a file of torch.save or safetensors.
+    """Returns a published network and its variables.
 
-    `module.apply(variables, x, cond)` is the source network's output, in NHWC, cond being what that network takes: for
-    NCSN and NCSNv2 the level's index. PyTorch is not needed and nothing in the file is executed.
+    `module.apply(variables, x, cond[, label])` is the source network's output, in NHWC, cond being what that network
+    takes (`conditions` lists it), and labels class indices. PyTorch is not needed and nothing in the file is executed.
 
     Args:
-      path: of the checkpoint.
-      source: "ncsn" or "ncsnv2": whose checkpoint it is.
-      config: the source's own, as a mapping or the path of its JSON or YAML file, where the tensors do not say all.
+      path: of the checkpoint; for "diffusers" of its folder, or a hub id such as "google/ddpm-cifar10-32".
+      source: whose checkpoint it is: "ncsn", "ncsnv2", "score_sde_pytorch", "diffusers" or "edm".
+      config: the source's own, as a mapping or the path of its JSON or YAML file, where the checkpoint does not say
+        all; what it says goes before what the checkpoint says.
       use_ema: take the moving average of the parameters, where the file has one.
 
     Raises:
       InputError: in one line, for any file that is not such a checkpoint.
     """
-    module, variables, _ = _load(path, source, config, use_ema)
-    return module, variables
+    checkpoint = open_checkpoint(path, source=source, config=config, use_ema=use_ema)
+    return checkpoint.module, checkpoint.variables
 
 
 def score_model(
@@ -77,40 +133,80 @@ def score_model(
     use_ema: bool = True,
 ) -> ScoreModel:
     """Returns a published checkpoint as a score function on the SDE that it was trained for; arguments as `load`."""
-    module, variables, settings = _load(path, source, config, use_ema)
+    checkpoint = open_checkpoint(path, source=source, config=config, use_ema=use_ema)
     with files.naming(path):
-        sde, parameterization, condition = SOURCES[source].score(module, settings)
-    return ScoreModel(variables, sde, module, parameterization, condition)
+        return as_score(checkpoint, source)
 
 
-def save(path: str | os.PathLike, module: nn.Module, variables: PyTree, *, source: str) -> None:
+def as_score(checkpoint: Checkpoint, source: str) -> ScoreModel:
+    """Returns an open checkpoint as a score function on the SDE that it was trained for."""
+    sde, parameterization, condition = _row(source).score(checkpoint.module, checkpoint.config)
+    return ScoreModel(checkpoint.variables, sde, checkpoint.module, parameterization, condition)
+
+
+def save(
+    path: str | os.PathLike,
+    module: nn.Module,
+    variables: PyTree,
+    *,
+    source: str,
+    config: Config | str | os.PathLike | None = None,
+) -> None:
     """Writes variables as safetensors with the names and layouts of the source's state dict; `load` reads it back.
 
-    Names have no "module." in front. For PyTorch: `network.load_state_dict(safetensors.torch.load_file(path))`.
+    Names have no "module." in front, and tables that the network does without are missing. For PyTorch:
+    `network.load_state_dict(safetensors.torch.load_file(path), strict=False)`.
+
+    Args:
+      path: of the file.
+      module: the network.
+      variables: its parameters and fixed arrays.
+      source: whose names to write.
+      config: the source's own, kept in the file; without it, what the module knows of it.
+
+    Raises:
+      InputError: for variables of another network, or a config of another than the module.
     """
     row = _row(source)
-    arrays = to_tensors(row.entries(module), variables)
-    files.write(path, arrays, {"format": "pt", "config": json.dumps(row.config(module))})
+    settings = {**row.config(module), **files.read_config(config)}
+    flat = traverse_util.flatten_dict(variables)
+    (channels,) = {np.shape(leaf)[2] for path, leaf in flat.items() if path[-2:] == ("in", "kernel")} or {0}
+    arrays = to_tensors(row.entries(module, channels), variables)
+    if config is not None and row.module(arrays, settings) != module:
+        raise InputError(f"the config is not that of the network given: {path} is not written")
+    files.write(path, arrays, settings)
 
 
-def _load(path, source: str, config, use_ema: bool) -> tuple[nn.Module, PyTree, Config]:
-    row, settings = _row(source), files.read_config(config)
+def open_checkpoint(
+    path: str | os.PathLike,
+    *,
+    source: str,
+    config: Config | str | os.PathLike | None = None,
+    use_ema: bool = True,
+) -> Checkpoint:
+    """Returns a published checkpoint with all that is known of it; arguments as `load`."""
+    row, given = _row(source), files.read_config(config)
     with files.naming(path):
-        contents, remarks = files.read(path)
-        settings = settings or _remembered(remarks)
-        tensors = row.state_dict(contents, use_ema)
-        files.require_size(path, tensors)
+        contents = row.read(path)
+        settings = _merged(contents.config, given)
+        tensors = row.state_dict(contents.value, use_ema)
+        files.require_size(contents.size, tensors)
         module = row.module(tensors, settings)
-        return module, to_variables(row.entries(module), tensors), settings
+        examples = row.examples(tensors, settings)
+        entries = row.entries(module, examples.channels)
+        names = {entry.name for entry in entries}
+        kept = {name: t for name, t in tensors.items() if name in names or not re.fullmatch(row.spare, name)}
+        return Checkpoint(module, to_variables(entries, kept), settings, examples)
 
 
-def _remembered(remarks: Mapping[str, str]) -> Config:
-    """The config that `save` left in the header."""
-    try:
-        config = json.loads(remarks.get("config", "{}"))
-    except (ValueError, RecursionError) as error:
-        raise InputError("has a config in its header that is no JSON") from error
-    return config if isinstance(config, dict) else {}
+def _merged(own: Config, given: Config) -> Config:
+    """Returns the checkpoint's own config with the values of the given one, section by section."""
+    both = {key: {**own[key], **given[key]} for key in own.keys() & given if _are_sections(own[key], given[key])}
+    return {**own, **given, **both}
+
+
+def _are_sections(*values: Any) -> bool:
+    return all(isinstance(value, Mapping) for value in values)
 
 
 def _row(source: str) -> Source:

@@ -16,21 +16,18 @@ import io
 import math
 import mmap
 import os
-import struct
 import sys
-import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax.interop import pickles
+from score_jax.interop import archives, pickles
 from score_jax.interop.pickles import Buildable, Named, OrderedDict, printable
 from score_jax.types import InputError
 
-_ZIP_MAGIC, _STREAM_MAGIC, _STREAM_PROTOCOL = b"PK\x03\x04", 0x1950A86A20F9469CFC6C, 1001
+_STREAM_MAGIC, _STREAM_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _HUGE = 2**48  # sizes beyond are damage, not data
 
 _DTYPES = {
@@ -48,6 +45,7 @@ _DTYPES = {
     "ComplexDoubleStorage": "c16",
 }
 
+Seekable: TypeAlias = mmap.mmap | io.BytesIO
 Records: TypeAlias = Callable[[str], memoryview]  # the bytes of the storage of that key, checked
 
 
@@ -105,24 +103,25 @@ class Tensor(NamedTuple):
         return np.ndarray(self.shape, data.dtype, data, self.offset * data.itemsize, strides)
 
 
-def read(path: str | os.PathLike) -> Any:
+def read(path: str | os.PathLike, more: Mapping[str, Any] | None = None) -> Any:
     """Returns what `torch.save` was given, with a `Tensor` for each tensor; attributes of containers are left out.
+
+    Args:
+      path: of the file.
+      more: what further names stand for, see `pickles.load`.
 
     Raises:
       InputError: for anything but tensors, numbers, text and containers of them, or a damaged file.
     """
-    with open(path, "rb") as file:
-        if not os.fstat(file.fileno()).st_size:
-            raise InputError("is empty")
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return _read_zip(data) if data[:4] == _ZIP_MAGIC else _read_stream(data)
+    data, table = archives.mapped(path), TABLE | dict(more or {})
+    return _read_zip(data, table) if data[:4] == archives.ZIP_MAGIC else read_stream(data, memoryview(data), table)
 
 
 # The zip
 
 
-def _read_zip(data: mmap.mmap) -> Any:
-    entries = _entries(data)
+def _read_zip(data: mmap.mmap, table: Mapping[str, Any]) -> Any:
+    entries = archives.entries(data)
     pickled = [name for name in entries if name.endswith("/data.pkl")]
     if len(pickled) != 1:
         raise InputError(f"is a zip archive with {len(pickled)} entries data.pkl; a file of torch.save has one")
@@ -132,44 +131,22 @@ def _read_zip(data: mmap.mmap) -> Any:
     def record(name: str) -> memoryview:
         if root + name not in entries:
             raise InputError(f"has no entry {printable(root + name)}, which its pickle asks for")
-        return _stored(memoryview(data), entries[root + name])
+        return archives.stored(memoryview(data), entries[root + name])
 
     order = bytes(record("byteorder")) if f"{root}byteorder" in entries else b"little"
     if order not in (b"little", b"big"):
         raise InputError(f"has the byte order {order[:8]!r}, expected little or big")
     storages = functools.partial(_storage, lambda key: record(f"data/{key}"), swapped=order.decode() != sys.byteorder)
-    return pickles.load(io.BytesIO(record("data.pkl")), _TABLE, storages)
-
-
-def _entries(data: mmap.mmap) -> dict[str, zipfile.ZipInfo]:
-    try:
-        with zipfile.ZipFile(data) as archive:  # type: ignore[call-overload]
-            return {info.filename: info for info in archive.infolist()}
-    except Exception as error:  # a damaged directory fails in any way
-        raise InputError("is a damaged zip archive, or cut short: fetch the file again") from error
-
-
-def _stored(data: memoryview, info: zipfile.ZipInfo) -> memoryview:
-    """Returns the bytes of an entry, checked against its sum. Nothing is decompressed: torch.save never compresses."""
-    name = printable(info.filename)
-    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
-        raise InputError(f"entry {name} is compressed or encrypted, which torch.save does not do: repack it stored")
-    header = data[info.header_offset :][:30]
-    if info.header_offset < 0 or header[:4] != _ZIP_MAGIC or len(header) < 30:
-        raise InputError(f"entry {name} is not where the zip directory says: damaged")
-    start = info.header_offset + 30 + sum(struct.unpack("<2H", header[26:]))
-    content = data[start : start + info.file_size]
-    if len(content) != info.file_size or zlib.crc32(content) != info.CRC:
-        raise InputError(f"entry {name} does not have the checksum the zip directory says: damaged, fetch it again")
-    return content
+    return pickles.load(io.BytesIO(record("data.pkl")), table, storages)
 
 
 # The stream of 2019
 
 
-def _read_stream(data: mmap.mmap) -> Any:
-    if data[:1] != b"\x80" or pickles.load(data, {}) != _STREAM_MAGIC:
-        raise InputError(f"is not a file of torch.save: it starts with 0x{data[:4].hex()}")
+def read_stream(data: Seekable, content: memoryview, table: Mapping[str, Any]) -> Any:
+    """Returns what a stream holds, given as a stream at its start and as its bytes."""
+    if content[:1] != b"\x80" or pickles.load(data, {}) != _STREAM_MAGIC:
+        raise InputError(f"is not a file of torch.save: it starts with 0x{content[:4].hex()}")
     protocol, _ = pickles.load(data, {}), pickles.load(data, {})
     if protocol != _STREAM_PROTOCOL:
         raise InputError("is a stream of torch.save with a protocol other than 1001")
@@ -188,15 +165,15 @@ def _read_stream(data: mmap.mmap) -> Any:
             raise InputError(f"storage {printable(result.key)} is given two sizes or types")
         return result
 
-    contents = pickles.load(data, _TABLE, storage)
+    contents = pickles.load(data, table, storage)
     for key in pickles.load(data, {}):
         if not isinstance(key, str) or key not in declared:
             raise InputError("lists a storage that no tensor uses: damaged")
-        found[key] = _next_section(data, declared[key])
+        found[key] = _next_section(data, content, declared[key])
     return contents
 
 
-def _next_section(data: mmap.mmap, storage: Storage) -> memoryview:
+def _next_section(data: Seekable, content: memoryview, storage: Storage) -> memoryview:
     """Returns the next storage of a stream. Early big-endian machines wrote its size, not its elements, their way."""
     size, start = data.read(8), data.tell()
     if size not in (storage.size.to_bytes(8, "little"), storage.size.to_bytes(8, "big")):
@@ -204,10 +181,10 @@ def _next_section(data: mmap.mmap, storage: Storage) -> memoryview:
             f"storage {printable(storage.key)} does not have the {storage.size} elements promised: damaged"
         )
     stop = start + storage.size * storage.dtype.itemsize
-    if stop > len(data):
+    if stop > len(content):
         raise InputError(f"is cut short within storage {printable(storage.key)}: fetch the file again")
     data.seek(stop)
-    return memoryview(data)[start:stop]
+    return content[start:stop]
 
 
 # What pickles of tensors name
@@ -275,7 +252,7 @@ def _encode(text: Any, encoding: Any) -> bytes:
 
 
 _SCALARS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
-_TABLE: dict[str, Any] = {
+TABLE: dict[str, Any] = {
     "collections.OrderedDict": OrderedDict,
     "torch.Size": tuple,
     "torch._utils._rebuild_tensor": _tensor,

@@ -4,9 +4,9 @@ import functools
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from score_jax import interop
-from score_jax.interop import files
 from score_jax.types import InputError
 from tests.interop.test_published import FILES, LEGACY
 from tests.interop.writing import read_entries, write_entries
@@ -98,7 +98,7 @@ def test_random_bytes_are_refused_in_one_line(length, tmp_path):
 
 def test_safetensors_that_lie_are_refused(tmp_path):
     path = tmp_path / "file.safetensors"
-    files.write(path, {"a": np.ones(3, np.float32)}, {"config": "no json"})
+    safetensors.numpy.save_file({"a": np.ones(3, np.float32)}, path, {"config": "no json"})
     with pytest.raises(InputError, match="has a config in its header that is no JSON"):
         interop.load(path, source="ncsn")
     content = path.read_bytes()

@@ -34,6 +34,11 @@ def test_plain_data_is_what_python_reads(protocol):
     assert load(pickle.dumps(data, protocol)) == data
 
 
+def test_objects_of_our_classes_and_sets_are_made():
+    assert load(b"ccollections\nOrderedDict\n)\x81X\x01\x00\x00\x00aK\x01s.") == {"a": 1}
+    assert load(pickle.dumps({"a", "b"}, 4)) == {"a", "b"}
+
+
 def test_python_2_text_and_ordered_pairs_are_read():
     assert load(b"U\x03key.") == "key"
     assert load(pickled(Call(Name("collections", "OrderedDict"), ([["a", 1], ["b", 2]],)))[0]) == {"a": 1, "b": 2}
@@ -69,7 +74,11 @@ def test_names_outside_the_table_are_refused_by_name_and_not_called(protocol):
         (b"cos\nsystem\n.", "names os.system"),
         (b"cos\nsystem\n(S'true'\ntR.", "names os.system"),
         (b"(S'true'\nios\nsystem\n.", "instruction INST"),
-        (b"\x80\x02cmade\nup\n)\x81.", "instruction NEWOBJ"),
+        (b"\x80\x02cmade\nup\n)\x81.", "damaged"),  # an object of a function
+        (b"\x80\x02cos\nsystem\n)\x81.", "names os.system"),
+        (b"\x80\x02cmade\nup\n)}\x92.", "instruction NEWOBJ_EX"),
+        (b"\x8f(K\x01K\x02\x86\x90.", "damaged"),  # a tuple in a set
+        (b"](K\x01\x90.", "damaged"),
         (b"\x82\x01.", "instruction EXT1"),
         (b"cmade\nup\n}S'__defaults__'\nNsb.", "damaged"),  # a state for one of our functions
         (b"]K\x01b.", "damaged"),  # a state for a list

@@ -1,0 +1,80 @@
+"""Networks inside the preconditioners that EDM publishes them in: D(x; σ) = c_skip x + c_out F(c_in x; c_noise, label).
+
+| preconditioner | c_skip         | c_out       | c_in         | c_noise              |
+|----------------|----------------|-------------|--------------|----------------------|
+| EDMPrecond     | σ_d²/(σ²+σ_d²) | σ σ_d/√(σ²+σ_d²) | 1/√(σ²+σ_d²) | log(σ)/4        |
+| VPPrecond      | 1              | −σ          | 1/√(σ²+1)    | (M − 1) t(σ)         |
+| VEPrecond      | 1              | σ           | 1            | log(σ/2)             |
+
+with t(σ) the time of a VP process whose σ/α is σ. Karras et al. 2022, table 1.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from score_jax.arrays import expand_right, per_example
+from score_jax.networks import ResidualUNet
+from score_jax.types import Array
+
+Coefficients = tuple[Array, Array, Array, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class EDMPrecond:
+    """Input and target of unit variance, for data of standard deviation `sigma_data`."""
+
+    sigma_data: float = 0.5
+
+    def __call__(self, sigma: Array) -> Coefficients:
+        """Returns (c_skip, c_out, c_in, c_noise), each of the shape of sigma."""
+        norm = jnp.sqrt(sigma**2 + self.sigma_data**2)
+        return (self.sigma_data / norm) ** 2, sigma * self.sigma_data / norm, 1 / norm, jnp.log(sigma) / 4
+
+
+@dataclasses.dataclass(frozen=True)
+class VPPrecond:
+    """Predicts ε from a variance-preserving input, told M − 1 times the time of β_min t + β_d t²/2 = log(1 + σ²)."""
+
+    beta_d: float = 19.9
+    beta_min: float = 0.1
+    M: float = 1000.0
+
+    def __call__(self, sigma: Array) -> Coefficients:
+        """Returns (c_skip, c_out, c_in, c_noise), each of the shape of sigma."""
+        exponent = jnp.log1p(sigma**2)
+        t = 2 * exponent / (jnp.sqrt(self.beta_min**2 + 2 * self.beta_d * exponent) + self.beta_min)
+        return jnp.ones_like(sigma), -sigma, 1 / jnp.sqrt(sigma**2 + 1), (self.M - 1) * t
+
+
+@dataclasses.dataclass(frozen=True)
+class VEPrecond:
+    """Predicts −ε from x itself, told log(σ/2): score SDE's network of data in [0, 1], given data in [−1, 1]."""
+
+    def __call__(self, sigma: Array) -> Coefficients:
+        """Returns (c_skip, c_out, c_in, c_noise), each of the shape of sigma."""
+        one = jnp.ones_like(sigma)
+        return one, sigma, one, jnp.log(0.5 * sigma)
+
+
+class Preconditioned(nn.Module):
+    """The denoiser D(x; σ, label), `(x (B, H, W, C), σ (B,), label) -> (B, H, W, C)`.
+
+    Attributes:
+      network: F.
+      coefficients: σ -> (c_skip, c_out, c_in, c_noise), hashable.
+      resolution: side of the images, which the source's names of layers have in them.
+    """
+
+    network: ResidualUNet
+    coefficients: Callable[[Array], Coefficients]
+    resolution: int
+
+    @nn.compact
+    def __call__(self, x: Array, cond: Array, label: Array | None = None, *, train: bool = False) -> Array:
+        """Returns the estimate of the clean images."""
+        c_skip, c_out, c_in, c_noise = self.coefficients(per_example(cond, x))
+        F = self.network(expand_right(c_in, x) * x, c_noise, label, train=train)
+        return expand_right(c_skip, x) * x + expand_right(c_out, x) * F

@@ -1,0 +1,101 @@
+"""Values of a source's own config, each checked for its kind: what is wrong with one is an `InputError` of one line.
+
+Keys are dotted, "model.nf" being `config["model"]["nf"]`. Without a default, a key must be there.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from score_jax.interop.pickles import printable
+from score_jax.types import InputError
+
+Config = Mapping[str, Any]
+
+
+class Examples(NamedTuple):
+    """What a network is given: images of a side in pixels (None: of any), their channels, and how many classes."""
+
+    side: int | None
+    channels: int
+    num_classes: int = 0
+
+
+_REQUIRED: Any = object()
+_MOST = 2**20  # of anything that is counted: more is a mistake
+
+
+def value(config: Config, key: str, default: Any = _REQUIRED) -> Any:
+    """Returns the value of a key, of whatever kind.
+
+    Raises:
+      InputError: where a section is none, or the key is missing and has no default.
+    """
+    found: Any = config
+    *sections, name = key.split(".")
+    for section in sections:
+        found = found.get(section, {})
+        if not isinstance(found, Mapping):
+            raise InputError(f"the config's section {section} is {type(found).__name__}, expected settings")
+    if name in found:
+        return found[name]
+    if default is _REQUIRED:
+        raise InputError(f"needs {key}, which its tensors don't show: give the config that it was trained with")
+    return default
+
+
+def _checked(config: Config, key: str, default: Any, fits: Callable[[Any], bool], expected: str) -> Any:
+    found = value(config, key, default)
+    if not fits(found):
+        raise InputError(f"the config's {key} is {_shown(found)}, expected {expected}")
+    return found
+
+
+def _shown(found: Any) -> str:
+    return (
+        printable(repr(found))
+        if isinstance(found, str | int | float | bool | list | tuple | None)
+        else printable(found)
+    )
+
+
+def _is_whole(found: Any, low: int, most: int) -> bool:
+    return type(found) is int and low <= found <= most
+
+
+def whole(config: Config, key: str, default: Any = _REQUIRED, *, low: int = 1, most: int = _MOST) -> int:
+    """Returns a whole number from `low` to `most`."""
+    return _checked(config, key, default, lambda v: _is_whole(v, low, most), f"a whole number from {low} to {most}")
+
+
+def wholes(config: Config, key: str, default: Any = _REQUIRED) -> tuple[int, ...]:
+    """Returns at most 64 positive whole numbers, of a list or written with commas between them."""
+    found = value(config, key, default)
+    parts: Any = [int(v) for v in found.split(",") if v.strip().isdecimal()] if isinstance(found, str) else found
+    if not isinstance(parts, Sequence) or len(parts) > 64 or not all(_is_whole(v, 1, _MOST) for v in parts):
+        raise InputError(f"the config's {key} is {_shown(found)}, expected a list of whole numbers")
+    return tuple(parts)
+
+
+def number(config: Config, key: str, default: Any = _REQUIRED, *, low: float | None = None) -> float:
+    """Returns a finite number, positive or, where `low` is given, at least that."""
+    above = (lambda v: v > 0) if low is None else (lambda v: v >= low)
+    fits = lambda v: isinstance(v, int | float) and not isinstance(v, bool) and above(v) and v < float("inf")  # noqa: E731
+    return float(_checked(config, key, default, fits, "a positive number" if low is None else f"a number from {low}"))
+
+
+def flag(config: Config, key: str, default: Any = _REQUIRED) -> bool:
+    """Returns true or false."""
+    return _checked(config, key, default, lambda v: isinstance(v, bool), "true or false")
+
+
+def choice(config: Config, key: str, choices: Sequence[Any] | Mapping[Any, Any], default: Any = _REQUIRED) -> Any:
+    """Returns one of the choices."""
+    fits = lambda v: isinstance(v, str | int | bool | None) and v in choices  # noqa: E731
+    return _checked(config, key, default, fits, f"one of {', '.join(str(c) for c in choices)}")
+
+
+def agree(config: Config, key: str, found: Any) -> None:
+    """Raises `InputError` where the config has another value than the tensors."""
+    expected = value(config, key, found)
+    if expected != found:
+        raise InputError(f"has {found} where the config says {key} = {expected!r}: not its checkpoint")
