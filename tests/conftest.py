@@ -2,6 +2,7 @@
 
 import os
 from importlib.metadata import version
+from pathlib import Path
 
 # The suite's time is compilation: these make XLA compile three times faster, at the price of slower programs.
 _FLAGS = [
@@ -13,6 +14,10 @@ if version("jax") < "0.11":  # the flag is gone since, and XLA aborts on one it 
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS])
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# One cache of compiled programs for the workers, the commands that they start, and the next run; most are one operation.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -32,3 +37,12 @@ def x64():
     """Double precision."""
     with jax.enable_x64(True):
         yield
+
+
+# Those that take longest, first: the other worker has enough to do meanwhile.
+_LONGEST = ("test_notebooks", "test_smoke", "test_killed_run", "test_damaged_checkpoint")
+
+
+def pytest_collection_modifyitems(items):
+    """Begins with the longest tests, so that none of them is left for one worker at the end."""
+    items.sort(key=lambda item: not any(name in item.nodeid for name in _LONGEST))
