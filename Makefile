@@ -25,7 +25,7 @@ demo: install  ## train on real handwritten digits, sample, evaluate: about 3 mi
 	@echo "Look at $(WORKDIR)/samples/grid.png, annealing.gif and neighbours.png, and at $(WORKDIR)/figures/"
 
 test: install  ## the tests, at most 8 minutes on 2 cores
-	$(RUN) -m pytest -n 2 -m "not slow"
+	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: install  ## the tests that take minutes
 	$(RUN) -m pytest -m slow
