@@ -130,7 +130,12 @@ def get_config() -> ConfigDict:
     sampler.n = 64  # samples drawn
     sampler.batch_size = 64
 
-    config.evaluation = ConfigDict({"n": 512, "levels": 12})
+    evaluation = config.evaluation = ConfigDict({"n": 512, "levels": 12})
+    evaluation.likelihood_n = (
+        0  # held-out images whose bits per dimension are found, dequantized; 0: none, it takes long
+    )
+    evaluation.likelihood_probes = 1  # of Hutchinson's estimate of the divergence
+    evaluation.likelihood_tolerance = 1e-5  # relative and absolute, of the integration along the probability flow
     return config
 
 

@@ -29,7 +29,7 @@ from score_jax.sampling import Sampler, grids
 from score_jax.score import ScoreModel
 from score_jax.sde import SDE
 from score_jax.training.logging import LoggerFactory, tensorboard, wandb
-from score_jax.types import Array, InputError, Key, ScoreFn, require_at_least
+from score_jax.types import Array, InputError, Key, ScoreFn, require_at_least, require_positive
 
 T = TypeVar("T")
 Start: TypeAlias = Callable[[Key, tuple[int, ...]], Array]
@@ -54,6 +54,9 @@ def check(config: ConfigDict) -> None:
     sampler, evaluation = config.sampler, config.evaluation
     require_at_least("sampler", 1, steps=sampler.steps, n=sampler.n, batch_size=sampler.batch_size)
     require_at_least("evaluation", 2, n=evaluation.n, levels=evaluation.levels)
+    require_at_least("evaluation", 0, likelihood_n=evaluation.likelihood_n)
+    require_at_least("evaluation", 1, likelihood_probes=evaluation.likelihood_probes)
+    require_positive("evaluation", likelihood_tolerance=evaluation.likelihood_tolerance)
     require_at_least("times.discrete", 1, n=config.times.discrete.n)
     value_range(config)
 

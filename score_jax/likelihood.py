@@ -143,22 +143,22 @@ class BitsPerDim:
     convention: str = struct.field(pytree_node=False)
 
 
-def bits_per_dim(log_prob: Array, *, dims: int, data_range: ArrayLike) -> BitsPerDim:
-    """Returns −log₂ p(x)/D + 8 − log₂(data_range): an upper bound, in expectation, on the bits of 256 grey levels.
+def bits_per_dim(log_prob: Array, *, dims: int, data_range: ArrayLike, levels: int = 256) -> BitsPerDim:
+    """Returns −log₂ p(x)/D + log₂(levels/data_range): an upper bound, in expectation, on the bits of grey levels.
 
-    For x = low + data_range·(k + u)/256, with grey level k and u ~ U[0, 1): the density of 256·(x − low)/data_range
-    bounds the probability of k (Theis et al. 2016). The constant is 8 for data in [0, 1], 7 in [−1, 1].
+    For x = low + data_range·(k + u)/levels, with grey level k and u ~ U[0, 1): the density of (k + u) bounds the
+    probability of k (Theis et al. 2016). For 256 levels the constant is 8 with data in [0, 1], 7 in [−1, 1].
 
     Args:
-      log_prob: nats of uniformly dequantized 256-level data, `(B,)`.
+      log_prob: nats of uniformly dequantized data, `(B,)`.
       dims: number of dimensions D.
       data_range: width of the interval of the data, 2 for [−1, 1].
+      levels: number of grey levels.
     """
-    require_positive("bits_per_dim", dims=dims, data_range=data_range)
-    value = -log_prob / (dims * math.log(2)) + 8 - jnp.log2(jnp.asarray(data_range, log_prob.dtype))
-    return BitsPerDim(
-        value, "bits per dimension of 256 grey levels, uniformly dequantized: (k + u)/256 with u ~ U[0, 1)"
-    )
+    require_positive("bits_per_dim", dims=dims, data_range=data_range, levels=levels)
+    offset = jnp.log2(levels / jnp.asarray(data_range, log_prob.dtype))
+    convention = f"bits per dimension of {levels} grey levels, uniformly dequantized: (k + u)/{levels} with u ~ U[0, 1)"
+    return BitsPerDim(-log_prob / (dims * math.log(2)) + offset, convention)
 
 
 class VariationalBound(NamedTuple):

@@ -307,7 +307,16 @@ def _score_error(run: Run, oracle: Any) -> Any:
 
 
 def evaluate(run: Run) -> dict[str, Any]:
-    """Measures the trained model, writes evaluation.json and figures, and returns the numbers."""
+    """Measures the trained model, writes evaluation.json and figures, and returns the numbers.
+
+    Raises:
+      InputError: where bits per dimension are asked for of data that have no grey levels; when samples diverged.
+    """
+    if run.config.evaluation.likelihood_n and not run.data.held_out.levels:
+        raise InputError(
+            f"bits per dimension are of grey levels, which {run.config.data.name!r} has not: "
+            "set --config.evaluation.likelihood_n=0"
+        )
     numbers: dict[str, Any] = {
         "step": int(run.state.step),
         "ema": run.config.sampler.ema,
@@ -365,7 +374,31 @@ def _evaluate_images(run: Run) -> dict[str, Any]:
     if "class_shares" in numbers:
         shares = np.array(numbers["class_shares"]), np.array(numbers["data_class_shares"])
         save(histogram_classes(*shares), run.workdir / "figures" / "classes.png")
-    return numbers
+    return numbers | (_likelihood(run) if config.evaluation.likelihood_n else {})
+
+
+def _likelihood(run: Run) -> dict[str, Any]:
+    """Bits per dimension of held-out images, dequantized whether or not training was; without labels where it can."""
+    config = run.config
+    batch = run.data.held_out.batch(np.arange(min(config.evaluation.likelihood_n, len(run.data.held_out))))
+    key_noise, key_probes = evaluation.keys(config.seed, 4)[2:]
+    dequantized = config.copy_and_resolve_references()
+    dequantized.data.dequantize, dequantized.data.flip = True, False
+    labels = None
+    if run.data.train.num_classes:
+        labels = np.full(len(batch["x"]), -1, np.int32) if config.training.label_dropout else batch["label"]
+    low, high = build.value_range(config)
+    return evaluation.likelihood(
+        key_probes,
+        run.model,
+        np.asarray(build.prepare(dequantized, run.data.held_out)(key_noise, jnp.asarray(batch["x"]))),
+        labels,
+        levels=run.data.held_out.levels,
+        data_range=high - low,
+        n_probes=config.evaluation.likelihood_probes,
+        tolerance=config.evaluation.likelihood_tolerance,
+        batch_size=config.sampler.batch_size,
+    )
 
 
 def _drawn_to_measure(run: Run, n: int, labels: np.ndarray | None) -> np.ndarray:

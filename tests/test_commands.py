@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from configs import base, digits, toy
-from score_jax import build, data, metrics, noise_levels, published, runs
+from score_jax import build, data, evaluation, likelihood, metrics, noise_levels, published, runs
 from score_jax.types import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -54,6 +54,30 @@ def test_a_run_folder_holds_what_the_readme_says(run):
     assert numbers["held_out_accuracy"] > 0.95 and numbers["n"] == 20 and numbers["conditional_n"] == 20
     assert sum(numbers["class_shares"]) == pytest.approx(1, abs=1e-3)
     assert numbers["sampler_steps"] == 4
+    assert "bits_per_dim" not in numbers  # off unless asked for
+
+
+def test_bits_per_dim_of_held_out_images_are_evaluated_on_request(run, tmp_path):
+    """Of 17 grey levels in [0, 1]: log₂ 17 = 4.09 bits if p(x) = 1; against log_likelihood called by hand."""
+    config = tiny_digits()
+    config.evaluation.likelihood_n, config.evaluation.likelihood_probes = 3, 2
+    config.evaluation.likelihood_tolerance, config.sampler.batch_size = 1e-3, 2
+    numbers = runs._likelihood(run._replace(config=config, workdir=tmp_path))
+    assert numbers["bits_per_dim_n"] == 3 and numbers["bits_per_dim_not_integrated"] == 0
+    assert "17 grey levels, uniformly dequantized" in numbers["bits_per_dim_convention"]
+    key_noise, key_probes = evaluation.keys(0, 4)[2:]
+    x = data.images.prepare(key_noise, run.data.held_out.batch(np.arange(3))["x"], levels=17, value_range=(0.0, 1.0))
+    assert len(np.unique(x)) > 150  # dequantized
+    score_fn = lambda x, t: run.model(x, t, label=jnp.full(len(x), -1))  # noqa: E731
+    options = {"key": key_probes, "n_probes": 2, "rtol": 1e-3, "atol": 1e-3}
+    found = jax.jit(lambda x: likelihood.log_likelihood(run.model.sde, score_fn, x, **options))(x)
+    expected = -np.asarray(found.log_prob) / (64 * np.log(2)) + np.log2(17)
+    np.testing.assert_allclose(numbers["bits_per_dim"], expected.mean(), rtol=1e-4)
+    np.testing.assert_allclose(numbers["bits_per_dim_standard_error"], expected.std(ddof=1) / 3**0.5, rtol=1e-3)
+    points = runs.new(toy.get_config(), tmp_path / "points")
+    points.config.evaluation.likelihood_n = 3
+    with pytest.raises(InputError, match="of grey levels, which 'eight_gaussians' has not"):
+        runs.evaluate(points)
 
 
 def test_a_run_is_loaded_with_the_parameters_it_ended_with(run):
@@ -146,6 +170,8 @@ def test_images_of_four_channels_and_any_range_are_drawn(tmp_path):
         ("sampler.steps", -1),
         ("sampler.n", 0),
         ("evaluation.n", 0),
+        ("evaluation.likelihood_n", -1),
+        ("evaluation.likelihood_tolerance", 0.0),
         ("times.discrete.n", -1),
         ("data.value_range", (0.0, 1.0, 2.0)),
         ("data.value_range", (1.0, 0.0)),

@@ -119,6 +119,8 @@ def test_bits_per_dim_counts_from_the_published_offsets(width, offset):
     found = likelihood.bits_per_dim(jnp.zeros(3), dims=dims, data_range=width)
     np.testing.assert_allclose(found.value, offset, rtol=1e-6)
     assert "uniformly dequantized" in found.convention
+    few = likelihood.bits_per_dim(uniform, dims=dims, data_range=width, levels=16)
+    np.testing.assert_allclose(few.value, 4, rtol=1e-6)
     nats = likelihood.bits_per_dim(jnp.ones(1), dims=dims, data_range=width).value - offset
     np.testing.assert_allclose(nats, -1 / (dims * np.log(2)), rtol=1e-5)
 
