@@ -143,7 +143,7 @@ class ResidualBlock(nn.Module):
     project_resampled: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, emb: Array | None, train: bool) -> Array:
+    def __call__(self, x: Array, emb: Array | None, train: bool = False) -> Array:
         """Maps `x` `(B, H, W, C)` and the condition's embedding `(B, E)`, if any, to `(B, H', W', features)`."""
         h = nn.swish(self.layers.norm("norm_0")(x))
         if self.resample is not None:
