@@ -44,17 +44,30 @@ def get_config() -> ConfigDict:
     # What the network's output means: score eps x0 v flow edm
     config.parameterization = ConfigDict({"name": "eps", "edm": {"sigma_data": 0.5}})
 
-    # mlp (points and tiny images) compact_ncsn unet; ncsn ncsnv2: as published, on times.discrete levels
+    # mlp (points and tiny images) compact_ncsn unet. As published: ncsn ncsnv2, on times.discrete levels, and the
+    # U-Nets ddpm ddpmpp ncsnpp song_unet adm
     network = config.network = ConfigDict()
     network.name = "unet"
     network.dtype = "float32"  # of the computation: float32 bfloat16; parameters stay float32
     network.conservative = False  # the output is the gradient of a scalar: an energy-parameterised score
     network.dropout = 0.0
+    # What the published U-Nets are told of the noise: c_noise, log(σ/α) as the parameterization has it; timestep, 999 t
+    # or the step of a tabulated SDE; level, the place among times.discrete levels; sigma, σ/α; none. With sigma and
+    # level, networks whose output is the score divide it by σ.
+    network.condition = "c_noise"
     network.mlp = {"hidden": (128, 128, 128), "activation": "swish"}  # swish softplus tanh elu relu
     network.compact_ncsn = {"channels": 32}
     network.ncsn = {"features": 64, "depth": "base", "rescale": True}  # base deeper deepest; rescale: see 2x - 1
     network.ncsnv2 = {"features": 64, "depth": "base", "rescale": True}
     network.unet = {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1, "attention": (-1,), "remat": False}
+    # Of the published U-Nets: levels with attention, 0 the finest; rescale: see 2x - 1, for values in [0, 1].
+    family = {"channels": 128, "multipliers": (1, 2, 2, 2), "attention": (1,), "rescale": False, "remat": False}
+    network.ddpm = {**family, "blocks": 2, "attention_up": "every"}  # or last: score SDE's, with fewer attention layers
+    network.ddpmpp = {**family, "blocks": 4}
+    # none skip residual: how the image reaches the coarser levels, and how the output is made of all levels
+    network.ncsnpp = {**family, "blocks": 4, "input_path": "residual", "output_path": "none"}
+    network.song_unet = {**family, "multipliers": (2, 2, 2), "blocks": 4}
+    network.adm = {**family, "channels": 192, "multipliers": (1, 2, 3, 4), "attention": (1, 2, 3), "blocks": 3}
 
     # Which objective compares scores, at every noise level: esm (toys, whose score is known) ism ssm fd_ssm dsm
     objective = config.objective = ConfigDict()
@@ -72,10 +85,11 @@ def get_config() -> ConfigDict:
     config.weighting.edm = {"sigma_data": 0.5}
     config.weighting.min_snr = {"gamma": 5.0}
 
-    # How training draws noise levels: uniform discrete lognormal importance
+    # How training draws noise levels: uniform discrete knots (the steps of a tabulated SDE) lognormal importance
     config.times = ConfigDict({"name": "uniform"})
     config.times.uniform = {"antithetic": True}
     config.times.discrete = {"n": 10}  # geometric in sigma/alpha from t_max to t_min
+    config.times.knots = {}
     config.times.lognormal = {"mean": -1.2, "std": 1.2}
     config.times.importance = {}
 
@@ -124,6 +138,7 @@ def get_config() -> ConfigDict:
     sampler.start = "prior"  # or uniform: in the value range, as released NCSN code does
     sampler.grid = "levels"  # levels uniform karras log_snr ddpm (the knots of a tabulated SDE)
     sampler.steps = 100  # steps along the grid
+    sampler.t_end = 0.0  # where a grid ends, but for levels; 0: at the SDE's t_min
     sampler.rho = 7.0  # of the karras grid
     sampler.denoise = True  # end with the posterior mean (Tweedie)
     sampler.ema = True  # sample with the averaged parameters

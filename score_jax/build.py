@@ -21,7 +21,7 @@ from score_jax import data as datasets
 from score_jax import sde as sdes
 from score_jax.data import Source, toy
 from score_jax.distributions import GaussianMixture, score_of
-from score_jax.interop import LevelIndex
+from score_jax.interop.conditions import KnotIndex, LevelIndex, NoiseLevel, Timestep
 from score_jax.kernels import Kernel
 from score_jax.losses import times, weighting
 from score_jax.parameterization import Parameterization
@@ -33,6 +33,7 @@ from score_jax.types import Array, InputError, Key, ScoreFn, require_at_least, r
 
 T = TypeVar("T")
 Start: TypeAlias = Callable[[Key, tuple[int, ...]], Array]
+Condition: TypeAlias = Callable[[SDE, Array], Array]
 
 
 def _choose(section: str, name: str, table: Mapping[str, T]) -> T:
@@ -193,6 +194,14 @@ LEVEL_NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "ncsn": lambda channels, levels, **options: networks.NCSN(channels=channels, num_levels=len(levels), **options),
     "ncsnv2": lambda channels, levels, **options: networks.NCSNv2(channels=channels, sigmas=levels, **options),
 }
+# The published U-Nets, which are built for what they are told of the noise: (channels, **fields) -> module
+UNETS: dict[str, Callable[..., nn.Module]] = {
+    "ddpm": networks.ddpm,
+    "ddpmpp": networks.ddpmpp,
+    "ncsnpp": networks.ncsnpp,
+    "song_unet": networks.song_unet,
+    "adm": networks.adm,
+}
 
 
 def sde(config: ConfigDict) -> SDE:
@@ -206,14 +215,53 @@ def network(config: ConfigDict, source: Source) -> nn.Module:
     if not 0 <= options.dropout < 1:
         raise InputError(f"network.dropout is a probability below 1, got {options.dropout}")
     dtype = _choose("network.dtype", options.dtype, DTYPES)
-    make = _choose("network", options.name, NETWORKS | LEVEL_NETWORKS)
+    make = _choose("network", options.name, NETWORKS | LEVEL_NETWORKS | UNETS)
     if options.name in LEVEL_NETWORKS:
         _check_level_network(config, source)
         module = make(source.shape[-1], _trained_levels(config), dtype=dtype, **_options(options))
     else:
         classes = {"num_classes": source.num_classes, "dropout": options.dropout}
-        module = make(dtype=dtype, **classes, **_options(options))
+        told = _told(config) if options.name in UNETS else {}
+        module = make(dtype=dtype, **classes, **told, **_options(options))
     return networks.Conservative(module) if options.conservative else module
+
+
+def _told(config: ConfigDict) -> dict[str, Any]:
+    """The fields of a published U-Net that depend on what it is told of the noise."""
+    name, told = config.network.name, config.network.condition
+    channels = config.network[name].channels
+    fourier = partial(networks.GaussianFourier, 2 * channels, 16.0)
+    # The others embed sinusoidally what they are told, by themselves.
+    positional = {"embedding": networks.positional(channels)} if name == "ncsnpp" else {}
+    table: dict[str, dict[str, Any]] = {
+        "c_noise": {"embedding": fourier()} if name == "ncsnpp" else {},
+        "timestep": positional,
+        "level": positional,
+        "sigma": {"embedding": fourier(jnp.log)},
+        "none": {"embedding": None},
+    }
+    fields = _choose("network.condition", told, table)
+    if config.parameterization.name != "score" or told not in ("level", "sigma"):
+        return fields | {"output_scale": None}
+    return fields | {"output_scale": networks.DivideBySigma(_trained_levels(config) if told == "level" else None)}
+
+
+def _condition(config: ConfigDict) -> Condition | None:
+    """Returns what the network is told of the noise, in place of c_noise."""
+    options = config.network
+    told = "level" if options.name in LEVEL_NETWORKS else options.condition
+    if options.name not in UNETS and options.condition != "c_noise":
+        raise InputError(f"network.condition is for {', '.join(UNETS)}; {options.name!r} has its own: leave it c_noise")
+    if told == "level" and config.times.name != "discrete":
+        raise InputError("network.condition 'level' is the place among levels: set --config.times.name=discrete")
+    table: dict[str, Callable[[], Condition | None]] = {
+        "c_noise": lambda: None,
+        "none": lambda: None,
+        "timestep": lambda: KnotIndex(config.sde.tabulated.n_steps) if config.sde.name == "tabulated" else Timestep(),
+        "level": lambda: LevelIndex(_trained_levels(config)),
+        "sigma": NoiseLevel,
+    }
+    return _choose("network.condition", told, table)()
 
 
 def _check_level_network(config: ConfigDict, source: Source) -> None:
@@ -236,11 +284,10 @@ def _trained_levels(config: ConfigDict) -> tuple[float, ...]:
 def model(config: ConfigDict, source: Source) -> ScoreModel:
     """Returns the score function, its parameters drawn from `config.seed`."""
     module = network(config, source)
-    example = jnp.zeros((1, *source.shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32) if source.num_classes else None
+    example = jnp.zeros((1, *source.shape)), jnp.ones(1), jnp.zeros(1, jnp.int32) if source.num_classes else None
     variables = jax.jit(module.init)(jax.random.key(config.seed), *example)
     kind = _choose("parameterization", config.parameterization.name, PARAMETERIZATIONS)
-    condition = LevelIndex(_trained_levels(config)) if config.network.name in LEVEL_NETWORKS else None
-    return ScoreModel(variables, sde(config), module, kind(**_options(config.parameterization)), condition)
+    return ScoreModel(variables, sde(config), module, kind(**_options(config.parameterization)), _condition(config))
 
 
 # Objective
@@ -264,6 +311,7 @@ def draw_times(config: ConfigDict, sde: SDE) -> times.Times:
     table: dict[str, Callable[..., times.Times]] = {
         "uniform": times.uniform,
         "discrete": lambda n: times.discrete(grids.levels(sde, _levels(sde, n))[1:]),
+        "knots": lambda: times.discrete(grids.ddpm(sde)[:-1]),
         "lognormal": times.lognormal,
         "importance": times.importance,
     }
@@ -354,13 +402,13 @@ def start(config: ConfigDict, sde: SDE) -> Start:
 def grid(config: ConfigDict, sde: SDE) -> Array:
     """Returns the times a sampler visits: `config.sampler.steps` steps."""
     options = config.sampler
-    n = options.steps + 1
+    n, t_end = options.steps + 1, options.t_end or None
     table = {
         "levels": lambda: grids.levels(sde, _levels(sde, options.steps)),
-        "uniform": lambda: grids.uniform(sde, n),
-        "karras": lambda: grids.karras(sde, n, options.rho),
-        "log_snr": lambda: grids.log_snr(sde, n),
-        "ddpm": lambda: grids.ddpm(sde),
+        "uniform": lambda: grids.uniform(sde, n, t_end=t_end),
+        "karras": lambda: grids.karras(sde, n, options.rho, t_end=t_end),
+        "log_snr": lambda: grids.log_snr(sde, n, t_end=t_end),
+        "ddpm": lambda: grids.ddpm(sde, t_end=t_end),
     }
     return _choose("sampler.grid", options.grid, table)()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import base, digits, fashion_mnist, ncsn, ncsnv2, toy
+from configs import base, ddpm, digits, edm, fashion_mnist, ncsn, ncsnv2, score_sde, toy
 from score_jax import arrays, build, losses, networks, published, sampling, training
 from score_jax import data as datasets
 from score_jax import sde as sdes
@@ -17,13 +17,15 @@ from score_jax.training.loop import check_intervals
 from score_jax.types import InputError
 from tests import test_noise_levels
 from tests.helpers import key
+from tests.networks import test_residual_unet
 
 VARIANTS = {
     "toy": (toy, ["dsm", "esm", "ism", "ssm", "ssm_plain", "fd_ssm", "energy"]),
-    "digits": (digits, ["dsm", "ssm", "fd_ssm", "energy", "ddpm", "edm", "compact_ncsn", "mlp"]),
-    "fashion_mnist": (fashion_mnist, ["ncsn", "ddpm"]),
+    "digits": (digits, ["dsm", "ssm", "fd_ssm", "energy", "ddpm", "edm", "compact_ncsn", "mlp", "ddpmpp", "ncsnpp"]),
+    "fashion_mnist": (fashion_mnist, ["ncsn", "ddpm", "ddpmpp", "ncsnpp"]),
 }
 CONFIGS = {f"{name}:{v}": (module, v) for name, (module, variants) in VARIANTS.items() for v in variants}
+SLOW = ["fashion_mnist:ddpmpp", "fashion_mnist:ncsnpp"]  # a level more than the digits' networks
 
 
 # Parameters at the published widths, counted from the papers' layers.
@@ -39,6 +41,37 @@ PUBLISHED = {
     "ncsnv2:ffhq": (ncsnv2, "ffhq", 94_132_611),
     "ncsnv2:ncsn": (ncsnv2, "ncsn", 30_117_635),
 }
+# The networks of `test_residual_unet`, where their parameters are counted.
+UNETS = {
+    "score_sde": (
+        score_sde,
+        {
+            "DDPM++": ["vp_ddpmpp", "vp_ddpmpp_continuous", "subvp_ddpmpp_continuous"],
+            "DDPM++ deep": ["vp_ddpmpp_deep_continuous", "subvp_ddpmpp_deep_continuous"],
+            "NCSN++": ["ve_ncsnpp_continuous"],
+            "NCSN++ deep": ["ve_ncsnpp_deep_continuous"],
+            "NCSN++ discrete": ["ve_ncsnpp"],
+            "NCSN++ 256": ["ve_bedroom", "ve_church", "ve_celebahq", "ve_ffhq"],
+            "NCSN++ 1024": ["ve_celebahq_1024", "ve_ffhq_1024"],
+            "score SDE's ddpm": ["vp_ddpm", "vp_ddpm_continuous", "subvp_ddpm_continuous", "ve_ddpm"],
+            "score SDE's ddpm 256": ["vp_bedroom", "vp_church", "vp_celebahq"],
+        },
+    ),
+    "ddpm": (ddpm, {"DDPM": ["cifar10"], "DDPM 256": ["bedroom", "church", "celebahq"]}),
+    "edm": (
+        edm,
+        {
+            "EDM": ["cifar10"],
+            "EDM, 10 classes": ["cifar10_cond"],
+            "EDM 64": ["ffhq", "afhq"],
+            "EDM NCSN++": ["cifar10_ncsnpp"],
+            "ADM": ["imagenet64"],
+        },
+    ),
+}
+COUNTED = {
+    f"{name}:{v}": (module, v, row) for name, (module, rows) in UNETS.items() for row, vs in rows.items() for v in vs
+}
 SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 
 
@@ -52,7 +85,10 @@ def source_for(config):
     return datasets.ArraySource(np.zeros((4, *shape), dtype), labels, classes if options.labels else 0, levels=levels)
 
 
-@pytest.mark.parametrize(("module", "variant"), CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.mark.parametrize(
+    ("module", "variant"),
+    [pytest.param(*v, id=k, marks=[pytest.mark.slow] if k in SLOW else []) for k, v in CONFIGS.items()],
+)
 def test_every_config_is_built_and_shape_checked(module, variant):
     config = module.get_config(variant)
     source = source_for(config)
@@ -125,25 +161,72 @@ def test_published_configs_agree_with_the_calculators_and_with_how_checkpoints_a
         np.testing.assert_allclose(langevin.step_size, 2 * expected.step_lr, rtol=1e-12)
 
 
+@pytest.mark.parametrize(("module", "variant", "row"), COUNTED.values(), ids=COUNTED.keys())
+def test_published_unet_configs_build_the_networks_whose_parameters_are_counted(module, variant, row):
+    config = module.get_config(variant)
+    source = source_for(config)
+    network, (counted, side, *_) = build.network(config, source), test_residual_unet.PUBLISHED[row]
+    assert source.shape == (side, side, 3)
+    # what a network is told of the noise is another matter, but for the rows that are named after it
+    fields = {name: getattr(network, name) for name in ("dropout", "dtype", "rescale", "num_classes", "output_scale")}
+    if not row.startswith(("NCSN++", "EDM", "ADM")):
+        fields["embedding"] = network.embedding
+    assert counted.copy(**fields) == network
+    assert config.network.dropout == {"EDM": 0.13}.get(row, network.dropout)
+
+
+PROCESSES = [
+    (score_sde, "vp_ddpm"),
+    (score_sde, "vp_ncsnpp"),
+    (score_sde, "vp_ddpmpp_continuous"),
+    (score_sde, "subvp_ncsnpp_continuous"),
+    (score_sde, "ve_ncsnpp"),
+    (score_sde, "ve_ncsnpp_continuous"),
+    (score_sde, "vp_ddpm_unconditional"),
+    (edm, "imagenet64"),
+]
+
+
+@pytest.mark.parametrize(("module", "variant"), PROCESSES, ids=[v for _, v in PROCESSES])
+def test_published_unet_configs_train_and_sample_in_shape(module, variant):
+    """On 8×8 images and one level of 8 features: how the parts fit doesn't depend on the network's size."""
+    config = module.get_config(variant)
+    config.data.update(name="digits", size=0)
+    config.network[config.network.name].update(channels=8, multipliers=(1,), blocks=1, attention=())
+    source = source_for(config)
+
+    def loss_and_sample(x, labels):
+        model = build.model(config, source)
+        score_fn = lambda x, t: model(x, t, label=labels)  # noqa: E731
+        x0, drawn = build.prepare(config, source)(key(), x), build.draw_times(config, model.sde)
+        values = build.objective(config, model.sde, None)(key(), score_fn, x0, drawn)
+        sampler, ts = build.sampler(config, model.sde, score_fn), build.grid(config, model.sde)
+        return values, sampling.sample(key(), sampler, x0, ts), ts
+
+    batch = source.batch(np.arange(4))
+    values, drawn, ts = jax.eval_shape(loss_and_sample, batch["x"], batch.get("label"))
+    assert values.shape == (4,) and values.dtype == jnp.float32
+    assert drawn.shape == (4, 8, 8, 1)
+    # DDPM's last of 1000 steps is the posterior mean, and so is EDM's last of 256
+    assert len(ts) + config.sampler.denoise == config.sampler.steps + (1 if config.sampler.grid == "ddpm" else 2)
+
+
 def drawn_by_numpy(config, source):
     """The model of a config with parameters of NumPy's: compiling the initialisers would take longer than the test."""
     shapes = jax.eval_shape(lambda: build.model(config, source))
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda p: rng.normal(scale=0.1, size=p.shape).astype(p.dtype), shapes.variables["params"])
-    fixed = {"sigmas": np.float32(shapes.module.sigmas)} if "fixed" in shapes.variables else {}
-    return shapes.replace(variables={"params": params, "fixed": fixed}, sde=build.sde(config))
+    draw = lambda p: rng.normal(scale=0.1, size=p.shape).astype(p.dtype)  # noqa: E731
+    drawn = {"fixed": {}} | jax.tree.map(draw, shapes.variables)
+    fixed = {"sigmas": np.float32(shapes.module.sigmas)} if "sigmas" in drawn["fixed"] else drawn["fixed"]
+    meaning = config.parameterization
+    kind = build.PARAMETERIZATIONS[meaning.name](**meaning.get(meaning.name, {}))
+    variables = {"params": drawn["params"], "fixed": fixed}
+    return shapes.replace(variables=variables, sde=build.sde(config), parameterization=kind)
 
 
-@pytest.mark.parametrize(
-    "module", [pytest.param(ncsn, id="ncsn", marks=pytest.mark.slow), pytest.param(ncsnv2, id="ncsnv2")]
-)
-def test_published_training_takes_two_steps_of_plain_adam_and_averages_as_published(module, monkeypatch):
-    """On the digits, with four levels, 8 features and two of the four stages: half of the time to compile."""
-    monkeypatch.setitem(LAYOUTS, "shallow", Layout((Stage(1, down=False), Stage(2)), (2, 1)))
-    config = module.get_config()
-    config.data.name = "digits"
-    config.network[config.network.name].update(features=8, depth="shallow")
-    config.times.discrete.n = 4
+def two_steps(config):
+    """Trains a config on digits; returns its parameters before, between and after, as vectors, and their average."""
+    config.data.update(name="digits", size=0)
     source = build.data(config).train
     model, transformation = drawn_by_numpy(config, source), build.optimizer(config)
     mesh = training.data_mesh(jax.devices()[:1])
@@ -160,16 +243,59 @@ def test_published_training_takes_two_steps_of_plain_adam_and_averages_as_publis
     state = training.replicate(training.create(key(), model.variables, transformation), mesh)
     theta = [flat(state.params)]
     for rows in (np.arange(8), np.arange(8, 16)):
-        state, report = step(state, training.put_batches({"x": source.batch(rows)["x"][None]}, mesh))
+        batch = {name: value[None] for name, value in source.batch(rows).items() if name in ("x", "label")}
+        state, report = step(state, training.put_batches(batch, mesh))
         assert report.steps == 1
         theta.append(flat(state.params))
+    return theta, flat(state.ema)
+
+
+@pytest.mark.parametrize(
+    "module", [pytest.param(ncsn, id="ncsn", marks=pytest.mark.slow), pytest.param(ncsnv2, id="ncsnv2")]
+)
+def test_published_training_takes_two_steps_of_plain_adam_and_averages_as_published(module, monkeypatch):
+    """On the digits, with four levels, 8 features and two of the four stages: half of the time to compile."""
+    monkeypatch.setitem(LAYOUTS, "shallow", Layout((Stage(1, down=False), Stage(2)), (2, 1)))
+    config = module.get_config()
+    config.network[config.network.name].update(features=8, depth="shallow")
+    config.times.discrete.n = 4
+    theta, ema = two_steps(config)
     # Adam's first step is lr·g/(|g| + ε): neither a warm-up nor an ε of the gradients' size makes it less.
     moved = abs(theta[1] - theta[0]) / config.optimizer.learning_rate
     assert np.median(moved) == pytest.approx(1, abs=1e-3)
     assert np.isfinite(theta[2]).all() and (theta[2] != theta[1]).any()
     d = {"ncsn": 0.0, "ncsnv2": 0.999}[config.network.name]
     expected = d * (d * theta[0] + (1 - d) * theta[1]) + (1 - d) * theta[2]
-    np.testing.assert_allclose(flat(state.ema), expected, atol=1e-6)  # ten roundings of float32 near 1
+    np.testing.assert_allclose(ema, expected, atol=1e-6)  # ten roundings of float32 near 1
+
+
+FAMILIES = {  # published learning rate, number of steps of its warm-up, decay of the average
+    "ve_ncsnpp_continuous": (score_sde, 2e-4, 5000, 0.999),
+    "cifar10": (ddpm, 2e-4, 5000, 0.9999),
+    "cifar10_cond": (edm, 1e-3, 10e6 / 512, 0.5 ** (512 / 500e3)),
+    "imagenet64": (edm, 1e-4, 10e6 / 4096, 0.5 ** (4096 / 50e6)),
+}
+
+
+@pytest.mark.parametrize(
+    ("variant", "module", "rate", "warmup", "d"),
+    [
+        pytest.param(v, *row, marks=[] if v == "ve_ncsnpp_continuous" else [pytest.mark.slow], id=v)
+        for v, row in FAMILIES.items()
+    ],
+)
+def test_published_unets_take_two_steps_of_their_warm_up_and_average_as_published(variant, module, rate, warmup, d):
+    """On the digits, one level of 8 features and one block."""
+    config = module.get_config(variant)
+    config.network[config.network.name].update(channels=8, multipliers=(1,), blocks=1, attention=())
+    config.optimizer.learning_rate = 1000 * rate  # a step of the warm-up would vanish in float32
+    theta, ema = two_steps(config)
+    # Adam's first step is lr·g/(|g| + ε), whatever the clipping; ε is of no gradient's size.
+    moved = abs(theta[1] - theta[0]) * warmup / (1000 * rate)
+    assert np.median(moved) == pytest.approx(1, abs=0.02)
+    assert np.isfinite(theta[2]).all() and (theta[2] != theta[1]).any()
+    expected = d * (d * theta[0] + (1 - d) * theta[1]) + (1 - d) * theta[2]
+    np.testing.assert_allclose(ema, expected, atol=1e-6)
 
 
 def test_the_base_config_states_every_option_and_no_other():
@@ -191,6 +317,10 @@ def test_the_base_config_states_every_option_and_no_other():
     shared = {"dropout", "dtype", "num_classes", "embedding", "parent", "name"}
     for name, module in {"mlp": networks.MLP, "compact_ncsn": networks.CompactNCSN, "unet": networks.UNet}.items():
         assert set(config.network[name]) == options(module, *shared), name
+    for name in build.UNETS:
+        # the other fields are what the name stands for
+        assert {"channels", "multipliers", "blocks", "attention", "rescale", "remat"} <= set(config.network[name]), name
+        assert set(config.network[name]) <= options(networks.ResidualUNet, *shared), name
     optimizer = options(build.training.optimizer, "total_steps")
     assert set(config.optimizer) == optimizer
 
@@ -202,7 +332,7 @@ def test_the_base_config_states_every_option_and_no_other():
         (
             "network.name",
             "resnet",
-            "network 'resnet' does not exist: choose one of mlp, compact_ncsn, unet, ncsn, ncsnv2",
+            "network 'resnet' does not exist: choose one of mlp, compact_ncsn, unet, ncsn, ncsnv2, ddpm, ddpmpp,",
         ),
         ("network.dtype", "float8", "network.dtype 'float8' does not exist: choose one of float32, bfloat16"),
         ("objective.name", "kl", "objective 'kl' does not exist: choose one of dsm, esm, ism, ssm, fd_ssm"),
