@@ -126,6 +126,12 @@ def test_every_leaf_is_held_to_the_tolerance_by_itself():
     np.testing.assert_allclose(alone.y, np.sin(40.0), atol=1e-3)  # about 50 steps of 2e-5
 
 
+def test_neither_scale_nor_number_of_elements_changes_the_steps():
+    """With a tolerance relative to |y| alone, and the root of a mean: as many calls for 1000·y, and for 50 copies."""
+    calls = lambda y: int(integrate.solve(lambda t, y: y, y, 0.0, 3.0, rtol=1e-5, atol=1e-12).n_calls)  # noqa: E731
+    assert calls(jnp.ones((1, 1))) == calls(jnp.full((1, 1), 1000.0)) == calls(jnp.ones((1, 50)))
+
+
 def test_rows_that_cannot_arrive_are_nan_and_leave_the_others_alone():
     """dy/dt = y² from y(0) = 1 blows up at t = 1, from 0.1 at 10; the field of a negative row is NaN throughout."""
     field = lambda t, y: jnp.where(y < 0, jnp.nan, y**2)  # noqa: E731
