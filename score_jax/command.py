@@ -37,9 +37,37 @@ def find_configs() -> None:
 def define_config(default: str) -> flags.FlagHolder:
     """Defines `--config=configs/FILE.py[:variant]` with overrides `--config.section.key=value`."""
     find_configs()
+    attempt(lambda: check_settings(_without_overrides(default), sys.argv[1:]))
     holder = config_flags.DEFINE_config_file("config", default, "config file, with :variant if it has some")
     _show_in_help("config")
     return holder
+
+
+def _without_overrides(default: str) -> ConfigDict | None:
+    """The config that the command line names, as its file has it; None where it cannot be read, which parsing tells."""
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_file("config", given("config") or default, flag_values=values, sys_argv=[])
+        values(sys.argv[:1])
+        return values.config
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError):
+        return None
+
+
+def check_settings(config: ConfigDict | None, arguments: Sequence[str]) -> None:
+    """Refuses overrides `--config.section.key` of settings that `config` doesn't have, naming those it has."""
+    if config is None:
+        return
+    for path in re.findall(r"^--?(?:no)?config\.([^=\n]+)", "\n".join(arguments), re.MULTILINE):
+        if not config:
+            raise InputError("settings are a run's: give its folder too, --workdir=FOLDER")
+        section, name = config, "config"
+        for part in re.sub(r"\[.*", "", path).split("."):
+            if not isinstance(section, ConfigDict):
+                raise InputError(f"{name} is {section}, which has no settings")
+            if part not in section:
+                raise InputError(f"{name} has no setting {part!r}: choose one of {', '.join(sorted(section))}")
+            section, name = section[part], f"{name}.{part}"
 
 
 def _show_in_help(*names: str) -> None:
@@ -55,6 +83,7 @@ def define_run_config(config: ConfigDict | None = None) -> None:
         _show_in_help("workdir")
         workdir = given("workdir")
         config = ConfigDict() if workdir is None else attempt(lambda: run_config(workdir))
+    attempt(lambda: check_settings(config, sys.argv[1:]))
     config_flags.DEFINE_config_dict("config", config, "changes settings of the run, --config.sampler.name=ddim")
     _show_in_help("config")
 

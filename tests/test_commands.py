@@ -13,6 +13,7 @@ from PIL import Image
 
 from configs import base, digits, toy
 from score_jax import build, data, evaluation, likelihood, metrics, noise_levels, published, runs
+from score_jax import command as command_line
 from score_jax.types import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -229,7 +230,7 @@ def command(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=configs/toy.py", "--config.trainin.steps=5"], "trainin"),
+        (["--config.trainin.steps=5"], "config has no setting 'trainin': choose one of data, evaluation"),
         (["--config=configs/toy.py", "--config.training.steps=many"], "many"),
         (["--config=configs/toy.py:sssm"], "no variant 'sssm'"),
         (["--config=configs/toy.py", "--config.sde.name=vpp"], "choose one of ve, vp, subvp"),
@@ -244,7 +245,29 @@ def test_a_wrong_command_line_is_one_line(tmp_path, arguments, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("sampler.nme", r"config.sampler has no setting 'nme': choose one of ancestral, .* name, "),
+        ("sed", r"config has no setting 'sed': choose one of data, .* seed, "),
+        (
+            "sde.ve.sigma_mn",
+            r"config.sde.ve has no setting 'sigma_mn': choose one of sigma_max, sigma_min, t_max, t_min",
+        ),
+        ("training.steps.x", r"config.training.steps is 40, which has no settings"),
+    ],
+)
+def test_a_setting_that_does_not_exist_says_what_does(path, message):
+    for arguments in ([f"--config.{path}=1"], ["--seed=1", f"--config.{path}", "1"], [f"--noconfig.{path}"]):
+        with pytest.raises(InputError, match=message):
+            command_line.check_settings(tiny_digits(), arguments)
+    fine = ["--config.seed=1", "--config.network.mlp.hidden[0]=3", "--config=configs/toy.py", "--workdir=--config.x"]
+    command_line.check_settings(tiny_digits(), fine)
+
+
 def test_sampling_from_a_folder_that_is_no_run_is_one_line(tmp_path):
+    code, error = command("experiments/sample.py", "--config.sampler.name=ddim")
+    assert code == 2 and error == "error: settings are a run's: give its folder too, --workdir=FOLDER"
     for arguments in ([f"--workdir={tmp_path}"], ["--workdir", str(tmp_path)]):
         code, error = command("experiments/sample.py", *arguments)
         assert code == 2 and len(error.splitlines()) == 1 and "not the folder of a run" in error
