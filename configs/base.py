@@ -41,7 +41,8 @@ def get_config() -> ConfigDict:
     sde.flow = {"t_min": 1e-5, "t_max": 0.999}
     sde.tabulated = {"n_steps": 1000, "kind": "linear"}  # a published DDPM table: linear quadratic cosine
 
-    # What the network's output means: score eps x0 v flow edm
+    # What the network's output means: score eps x0 v flow edm; eps_as_given, of a network that sees x as it is, where
+    # the others' see it scaled to variance one: that differs on subvp
     config.parameterization = ConfigDict({"name": "eps", "edm": {"sigma_data": 0.5}})
 
     # mlp (points and tiny images) compact_ncsn unet. As published: ncsn ncsnv2, on times.discrete levels, and the

@@ -81,7 +81,11 @@ VP_DISCRETE: dict[str, Any] = {
     "sampler.ancestral.variance": "transition",
     "sampler.grid": "ddpm",
 }
-SUBVP: dict[str, Any] = {**VP, "sde.name": "subvp"}  # t_min 1e-3 where 1e-5 is published: see sde.SubVP
+SUBVP: dict[str, Any] = {
+    **VP,
+    "sde.name": "subvp",  # t_min 1e-3 where 1e-5 is published: see sde.SubVP
+    "parameterization.name": "eps_as_given",
+}
 
 
 def _optimizer(dims: int, *, mean: bool) -> dict[str, Any]:

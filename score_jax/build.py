@@ -170,6 +170,7 @@ SDES: dict[str, Callable[..., SDE]] = {
 PARAMETERIZATIONS: dict[str, Callable[..., Parameterization]] = {
     "score": parameterization.Score,
     "eps": parameterization.Eps,
+    "eps_as_given": lambda: parameterization.AsGiven(parameterization.Eps()),
     "x0": parameterization.X0,
     "v": parameterization.V,
     "flow": parameterization.Flow,
@@ -246,7 +247,7 @@ def _told(config: ConfigDict) -> dict[str, Any]:
     return fields | {"output_scale": networks.DivideBySigma(_trained_levels(config) if told == "level" else None)}
 
 
-def _condition(config: ConfigDict) -> Condition | None:
+def condition(config: ConfigDict) -> Condition | None:
     """Returns what the network is told of the noise, in place of c_noise."""
     options = config.network
     told = "level" if options.name in LEVEL_NETWORKS else options.condition
@@ -287,7 +288,7 @@ def model(config: ConfigDict, source: Source) -> ScoreModel:
     example = jnp.zeros((1, *source.shape)), jnp.ones(1), jnp.zeros(1, jnp.int32) if source.num_classes else None
     variables = jax.jit(module.init)(jax.random.key(config.seed), *example)
     kind = _choose("parameterization", config.parameterization.name, PARAMETERIZATIONS)
-    return ScoreModel(variables, sde(config), module, kind(**_options(config.parameterization)), _condition(config))
+    return ScoreModel(variables, sde(config), module, kind(**_options(config.parameterization)), condition(config))
 
 
 # Objective

@@ -175,6 +175,49 @@ def test_published_unet_configs_build_the_networks_whose_parameters_are_counted(
     assert config.network.dropout == {"EDM": 0.13}.get(row, network.dropout)
 
 
+@pytest.mark.parametrize(
+    ("variant", "told"),
+    [
+        ("vp_ddpm", [0.0, 499.0, 999.0]),  # the step i of t = (i + 1)/1000
+        ("vp_ddpm_continuous", [0.999, 499.5, 999.0]),  # 999 t
+        ("subvp_ddpm_continuous", [0.999, 499.5, 999.0]),
+        ("ve_ncsnpp_continuous", [0.01 * 5000**0.001, 0.5**0.5, 50.0]),  # σ
+        ("ve_ncsnpp", [998.01098, 499.504995, 0.0]),  # 999 (1 − t)/(1 − 1e-5), for levels from t = 1 to 1e-5
+    ],
+)
+def test_published_unets_are_told_what_they_were_trained_on(variant, told):
+    config = score_sde.get_config(variant)
+    condition, t = build.condition(config), jnp.asarray([0.001, 0.5, 1.0])
+    np.testing.assert_allclose(condition(build.sde(config), t), told, rtol=1e-5, atol=1e-3)
+    scale = build.network(config, source_for(config)).output_scale
+    assert (scale is not None) == variant.startswith("ve")  # the score, divided by σ
+
+
+def test_knots_are_the_steps_of_ddpm():
+    config = ddpm.get_config()
+    sde = build.sde(config)
+    t, weight = build.draw_times(config, sde)(key(), sde, 4096)
+    assert (weight == 1).all()
+    # expected of 4096 draws of 1000 steps: e^-4 of them are missed, 18 ± 4, and the next to t_min is none
+    steps = np.unique(np.round(np.asarray(t) * 1000, 3))
+    assert set(steps) <= set(np.arange(1.0, 1001.0)) and 960 < len(steps) < 1000
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"network.condition": "sigma"}, "network.condition is for ddpm, ddpmpp, ncsnpp, song_unet, adm; 'unet' has"),
+        ({"network.name": "adm", "network.condition": "level"}, "set --config.times.name=discrete"),
+        ({"network.name": "adm", "network.condition": "snr"}, "network.condition 'snr' does not exist: choose one of"),
+    ],
+)
+def test_conditions_that_do_not_fit_say_so(settings, message):
+    config = base.get_config()
+    config.update_from_flattened_dict(settings)
+    with pytest.raises(InputError, match=message):
+        build.condition(config)
+
+
 PROCESSES = [
     (score_sde, "vp_ddpm"),
     (score_sde, "vp_ncsnpp"),

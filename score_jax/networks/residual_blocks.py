@@ -226,5 +226,4 @@ class Condition(nn.Module):
         label = jnp.full((batch,), -1) if label is None else jnp.asarray(label)
         if not jnp.issubdtype(label.dtype, jnp.integer):
             raise InputError(f"labels have dtype {label.dtype}; integers were expected, -1 for no class")
-        vectors = nn.one_hot(label, self.num_classes)
-        return jnp.where((label < self.num_classes)[:, None], vectors, jnp.nan) if self.num_classes else vectors
+        return jnp.where((label < self.num_classes)[:, None], nn.one_hot(label, self.num_classes), jnp.nan)
