@@ -2,14 +2,17 @@
 
     python experiments/sample.py --workdir=runs/digits --n=64 --label=3 --config.sampler.name=ddim
     python experiments/sample.py --checkpoint=checkpoint.pth --source=ncsnv2 --out=samples
+    python experiments/sample.py --checkpoint=google/ddpm-cifar10-32 --source=diffusers --sampler=unipc --steps=20
 
 Writes into --out (samples/ of the run): the pictures that training makes, and samples.npz with "x" (images in [0, 1],
 or points) and, of a class-conditional model, "label". Any sampling setting can be overridden; sample i depends on the
-seed and i alone. A checkpoint (`interop.load` lists the kinds) needs no PyTorch and is sampled as its authors did,
-unless settings say otherwise; it comes without data, so without nearest neighbours.
+seed and i alone. --sampler and --steps set sampler.name and sampler.steps. A checkpoint (`interop.load`
+lists the kinds) needs no PyTorch and is sampled as its authors did, unless settings say otherwise; it comes without
+data, so without nearest neighbours.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -25,21 +28,40 @@ from configs import base  # noqa: E402
 
 def _published() -> published.Published | None:
     """The checkpoint that the command line names: its settings are the defaults of --config."""
-    path, size = command.given("checkpoint"), command.given("size") or "0"
+    path = command.given("checkpoint")
     if path is None:
         return None
-    if not size.isdigit():
-        raise InputError(f"--size is the side of the images in pixels, got {size}")
-    options = {"source": command.given("source") or "ncsnv2", "source_config": command.given("source_config")}
-    return published.load(path, base.get_config(), size=int(size) or None, **options)
+    return published.load(
+        path,
+        base.get_config(),
+        source=command.given("source") or "ncsnv2",
+        source_config=command.given("source_config"),
+        use_ema=command.given("weights") != "raw",
+        size=_whole("size", "the side of the images in pixels"),
+        **_short(),
+    )
+
+
+def _short() -> dict[str, Any]:
+    return {"sampler": command.given("sampler"), "steps": _whole("steps", "a number of steps")}
+
+
+def _whole(flag: str, what: str) -> int | None:
+    text = command.given(flag) or "0"
+    if not text.isdigit():
+        raise InputError(f"--{flag} is {what}, got {text}")
+    return int(text) or None
 
 
 _OPENED = command.attempt(_published)
-command.define_run_config(_OPENED and _OPENED.config)
+command.define_run_config(_OPENED and _OPENED.config, lambda config: published.change(config, **_short()))
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "published checkpoint, in place of --workdir")
 _SOURCE = flags.DEFINE_enum("source", "ncsnv2", list(SOURCES), "whose checkpoint it is")
 _SOURCE_CONFIG = flags.DEFINE_string("source_config", None, "its own config file, where the checkpoint doesn't say all")
-_SIZE = flags.DEFINE_string("size", None, "side of its images; by default that of the data set with as many levels")
+_WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "take the averages of parameters where it has some")
+_SAMPLER = flags.DEFINE_string("sampler", None, "--config.sampler.name, on a grid of times that suits it")
+_STEPS = flags.DEFINE_string("steps", None, "--config.sampler.steps")
+_SIZE = flags.DEFINE_string("size", None, "side of its images; by default what its config says")
 _N = flags.DEFINE_integer("n", 64, "number of samples", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the samples")
 _LABEL = flags.DEFINE_integer(
@@ -58,7 +80,7 @@ def _sample_checkpoint(opened: published.Published) -> list[Path]:
     opened = opened._replace(config=flags.FLAGS.config)
     folder = Path(_OUT.value or f"runs/{Path(_CHECKPOINT.value).stem}/samples")
     print(f"{_N.value} samples {opened.shape} of {_CHECKPOINT.value} by {opened.config.sampler.name} into {folder}")
-    return published.draw(opened, folder, n=_N.value, seed=_SEED.value)
+    return published.draw(opened, folder, n=_N.value, seed=_SEED.value, label=_LABEL.value)
 
 
 def _sample_run() -> list[Path]:

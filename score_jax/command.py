@@ -76,13 +76,20 @@ def _show_in_help(*names: str) -> None:
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
 
 
-def define_run_config(config: ConfigDict | None = None) -> None:
-    """Defines `--config.…` overrides: of `config`, or of the settings of the run in a required `--workdir`."""
+def define_run_config(config: ConfigDict | None = None, change: Callable[[ConfigDict], None] | None = None) -> None:
+    """Defines `--config.…` overrides: of `config`, or of the settings of the run in a required `--workdir`.
+
+    Args:
+      config: settings; None: those of the run.
+      change: what short flags do to the run's settings before the overrides.
+    """
     if config is None:
         flags.DEFINE_string("workdir", None, "folder of the run", required=True)
         _show_in_help("workdir")
         workdir = given("workdir")
         config = ConfigDict() if workdir is None else attempt(lambda: run_config(workdir))
+        if workdir is not None and change is not None:
+            attempt(lambda: change(config))
     attempt(lambda: check_settings(config, sys.argv[1:]))
     config_flags.DEFINE_config_dict("config", config, "changes settings of the run, --config.sampler.name=ddim")
     _show_in_help("config")

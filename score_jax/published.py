@@ -1,11 +1,20 @@
 """Samples of published checkpoints, drawn as their authors drew them, or with any other sampler.
 
-The released NCSN code draws by annealed Langevin dynamics on the network's own levels, from U[0, 1]; how many steps of
-what size belongs to the data set, which its number of levels tells apart.
+| source            | sampler                                                                                     |
+|-------------------|---------------------------------------------------------------------------------------------|
+| ncsn, ncsnv2      | annealed Langevin dynamics on the network's own levels, from U[0, 1]                        |
+| score_sde_pytorch | what its config names, or else VE: reverse diffusion and a Langevin step; VP, sub-VP:       |
+|                   | Euler–Maruyama down to 1e-3; discrete VP: ancestral sampling                                |
+| diffusers         | ancestral sampling on all steps of the table, with the scheduler's variance; NCSN++ as VE   |
+| edm               | Heun's method on Karras's noise levels: 17 steps and the last denoise make the published 18 |
+
+NCSN's number of steps, and their size, belong to the data set, which its number of levels tells apart. Where a pipeline
+clips its estimates of the data on the way (clip_sample), these samplers do not.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,8 +23,11 @@ from ml_collections import ConfigDict
 
 from score_jax import build, interop, noise_levels, pictures, runs
 from score_jax.generate import Samples
+from score_jax.interop.files import naming
+from score_jax.interop.settings import choice, flag, number, value, whole
+from score_jax.interop.sources import Checkpoint, as_score, open_checkpoint
 from score_jax.score import ScoreModel
-from score_jax.types import require_at_least
+from score_jax.types import InputError, require_at_least
 
 
 class Sampling(NamedTuple):
@@ -38,12 +50,27 @@ SAMPLING = {
 }
 
 
+class Defaults(NamedTuple):
+    """How a checkpoint was sampled.
+
+    Args:
+      settings: by dotted key, that differ from those of `configs.base`.
+      side: of the images.
+      t_end: where sampling ends; None at the SDE's t_min.
+    """
+
+    settings: dict[str, Any]
+    side: int
+    t_end: float | None = None
+
+
 class Published(NamedTuple):
-    """A checkpoint ready to be sampled: the score function, the settings, and the shape of an example."""
+    """A checkpoint ready to be sampled: the score function, the settings, the shape of an example, the classes."""
 
     model: ScoreModel
     config: ConfigDict
     shape: tuple[int, ...]
+    num_classes: int = 0
 
 
 def load(
@@ -54,6 +81,8 @@ def load(
     source_config: Mapping[str, Any] | str | os.PathLike | None = None,
     use_ema: bool = True,
     size: int | None = None,
+    sampler: str | None = None,
+    steps: int | None = None,
 ) -> Published:
     """Reads a checkpoint and returns it with the settings its authors sampled it with.
 
@@ -63,33 +92,176 @@ def load(
       source: see `interop.load`.
       source_config: the source's own config, where the checkpoint doesn't say.
       use_ema: take the moving average of the parameters.
-      size: side of the images; None is that of the data set with as many levels, or 32.
+      size: side of the images; None is what the source's config says, or that of the data set with as many levels.
+      sampler: another sampler than the authors', on a grid that suits it.
+      steps: another number of steps.
     """
-    model = interop.score_model(path, source=source, config=source_config, use_ema=use_ema)
+    checkpoint = open_checkpoint(path, source=source, config=source_config, use_ema=use_ema)
+    with naming(path):
+        model = as_score(checkpoint, source)
+        defaults = DEFAULTS[source](source, checkpoint, model)
+    config = base.copy_and_resolve_references()
+    config.update_from_flattened_dict(defaults.settings)
+    change(config, sampler, steps)
+    side, examples = defaults.side if size is None else size, checkpoint.examples
+    require_at_least("size", 4, size=side)
+    if defaults.t_end is not None:
+        model = replace(model, sde=replace(cast(Any, model.sde), t_min=defaults.t_end))
+    return Published(model, config, (side, side, examples.channels), examples.num_classes)
+
+
+def change(config: ConfigDict, sampler: str | None, steps: int | None) -> None:
+    """Sets another sampler, on a grid that suits it, and another number of steps, which a table's knots don't allow."""
+    options = config.sampler
+    if sampler is not None and sampler != options.name:
+        options.update(name=sampler, grid="karras" if options.grid == "karras" else "log_snr")
+        options.update(start="prior", corrector=False)
+    if steps is not None:
+        options.update(steps=steps, grid="uniform" if options.grid == "ddpm" else options.grid)
+
+
+# How they were sampled
+
+
+def _ncsn(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaults:
+    del checkpoint
     levels = cast(interop.LevelIndex, model.condition).sigmas
     known = SAMPLING.get((source, len(levels)))
     if known is None:
-        step = noise_levels.step_size(levels[-1], levels[0] / levels[1], 5)
-        known = Sampling(32, 5, step, True)
-    config = base.copy_and_resolve_references()
-    config.data.value_range = (0.0, 1.0)
-    config.sampler.update(name="annealed_langevin", grid="levels", steps=len(levels), start="uniform")
-    config.sampler.annealed_langevin.update(step_size=known.step_size, n_steps=known.n_steps)
-    config.sampler.denoise = known.denoise
-    side = known.size if size is None else size
-    require_at_least("size", 4, size=side)
-    return Published(model, config, (side, side, model.module.channels))
+        known = Sampling(32, 5, noise_levels.step_size(levels[-1], levels[0] / levels[1], 5), True)
+    settings = {
+        "data.value_range": (0.0, 1.0),
+        "sampler.name": "annealed_langevin",
+        "sampler.annealed_langevin.step_size": known.step_size,
+        "sampler.annealed_langevin.n_steps": known.n_steps,
+        "sampler.grid": "levels",
+        "sampler.steps": len(levels),
+        "sampler.start": "uniform",
+        "sampler.denoise": known.denoise,
+    }
+    return Defaults(settings, known.size)
 
 
-def draw(published: Published, folder: Path, *, n: int, seed: int) -> list[Path]:
-    """Draws n samples and writes pictures and samples.npz, "x" in [0, 1]; returns the paths."""
-    drawn, sde = samples(published, n=n, seed=seed), published.model.sde
+_PREDICTORS = {
+    "euler_maruyama": "euler_maruyama",
+    "reverse_diffusion": "reverse_diffusion",
+    "ancestral_sampling": "ancestral",
+}
+
+
+def _score_sde(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaults:
+    del source, model
+    config, side = checkpoint.config, checkpoint.examples.side
+    exploding, continuous = value(config, "training.sde") == "vesde", flag(config, "training.continuous")
+    usual = "reverse_diffusion" if exploding else "euler_maruyama" if continuous else "ancestral_sampling"
+    corrector = choice(config, "sampling.corrector", ["langevin", "none"], "langevin" if exploding else "none")
+    on_table = value(config, "training.sde") == "vpsde" and not continuous
+    n = whole(config, "model.num_scales", 1000)
+    settings = {
+        "data.value_range": (-1.0, 1.0) if flag(config, "data.centered") else (0.0, 1.0),
+        "sampler.name": _PREDICTORS[choice(config, "sampling.predictor", _PREDICTORS, usual)],
+        "sampler.ancestral.variance": "posterior" if exploding else "transition",
+        "sampler.corrector": corrector == "langevin",
+        "sampler.langevin_corrector.snr": number(config, "sampling.snr", 0.16),
+        "sampler.langevin_corrector.n_steps": whole(config, "sampling.n_steps_each", 1),
+        "sampler.grid": "ddpm" if on_table else "uniform",
+        "sampler.steps": n if on_table else n - 1,  # n times or levels, the first of which is t_max
+        "sampler.denoise": flag(config, "sampling.noise_removal", True),
+    }
+    assert side is not None  # its config is not read without one
+    return Defaults(settings, side, None if exploding or on_table else 1e-3)
+
+
+def _diffusers(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaults:
+    del source
+    scheduler, side = value(checkpoint.config, "scheduler", {}), checkpoint.examples.side
+    if side is None:
+        raise InputError("does not say the side of its images (sample_size, one number): give --size")
+    shared = {"data.value_range": (0.0, 1.0) if flag(checkpoint.config, "center_input_sample", False) else (-1.0, 1.0)}
+    if not isinstance(model.condition, interop.KnotIndex):
+        settings = {
+            "sampler.name": "reverse_diffusion",
+            "sampler.corrector": True,
+            "sampler.langevin_corrector.snr": number(scheduler, "snr", 0.15),
+            "sampler.grid": "uniform",
+            "sampler.steps": whole(scheduler, "num_train_timesteps", 2000, low=2) - 1,
+        }
+        return Defaults(shared | settings, side)
+    variance = choice(scheduler, "variance_type", _VARIANCES, "fixed_small")
+    settings = {
+        "sampler.name": "ancestral",
+        "sampler.ancestral.variance": _VARIANCES[variance],
+        "sampler.grid": "ddpm",
+        "sampler.steps": model.condition.n,
+    }
+    return Defaults(shared | settings, side)
+
+
+_VARIANCES = {
+    "fixed_small": "posterior",
+    "fixed_small_log": "posterior",
+    "fixed_large": "transition",
+    "fixed_large_log": "transition",
+}
+
+
+def _edm(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaults:
+    del source, model
+    settings = {
+        "data.value_range": (-1.0, 1.0),
+        "sampler.name": "heun",
+        "sampler.grid": "karras",
+        "sampler.steps": 17,
+    }
+    assert checkpoint.examples.side is not None  # its config is not read without one
+    return Defaults(settings, checkpoint.examples.side)
+
+
+DEFAULTS: dict[str, Callable[[str, Checkpoint, ScoreModel], Defaults]] = {
+    "ncsn": _ncsn,
+    "ncsnv2": _ncsn,
+    "score_sde_pytorch": _score_sde,
+    "diffusers": _diffusers,
+    "edm": _edm,
+}
+
+
+# Drawing
+
+
+def draw(published: Published, folder: Path, *, n: int, seed: int, label: int | None = None) -> list[Path]:
+    """Draws n samples and writes pictures and samples.npz: "x" in [0, 1], and "label" where there are classes.
+
+    Args:
+      published: of `load`.
+      folder: where.
+      n: number of samples.
+      seed: of the samples.
+      label: the class, -1 for none; None draws all classes in turn.
+
+    Returns:
+      The paths.
+    """
+    labels = _labels(published, n, label)
+    drawn, sde = samples(published, n=n, seed=seed, labels=labels), published.model.sde
     sigmas = np.exp(-0.5 * np.asarray(sde.log_snr(build.grid(published.config, sde)[1:])))
     written = pictures.of_images(folder, drawn.x, drawn.path, sigmas)
-    np.savez(folder / "samples.npz", x=drawn.x)
+    classes: dict[str, Any] = {} if labels is None else {"label": labels}
+    np.savez(folder / "samples.npz", x=drawn.x, **classes)
     return [*written, folder / "samples.npz"]
 
 
-def samples(published: Published, *, n: int, seed: int = 0) -> Samples:
-    """Draws n samples by the settings' sampler; sample i depends on the seed and i alone."""
-    return runs.draw(published.config, published.model, published.shape, n=n, seed=seed)
+def _labels(published: Published, n: int, label: int | None) -> np.ndarray | None:
+    classes = published.num_classes
+    if label is None:
+        return np.arange(n, dtype=np.int32) % classes if classes else None
+    if not -1 <= label < classes or not classes:
+        raise InputError(f"label {label} does not exist: this network has {classes} classes, from 0")
+    return np.full(n, label, np.int32)
+
+
+def samples(published: Published, *, n: int, seed: int = 0, labels: np.ndarray | None = None) -> Samples:
+    """Draws n samples by the settings' sampler, in [0, 1]; sample i depends on the seed and i alone."""
+    low, high = build.value_range(published.config)
+    drawn = runs.draw(published.config, published.model, published.shape, n=n, seed=seed, labels=labels)
+    return Samples(*((value - low) / (high - low) for value in drawn))

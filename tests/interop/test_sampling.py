@@ -1,0 +1,136 @@
+"""Published U-Nets sampled: the settings their authors used, other samplers, and the command's short flags."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from score_jax import build, published
+from score_jax.interop import sources
+from score_jax.types import InputError
+from tests.interop.test_unets import FILES, OUTPUTS, source_of
+
+SOURCE_CONFIGS = {name: None if name == "diffusers" else OUTPUTS[name].with_suffix(".json") for name in FILES}
+
+
+def loaded(name, **options):
+    changed = options.pop("changed", None)
+    config = SOURCE_CONFIGS[name]
+    if changed:
+        config = sources._merged(json.loads(config.read_text()) if config else {}, changed)
+    return published.load(FILES[name], base.get_config(), source=source_of(name), source_config=config, **options)
+
+
+def sigmas(opened):
+    sde = opened.model.sde
+    return np.exp(-0.5 * np.asarray(sde.log_snr(build.grid(opened.config, sde))))
+
+
+AUTHORS = {
+    "ddpmpp": ({"name": "euler_maruyama", "grid": "uniform", "steps": 999, "corrector": False}, (-1, 1)),
+    "ncsnpp": ({"name": "reverse_diffusion", "grid": "uniform", "steps": 999, "corrector": True}, (0, 1)),
+    "diffusers": ({"name": "ancestral", "grid": "ddpm", "steps": 1000, "corrector": False}, (-1, 1)),
+    "edm": ({"name": "heun", "grid": "karras", "steps": 17, "rho": 7.0}, (-1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_checkpoints_are_sampled_as_their_authors_did(name):
+    opened, (expected, value_range) = loaded(name), AUTHORS[name]
+    found = opened.config.sampler.to_dict()
+    assert {key: found[key] for key in expected} == expected
+    assert found["start"] == "prior" and found["denoise"]
+    assert tuple(opened.config.data.value_range) == value_range
+    assert opened.shape == (16, 16, 3)
+    assert opened.num_classes == (10 if name == "edm" else 0)
+
+
+def test_grids_are_the_authors():
+    # Karras et al. 2022, eq. (5) with n = 18, as in sde.md; the first network call is at 80, the denoise at .002
+    expected = [80, 57.585984721, 40.785573797, 28.374584604, 19.352452980, 12.910082381]
+    np.testing.assert_allclose(sigmas(loaded("edm"))[:6], expected, rtol=1e-5)
+    # all of the 1000 levels; t is known to 6e-8 and log σ to 8.5 times that, but t_min is 1e-5 and not 0
+    np.testing.assert_allclose(sigmas(loaded("ncsnpp")), np.geomspace(50, 0.01, 1000), rtol=1e-4)
+    diffusers = loaded("diffusers")
+    ts = np.asarray(build.grid(diffusers.config, diffusers.model.sde))
+    np.testing.assert_allclose(ts, np.append(np.arange(1000, 0, -1), 1) / 1000, rtol=1e-6)
+    # continuous VP ends at 1e-3 (Song et al. 2021)
+    assert loaded("ddpmpp").model.sde.t_min == 1e-3
+
+
+def test_the_sources_config_and_scheduler_choose_the_sampler():
+    sampling = {"predictor": "ancestral_sampling", "corrector": "none", "snr": 0.1, "n_steps_each": 2}
+    sampler = loaded("ncsnpp", changed={"sampling": {**sampling, "noise_removal": False}}).config.sampler
+    assert (sampler.name, sampler.ancestral.variance, sampler.corrector, sampler.denoise) == (
+        "ancestral", "posterior", False, False,
+    )  # fmt: skip
+    assert sampler.langevin_corrector.to_dict() == {"snr": 0.1, "n_steps": 2}
+    discrete = loaded("ddpmpp", changed={"training": {"continuous": False}}).config.sampler
+    assert (discrete.name, discrete.ancestral.variance, discrete.grid) == ("ancestral", "transition", "ddpm")
+    assert loaded("diffusers").config.sampler.ancestral.variance == "posterior"
+    large = {"scheduler": {"variance_type": "fixed_large", "num_train_timesteps": 50}}
+    sampler = loaded("diffusers", changed=large).config.sampler
+    assert (sampler.ancestral.variance, sampler.steps) == ("transition", 50)
+    with pytest.raises(InputError, match=r"variance_type is 'learned', expected one of fixed_small"):
+        loaded("diffusers", changed={"scheduler": {"variance_type": "learned"}})
+    with pytest.raises(InputError, match=r"does not say the side of its images.*give --size"):
+        loaded("diffusers", changed={"sample_size": [32, 16]})
+
+
+def test_another_sampler_runs_on_a_grid_that_suits_it():
+    opened = loaded("diffusers", sampler="unipc", steps=20)
+    sampler = opened.config.sampler
+    assert (sampler.name, sampler.grid, sampler.steps, sampler.corrector) == ("unipc", "log_snr", 20, False)
+    # equal steps in log-SNR from the last entry of the table to the first, ᾱ_0 = .9999
+    alphas_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    ends = np.sqrt((1 - alphas_bar) / alphas_bar)[[-1, 0]]
+    np.testing.assert_allclose(sigmas(opened), np.geomspace(*ends, 21), rtol=2e-4)
+    assert loaded("edm", sampler="unipc").config.sampler.grid == "karras"
+    assert loaded("ncsnpp", sampler="heun").config.sampler.corrector is False
+    steps = loaded("diffusers", steps=10).config.sampler
+    assert (steps.name, steps.grid, steps.steps) == ("ancestral", "uniform", 10)
+
+
+class Constant(NamedTuple):
+    """A denoiser D(x; σ) that knows the images: label/10 everywhere, −1 for none."""
+
+    def apply(self, variables, x, cond, label, *, train):
+        return jnp.zeros_like(x) + label[:, None, None, None] / 10
+
+
+def test_all_classes_in_turn_or_the_one_asked_for_in_the_unit_interval(tmp_path):
+    opened = loaded("edm", steps=2)
+    opened = opened._replace(model=replace(opened.model, module=Constant()))
+    for label, expected in [(None, np.arange(12) % 10), (7, np.full(12, 7)), (-1, np.full(12, -1))]:
+        written = published.draw(opened, tmp_path, n=12, seed=0, label=label)
+        assert {path.name for path in written} == {"grid.png", "annealing.png", "annealing.gif", "samples.npz"}
+        saved = np.load(tmp_path / "samples.npz")
+        np.testing.assert_array_equal(saved["label"], expected)
+        # the last denoise gives D itself, label/10 of [-1, 1]; (x + σ² (D − x)/σ²) is rounded like x, 1e-6 here
+        np.testing.assert_allclose(saved["x"].mean((1, 2, 3)), (expected / 10 + 1) / 2, atol=1e-5)
+    with pytest.raises(InputError, match="label 10 does not exist: this network has 10 classes"):
+        published.draw(opened, tmp_path, n=1, seed=0, label=10)
+    with pytest.raises(InputError, match="label 0 does not exist: this network has 0 classes"):
+        published.draw(loaded("diffusers"), tmp_path, n=1, seed=0, label=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AUTHORS)
+def test_the_command_samples_every_source(name, tmp_path):
+    from tests.test_commands import command
+
+    given = [] if SOURCE_CONFIGS[name] is None else [f"--source_config={SOURCE_CONFIGS[name]}"]
+    code, error = command(
+        "experiments/sample.py",
+        f"--checkpoint={FILES[name]}", f"--source={source_of(name)}", *given,
+        "--sampler=unipc", "--steps=3", "--n=2", f"--out={tmp_path}",
+    )  # fmt: skip
+    assert code == 0, error
+    x = np.load(tmp_path / "samples.npz")["x"]
+    assert x.shape == (2, 16, 16, 3) and np.isfinite(x).all() and x.std() > 0
+    assert Path(tmp_path / "grid.png").is_file()
