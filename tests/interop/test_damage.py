@@ -1,6 +1,9 @@
 """Damaged files, many and at random: whatever they hold, they load or are refused in one line."""
 
 import functools
+import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +12,9 @@ import safetensors.numpy
 from score_jax import interop
 from score_jax.types import InputError
 from tests.interop.test_published import FILES, LEGACY
+from tests.interop.test_unet_files import write_pickle
+from tests.interop.test_unets import DIFFUSERS, config_of
+from tests.interop.test_unets import FILES as FILES_OF_UNETS
 from tests.interop.writing import read_entries, write_entries
 
 KINDS = ["zip", "stream", "pickle", "safetensors"]
@@ -46,6 +52,67 @@ def mutate(rng: np.random.Generator, content: bytes) -> bytes:
                 del data[at:]
         data = data or bytearray(b"\0")
     return bytes(data)
+
+
+@functools.cache
+def unet_file(kind: str) -> tuple[bytes, str, object]:
+    """Returns a good file of a U-Net, its source and its config; for "config.json" that file itself."""
+    if kind == "config.json":
+        return (DIFFUSERS / "config.json").read_bytes(), "diffusers", None
+    if kind == "score_sde":
+        return read_entries(FILES_OF_UNETS["ddpmpp"])["data.pkl"], "score_sde_pytorch", config_of("ddpmpp")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file.npz"
+        if kind == "npz":
+            np.savez(path, **safetensors.numpy.load_file(FILES_OF_UNETS["edm"]))
+        else:
+            write_pickle(path)
+        return path.read_bytes(), "edm", config_of("edm") if kind == "npz" else None
+
+
+def write_unet(kind: str, content: bytes, folder: Path) -> Path:
+    """Writes a checkpoint with the content as the part of it that `unet_file` returns; returns its path."""
+    path = folder / "damaged"
+    if kind == "score_sde":
+        return write_entries(path, read_entries(FILES_OF_UNETS["ddpmpp"]) | {"data.pkl": content})
+    if kind == "config.json":
+        path.mkdir(exist_ok=True)
+        shutil.copy(DIFFUSERS / "diffusion_pytorch_model.safetensors", path)
+        (path / kind).write_bytes(content)
+    else:
+        path.write_bytes(content)
+    return path
+
+
+def survive_as_unet(kind: str, seeds: range, folder: Path) -> int:
+    """Makes a score model of a mutation for each seed and returns how many were refused; see `survive`."""
+    content, source, config = unet_file(kind)
+    refused = 0
+    for seed in seeds:
+        path = write_unet(kind, mutate(np.random.default_rng(seed), content), folder)
+        try:
+            interop.score_model(path, source=source, config=config)
+        except InputError as error:
+            assert str(error).startswith(f"{path}: "), seed
+            assert "\n" not in str(error) and len(str(error)) < 600, seed
+            refused += 1
+        except Exception as error:
+            raise AssertionError(f"mutation {seed} of {kind}: {type(error).__name__}: {error}") from error
+    return refused
+
+
+UNET_KINDS = ["score_sde", "edm pickle", "npz", "config.json"]
+
+
+@pytest.mark.parametrize("kind", UNET_KINDS)
+def test_damage_of_unets_is_refused_in_one_line(kind, tmp_path):
+    assert survive_as_unet(kind, range(8), tmp_path) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", UNET_KINDS)
+def test_much_damage_of_unets_is_refused_in_one_line(kind, tmp_path):
+    assert survive_as_unet(kind, range(8, 1200), tmp_path) > 400
 
 
 def survive(kind: str, seeds: range, folder) -> int:

@@ -1,5 +1,6 @@
 """Writes files as torch.save does, out of names that only PyTorch could import."""
 
+import copyreg
 import io
 import pickle
 import struct
@@ -28,6 +29,13 @@ class Call(NamedTuple):
     name: Name
     arguments: tuple
     state: Any = None
+
+
+class New(NamedTuple):
+    """An object of a class of that name, made without arguments, and a state for it."""
+
+    name: Name
+    state: Any
 
 
 class Stored(NamedTuple):
@@ -65,14 +73,16 @@ class _Pickler(pickle._Pickler):  # the one in Python lets names be written with
             self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
         elif isinstance(obj, Call):
             self.save_reduce(obj.name, obj.arguments, state=obj.state, obj=obj)
+        elif isinstance(obj, New):
+            self.save_reduce(copyreg.__newobj__, (obj.name,), state=obj.state)
         else:
             super().save(obj, save_persistent_id)
 
 
-def pickled(contents: Any) -> tuple[bytes, dict[str, np.ndarray]]:
+def pickled(contents: Any, protocol: int = 2) -> tuple[bytes, dict[str, np.ndarray]]:
     """Returns the pickle and the storages that it refers to."""
     file = io.BytesIO()
-    pickler = _Pickler(file, protocol=2)
+    pickler = _Pickler(file, protocol=protocol)
     pickler.storages = {}
     pickler.dump(contents)
     return file.getvalue(), pickler.storages
@@ -97,13 +107,17 @@ def read_entries(path) -> dict[str, bytes]:
         return {name.split("/", 1)[1]: archive.read(name) for name in archive.namelist()}
 
 
-def write_stream(path, contents: Any, *, little_endian: bool = True, size_format: str = "<q"):
+def write_stream(path, contents: Any, **options):
+    path.write_bytes(stream(contents, **options))
+    return path
+
+
+def stream(contents: Any, *, little_endian: bool = True, size_format: str = "<q") -> bytes:
     data, storages = pickled(contents)
     info = {"protocol_version": 1001, "little_endian": little_endian, "type_sizes": {"short": 2, "int": 4, "long": 4}}
     head = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, info)]
     sections = [struct.pack(size_format, len(v)) + v.tobytes() for _, v in sorted(storages.items())]
-    path.write_bytes(b"".join([*head, data, pickle.dumps(sorted(storages), 2), *sections]))
-    return path
+    return b"".join([*head, data, pickle.dumps(sorted(storages), 2), *sections])
 
 
 def in_order(values: np.ndarray, order: str) -> np.ndarray:

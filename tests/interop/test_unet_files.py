@@ -1,0 +1,463 @@
+"""How published U-Nets are stored: folders, pickles and state dicts of every source, and what is refused of them."""
+
+import json
+import re
+import shutil
+import sys
+import types
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from score_jax import interop
+from score_jax.interop import diffusers, edm, persistence, score_sde
+from score_jax.interop.preconditioned import EDMPrecond, VEPrecond, VPPrecond
+from score_jax.interop.sources import _merged, open_checkpoint
+from score_jax.interop.unet_names import _construction, diffusers_entries, edm_entries, score_sde_entries
+from score_jax.types import InputError
+from tests.interop.test_published import assert_identical
+from tests.interop.test_unets import DIFFUSERS, FILES, config_of, opened, source_of, write_published
+from tests.interop.writing import Call, Name, New, Stored, dense, pickled, stream, write_zip
+
+WEIGHTS = DIFFUSERS / "diffusion_pytorch_model.safetensors"
+
+
+def same_weights(name, path, **options):
+    again = interop.load(path, source=source_of(name), **options)
+    assert again[0] == opened(name).module
+    assert_identical(again[1], opened(name).variables)
+
+
+# Folders of diffusers
+
+
+def test_a_pipelines_folder_with_old_names_and_its_scheduler(tmp_path):
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = {
+        re.sub("|".join(names), lambda m: names[m[0]], name): array
+        for name, array in safetensors.numpy.load_file(WEIGHTS).items()
+    }
+    assert "mid_block.attentions.0.proj_attn.bias" in state
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "scheduler").mkdir()
+    shutil.copy(DIFFUSERS / "config.json", tmp_path / "unet")
+    tensors = {name: dense(str(i), array) for i, (name, array) in enumerate(state.items())}
+    write_zip(tmp_path / "unet" / "diffusion_pytorch_model.bin", tensors)
+    same_weights("diffusers", tmp_path)
+    settings = {"num_train_timesteps": 4, "trained_betas": [0.1, 0.2, 0.3, 0.5]}
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings))
+    model = interop.score_model(tmp_path, source="diffusers")
+    np.testing.assert_allclose(np.exp(model.sde.log_alphas_bar), [0.9, 0.72, 0.504, 0.252], rtol=1e-6)
+
+
+def test_a_hub_id_is_fetched_by_huggingface_hub(monkeypatch):
+    asked = []
+
+    def snapshot_download(name, allow_patterns):
+        asked.append(name)
+        assert {"config.json", "unet/diffusion_pytorch_model.safetensors"} <= set(allow_patterns)
+        if name == "some/thing":
+            raise OSError("401\nRepository not found")
+        return str(DIFFUSERS)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
+    same_weights("diffusers", "google/ddpm-cifar10-32")
+    assert asked == ["google/ddpm-cifar10-32"]
+    with pytest.raises(InputError, match="some/thing: cannot be fetched from the hub: 401 Repository not found"):
+        interop.load("some/thing", source="diffusers")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # as where it is not installed
+    with pytest.raises(InputError, match=r"google/ddpm-cifar10-32: .* pip install huggingface_hub"):
+        interop.load("google/ddpm-cifar10-32", source="diffusers")
+
+
+def test_folders_that_are_no_unets_are_one_line(tmp_path):
+    with pytest.raises(InputError, match="is neither a folder, nor a file, nor a hub id"):
+        interop.load(tmp_path / "nothing", source="diffusers")
+    with pytest.raises(InputError, match=r"is no UNet2DModel's folder: expected config\.json and diff"):
+        interop.load(tmp_path, source="diffusers")
+    shutil.copy(WEIGHTS, tmp_path)
+    for text, message in [
+        (
+            '{"_class_name": "UNet2DConditionModel"}',
+            "_class_name is 'UNet2DConditionModel', expected one of UN",
+        ),
+        ("{", "is no JSON or YAML"),
+        ("[]", "holds no settings"),
+    ]:
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(InputError, match=message) as error:
+            interop.load(tmp_path, source="diffusers")
+        assert str(error.value).startswith(f"{tmp_path}: ") and "\n" not in str(error.value)
+
+
+# EDM
+
+
+def rebuilt(kind, parameters=(), buffers=(), modules=(), **attributes):
+    """A module as torch_utils.persistence pickles it: with its source code, which must never run."""
+    meta = {"type": "class", "version": 6, "module_src": "raise SystemExit(3)", "class_name": kind}
+    return Call(
+        Name("torch_utils.persistence", "_reconstruct_persistent_obj"),
+        ({**meta, "state": state(parameters, buffers, modules, **attributes)},),
+    )
+
+
+def state(parameters=(), buffers=(), modules=(), **attributes):
+    parts = {"_parameters": dict(parameters), "_buffers": dict(buffers), "_modules": dict(modules)}
+    return {"training": False, "_non_persistent_buffers_set": {"passing"}, **parts, **attributes}
+
+
+def plain(array):
+    """A tensor as plain pickle writes it: a call that reads bytes, which are a stream of torch.save."""
+    content = stream(Stored("0", np.ravel(array)))
+    storage = Call(Name("torch.storage", "_load_from_bytes"), (content,))
+    strides = tuple(s // array.itemsize for s in np.empty(array.shape, array.dtype).strides)
+    rest = (False, Call(Name("collections", "OrderedDict"), ()))
+    return Call(Name("torch._utils", "_rebuild_tensor_v2"), (storage, 0, array.shape, strides, *rest))
+
+
+def tree(tensors, kind="EDMPrecond", **attributes):
+    """Returns the module with the given state dict, its encoder and decoder plain PyTorch containers."""
+    own = {name: array for name, array in tensors.items() if "." not in name}
+    children = {}
+    for name, array in tensors.items():
+        child, _, rest = name.partition(".")
+        if rest:
+            children.setdefault(child, {})[rest] = array
+    modules = {
+        name: tree(part, f"Layer_{name}" if name not in ("enc", "dec") else "") for name, part in children.items()
+    }
+    buffers = {n: plain(a) for n, a in own.items() if n == "resample_filter"} | {"passing": plain(np.ones(2))}
+    parameters = {
+        n: Call(
+            Name("torch._utils", "_rebuild_parameter"), (plain(a), False, Call(Name("collections", "OrderedDict"), ()))
+        )
+        for n, a in own.items()
+        if n not in buffers
+    }
+    if not kind:
+        return New(Name("torch.nn.modules.container", "ModuleDict"), state(parameters, buffers, modules))
+    return rebuilt(kind, parameters | {"bias_": None}, buffers, modules, **attributes)
+
+
+def write_pickle(path, change=lambda contents: None):
+    number = Call(
+        Name("numpy.core.multiarray", "scalar"),
+        (Call(Name("numpy", "dtype"), ("f8", False, True)), np.float64(0.5).tobytes()),
+    )
+    arguments = {**config_of("edm"), "use_fp16": False, "sigma_data": number}
+    contents = {
+        "ema": tree(safetensors.numpy.load_file(FILES["edm"]), _init_args=(), _init_kwargs=arguments),
+        "loss_fn": rebuilt("EDMLoss", P_mean=-1.2),
+        "augment_pipe": None,
+        "dataset_kwargs": New(Name("dnnlib.util", "EasyDict"), None),
+    }
+    change(contents)
+    path.write_bytes(pickled(contents, protocol=4)[0])
+    return path
+
+
+def test_a_published_pickle_is_read_and_its_source_code_is_not_run(tmp_path):
+    path = write_pickle(tmp_path / "edm.pkl")
+    same_weights("edm", path)
+    found = open_checkpoint(path, source="edm")
+    assert found.examples == (16, 3, 10)
+    assert found.config["class_name"] == "EDMPrecond"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss_fn": Call(Name("os", "system"), ("true",))}, r"names os\.system.*nothing was executed"),
+        ({"ema": New(Name("torch.nn.modules.linear", "Linear"), {})}, r"names torch\.nn\.modules\.linear\.Linear"),
+        ({"ema": None}, "has no network ema"),
+        ({"ema": rebuilt("iDDPMPrecond", {"weight": plain(np.ones(3))})}, "class_name is 'iDDPMPrecond', expected one"),
+        ({"ema": rebuilt("EDMPrecond")}, "has no state dict"),
+        ({"ema": rebuilt("EDMPrecond", _modules=[])}, "EDMPrecond._modules is no dict"),
+        ({"ema": rebuilt("EDMPrecond", {"weight": plain(np.ones(3))})}, "needs img_resolution, which"),
+        ({"ema": Call(Name("torch_utils.persistence", "_reconstruct_persistent_obj"), (3,))}, "damaged"),
+        ({"ema": Call(Name("torch.storage", "_load_from_bytes"), (b"\x80\x02.",))}, "damaged"),
+    ],
+)  # fmt: skip
+def test_pickles_of_something_else_are_one_line(tmp_path, change, message):
+    path = write_pickle(tmp_path / "edm.pkl", lambda contents: contents.update(change))
+    with pytest.raises(InputError, match=message) as error:
+        interop.load(path, source="edm")
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+def test_a_module_in_two_places_is_refused_rather_than_named_without_end():
+    twice = persistence.Module()
+    twice.build({"_modules": {"a": twice}})
+    with pytest.raises(InputError, match="has the module a in two places"):
+        persistence.state_dict(twice)
+
+
+def test_a_state_dict_may_be_an_npz_that_is_not_compressed(tmp_path):
+    tensors = safetensors.numpy.load_file(FILES["edm"])
+    np.savez(tmp_path / "edm.npz", **tensors)
+    same_weights("edm", tmp_path / "edm.npz", config=config_of("edm"))
+    np.savez_compressed(tmp_path / "edm.npz", **tensors)
+    with pytest.raises(InputError, match=r"entry .* is compressed"):
+        interop.load(tmp_path / "edm.npz", source="edm", config=config_of("edm"))
+    np.savez(tmp_path / "edm.npz", a=np.array([{}]))
+    with pytest.raises(InputError, match=r"entry a\.npy is no array of numbers"):
+        interop.load(tmp_path / "edm.npz", source="edm", config=config_of("edm"))
+
+
+def test_preconditioners_have_the_published_coefficients():
+    # Karras et al. 2022, table 1; the numbers are sde.md's
+    for sigma, expected in [
+        (0.5, (0.5, 0.35355339059, 1.41421356237, -0.1732867951)),
+        (1.0, (0.2, 0.4472135955, 0.894427191, 0)),
+    ]:
+        np.testing.assert_allclose(EDMPrecond()(np.float32(sigma)), expected, rtol=1e-6)
+    # VP's t = 1: σ/α = 152.167, α = .0065716, of which the network is told 999
+    vp = VPPrecond()(np.float32(152.16697028394637))
+    np.testing.assert_allclose(vp, (1, -152.16697, 0.006571586494929619, 999), rtol=1e-5)
+    np.testing.assert_allclose(VEPrecond()(np.float32(2 * np.e)), (1, 2 * np.e, 1, 1), rtol=1e-6)
+    for kind, found in [("VPPrecond", VPPrecond()), ("training.networks.VEPrecond", VEPrecond()), (None, EDMPrecond())]:
+        config = config_of("edm") | ({"class_name": kind} if kind else {})
+        assert edm.network({}, config).coefficients == found
+
+
+# Names
+
+
+PUBLISHED = {  # of score SDE: settings, and how many modules the released code has in its list (sde.md, 3.6)
+    "ddpmpp": ({}, 55),
+    "ddpmpp deep": ({"num_res_blocks": 8}, 91),
+    "ncsnpp": ({"fir": True, "progressive_input": "residual", "embedding_type": "fourier"}, 59),
+    "ncsnpp deep": (
+        {"fir": True, "progressive_input": "residual", "embedding_type": "fourier", "num_res_blocks": 8},
+        95,
+    ),
+    "ddpm": ({"name": "ddpm", "num_res_blocks": 2}, 37),
+    "ncsnpp 256": (
+        {
+            "ch_mult": "1, 1, 2, 2, 2, 2, 2", "num_res_blocks": 2, "fir": True, "embedding_type": "fourier",
+            "progressive": "output_skip", "progressive_input": "input_skip", "size": 256,
+        },
+        77,
+    ),
+    "ncsnpp 1024": (
+        {
+            "nf": 16, "ch_mult": [1, 2, 4, 8, 16, 32, 32, 32], "num_res_blocks": 1, "fir": True,
+            "embedding_type": "fourier", "progressive": "output_skip", "progressive_input": "input_skip", "size": 1024,
+        },
+        70,
+    ),
+}  # fmt: skip
+
+
+def score_sde_config(**model):
+    published = {"nf": 128, "ch_mult": [1, 2, 2, 2], "num_res_blocks": 4, "attn_resolutions": [16]}
+    config = config_of("ddpmpp")
+    size = model.pop("size", 32)
+    return {**config, "model": config["model"] | published | model, "data": config["data"] | {"image_size": size}}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_order_of_construction_has_as_many_modules_as_the_released_codes(name):
+    settings, modules = PUBLISHED[name]
+    layers = list(_construction(score_sde.network({}, score_sde_config(**settings))))
+    assert len(layers) == len(set(layers)) == modules
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"progressive": "residual", "progressive_input": "input_skip", "fir": True, "resblock_type": "ddpm"},
+        {"progressive": "output_skip", "progressive_input": "residual", "progressive_combine": "cat"},
+    ],
+)
+def test_every_layer_has_its_place_in_the_order(settings):
+    config = score_sde_config(nf=8, num_res_blocks=1, ch_mult=[1, 1, 2], attn_resolutions=[16, 8], **settings)
+    module = score_sde.network({}, config)
+    entries = score_sde_entries(module, 3)
+    assert len({entry.name for entry in entries}) == len(entries)
+    places = {int(re.match(r"all_modules\.(\d+)\.", entry.name)[1]) for entry in entries}
+    assert places == set(range(len(list(_construction(module)))))
+
+
+def shapes(entries):
+    return {entry.name: entry.source_shape for entry in entries}
+
+
+NCSNPP_256 = {
+    "block_out_channels": [128, 256],
+    "down_block_types": ["SkipDownBlock2D", "AttnSkipDownBlock2D"],
+    "up_block_types": ["AttnSkipUpBlock2D", "SkipUpBlock2D"],
+    "layers_per_block": 1,
+    "time_embedding_type": "fourier",
+    "norm_num_groups": None,
+    "norm_eps": 1e-6,
+    "mid_block_scale_factor": 1.41421356,
+    "attention_head_dim": None,
+    "center_input_sample": True,
+}
+
+
+def test_ncsnpp_of_diffusers_is_score_sdes_under_other_names():
+    module = diffusers.network({}, NCSNPP_256)
+    settings = {
+        "progressive": "output_skip",
+        "progressive_input": "input_skip",
+        "fir": True,
+        "embedding_type": "fourier",
+    }
+    config = score_sde_config(ch_mult=[1, 2], num_res_blocks=1, scale_by_sigma=True, dropout=0.0, **settings)
+    theirs = score_sde.network({}, config | {"data": {**config["data"], "centered": False}})
+    assert module == theirs.clone(label_layer="outer")
+    found = shapes(diffusers_entries(module, 3))
+    expected = {
+        "time_proj.weight": (128,),
+        "time_embedding.linear_1.weight": (512, 256),
+        "down_blocks.0.resnet_down.conv_shortcut.weight": (128, 128, 1, 1),
+        "down_blocks.0.skip_conv.weight": (128, 3, 1, 1),
+        "down_blocks.1.attentions.0.to_out.0.weight": (256, 256),
+        "mid_block.attentions.0.group_norm.weight": (256,),
+        "up_blocks.0.attentions.0.to_q.weight": (256, 256),
+        "up_blocks.0.resnet_up.conv2.weight": (256, 256, 3, 3),
+        "up_blocks.0.skip_norm.weight": (256,),
+        "up_blocks.0.skip_conv.weight": (3, 256, 3, 3),
+        "up_blocks.1.resnets.1.conv1.weight": (128, 256, 3, 3),
+        "conv_out.weight": (3, 128, 3, 3),
+    }
+    assert {name: found[name] for name in expected} == expected
+    assert not {
+        "up_blocks.0.attentions.1.to_q.weight",
+        "up_blocks.1.skip_conv.weight",
+        "down_blocks.1.skip_conv.weight",
+    } & set(found)
+    # as many arrays and numbers as score SDE has
+    other = shapes(score_sde_entries(theirs, 3))
+    assert sum(map(np.prod, found.values())) == sum(map(np.prod, other.values()))
+
+
+def edm_names(**changes):
+    module = edm.network({}, config_of("edm") | changes)
+    return shapes(edm_entries(module, module.network, 3, module.resolution)), module
+
+
+def test_ncsnpp_and_adm_of_edm_have_their_names():
+    found, module = edm_names(
+        encoder_type="residual",
+        decoder_type="skip",
+        resample_filter=[1, 3, 3, 1],
+        embedding_type="fourier",
+        channel_mult_noise=2,
+    )
+    expected = {
+        "model.map_noise.freqs": (16,),
+        "model.map_layer0.weight": (64, 32),
+        "model.enc.8x8_aux_residual.weight": (16, 3, 3, 3),
+        "model.dec.8x8_aux_norm.weight": (32,),
+        "model.dec.8x8_aux_conv.weight": (3, 32, 3, 3),
+        "model.dec.16x16_aux_conv.weight": (3, 16, 3, 3),
+    }
+    assert {name: found[name] for name in expected} == expected
+    assert (module.network.fir, module.network.input_path) == ((1.0, 3.0, 3.0, 1.0), "residual")
+    found, module = edm_names(model_type="DhariwalUNet", model_channels=64)
+    expected = {
+        "model.map_label.weight": (256, 10),
+        "model.enc.8x8_block0.affine.weight": (256, 256),
+        "model.enc.8x8_block0.qkv.weight": (384, 128, 1, 1),
+        "model.dec.8x8_in0.proj.bias": (128,),
+        "model.dec.8x8_block0.qkv.bias": (384,),
+        "model.out_norm.weight": (64,),
+        "model.out_conv.weight": (3, 64, 3, 3),
+    }
+    assert {name: found[name] for name in expected} == expected
+    assert not {"model.map_label.bias", "model.enc.8x8_down.skip.weight"} & set(found)
+
+
+# Saving
+
+
+@pytest.mark.parametrize("name", ["ncsnpp", "diffusers", "edm"])
+def test_what_is_saved_with_its_config_is_read_back_without(name, tmp_path):
+    found, path = opened(name), tmp_path / "network.safetensors"
+    interop.save(path, found.module, found.variables, source=source_of(name), config=found.config)
+    same_weights(name, path)
+    original = WEIGHTS if name == "diffusers" else FILES["edm"]
+    if name != "ncsnpp":  # bit for bit what it was read from, but for what has no effect
+        written, there = safetensors.numpy.load_file(path), safetensors.numpy.load_file(original)
+        left = {key for key in there if not re.search("resample_filter|map_augment", key)}
+        assert written.keys() == left
+        assert all(written[key].tobytes() == there[key].tobytes() for key in left)
+    other = {**found.config, "model": {**found.config.get("model", {}), "dropout": 0.7}, "dropout": 0.7}
+    with pytest.raises(InputError, match="the config is not that of the network given"):
+        interop.save(path, found.module, found.variables, source=source_of(name), config=other)
+
+
+# Refusing
+
+
+SMALL = score_sde_config(nf=4, ch_mult=[1, 1], num_res_blocks=1, attn_resolutions=[], size=8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["ema"]["shadow_params"].pop(), r"has \d+ moving averages \(ema.shadow_params\) of \d+ parameters"),
+        (lambda c: c["ema"]["shadow_params"].append(np.ones(3)), r"moving averages .* of \d+ parameters"),
+        (lambda c: c["ema"]["shadow_params"].reverse(), "has a moving average of shape .* for all_modules"),
+        (lambda c: c["ema"].update(shadow_params={}), "has no list of tensors ema.shadow_params"),
+        (lambda c: c.update(ema=3), "has no list of tensors ema.shadow_params"),
+        (lambda c: c.update(model=[]), "has no state dict"),
+        (lambda c: (c["model"].popitem(), c.pop("ema")), "lacks all_modules"),
+        (lambda c: (c["model"].update({"module.extra": np.ones(2)}), c.pop("ema")), "has unknown extra"),
+        (
+            lambda c: (c["model"].update({"module.all_modules.2.bias": np.ones(2)}), c.pop("ema")),
+            r"all_modules\.2\.bias has shape \(2,\)",
+        ),
+    ],
+)  # fmt: skip
+def test_files_of_score_sde_that_do_not_fit_are_one_line(tmp_path, change, message):
+    path = write_published(tmp_path / "checkpoint.pth", SMALL, change)
+    with pytest.raises(InputError, match=message) as error:
+        interop.load(path, source="score_sde_pytorch", config=SMALL)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+CONFIGS = [
+    ("ddpmpp", None, "needs model.name, which its tensors don't show: give the config"),
+    ("ddpmpp", {"model": {"name": "ncsnv2_64"}}, "model.name is 'ncsnv2_64', expected one of ddpm, ncsnpp"),
+    ("ddpmpp", {"model": {"nf": 32}}, r"all_modules\.\d+\.\S+ has shape"),
+    ("ddpmpp", {"model": {"num_res_blocks": 2}}, "lacks all_modules"),
+    ("ddpmpp", {"model": {"nonlinearity": "elu"}}, "model.nonlinearity is 'elu', expected one of swish"),
+    ("ddpmpp", {"model": {"nf": "many"}}, "model.nf is 'many', expected a whole number from 1 to 4096"),
+    ("ddpmpp", {"model": {"ch_mult": [1, -2]}}, r"model.ch_mult is \[1, -2\], expected a list of whole numbers"),
+    ("ddpmpp", {"model": 3}, "section model is int, expected settings"),
+    ("ddpmpp", {"training": {"sde": "flow"}}, "training.sde is 'flow', expected one of vesde, vpsde, subvpsde"),
+    ("ddpmpp", {"training": {"sde": "vesde"}, "model": {"sigma_max": 0.001}}, "sigma_min must be below sigma_max"),
+    ("diffusers", {"down_block_types": ["DownBlock2D", "KDownBlock2D"]}, "block types have KDownBlock2D"),
+    ("diffusers", {"down_block_types": ["DownBlock2D", "SkipDownBlock2D"]}, "block types have a mixture"),
+    ("diffusers", {"down_block_types": ["DownBlock2D"]}, "down_block_types is not the names of 2 blocks"),
+    ("diffusers", {"down_block_types": ["AttnDownBlock2D"] * 2}, r"attention on levels \(0, 1\) down and \(1,\) up"),
+    ("diffusers", {"block_out_channels": [32, 48]}, "expected multiples of the first"),
+    ("diffusers", {"resnet_time_scale_shift": "scale_shift"}, "scale_shift is 'scale_shift', expected one of"),
+    ("diffusers", {"out_channels": 6}, "a learned variance is not read"),
+    ("diffusers", {"mid_block_scale_factor": 2.0}, "mid_block_scale_factor is 2.0"),
+    ("diffusers", {"layers_per_block": 2}, "lacks down_blocks"),
+    ("diffusers", {"scheduler": 3}, "scheduler holds no settings"),
+    ("diffusers", {"scheduler": {"beta_schedule": "mine"}}, "beta_schedule is 'mine', expected one of linear"),
+    ("diffusers", {"scheduler": {"trained_betas": [0.1, 2]}}, "betas are not two or more numbers between 0 and 1"),
+    ("diffusers", {"scheduler": {"rescale_betas_zero_snr": True}}, "rescale_betas_zero_snr is True"),
+    ("edm", None, "needs model_channels|needs img_resolution"),
+    ("edm", {"resample_filter": [1, 3, 3, 1]}, r"resample_filter has shape \(1, 1, 2, 2\) where the config's"),
+    ("edm", {"img_resolution": 32}, r"lacks model\.dec\.16x16_in0|lacks model"),
+    ("edm", {"model_type": "UViT"}, "model_type is 'UViT', expected one of SongUNet, DhariwalUNet"),
+    ("edm", {"decoder_type": "residual"}, "decoder_type is 'residual', expected standard or skip"),
+    ("edm", {"channel_mult_emb": 2}, "channel_mult_emb is 2, expected one of 4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "change", "message"), CONFIGS)
+def test_configs_that_do_not_fit_are_one_line(name, change, message):
+    config = None if change is None else _merged(config_of(name) or {}, change)
+    with pytest.raises(InputError, match=message) as error:
+        interop.score_model(FILES[name], source=source_of(name), config=config)
+    assert str(error.value).startswith(f"{FILES[name]}: ") and "\n" not in str(error.value)
