@@ -187,6 +187,7 @@ def variational_bound(
     *,
     variance: str | StepVariance = "posterior",
     prior_variance: ArrayLike | None = None,
+    last_variance: ArrayLike | None = None,
     decoder: Decoder = grey_level_decoder,
 ) -> VariationalBound:
     """Returns the terms of −log p(x_0) ≤ … of `sampling.ancestral` on the levels `ts`, one noise draw for each.
@@ -200,9 +201,10 @@ def variational_bound(
       score_fn: `(x, t) -> score`.
       x0: data, `(B, *S)`; for the grey-level decoder in [−1, 1], 2k/255 − 1.
       ts: levels, decreasing `(N,)`: DDPM's are `grids.ddpm(sde, t_end=1/N)`, the knots of its table.
-      variance: of the steps, as for `ancestral`. The decoder takes, after a named one, the posterior variance of the
-        last step ("fixedsmall" and "fixedlarge" both do), and a function at s = 0.
+      variance: of the steps, as for `ancestral`; a function is the decoder's too, at s = 0.
       prior_variance: of the prior N(0, prior_variance I): σ(t_max)² unless given, 1 in DDPM.
+      last_variance: of the decoder beside a named variance: σ²_{t|0} unless given, in DDPM that of the step before,
+        `ddpm_schedule().posterior_variance[1]`, both for "fixedsmall" and for "fixedlarge".
       decoder: log p(x_0|x_{t_N}); `losses.variational.gaussian_decoder` for data with a density.
 
     Raises:
@@ -211,7 +213,8 @@ def variational_bound(
     check_grid(ts)
     ts = jnp.asarray(ts)
     keys, noise_variance = arrays.example_keys(key, len(x0)), step_variance(sde, variance)
-    last_variance = sde.posterior_variance(ts[-2], ts[-1])
+    if last_variance is None:
+        last_variance = sde.transition(ts[-1], jnp.zeros_like(ts[-1]))[1]
 
     def term(inputs: tuple[Array, Array, Array]) -> Array:
         i, t, s = inputs

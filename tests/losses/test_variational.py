@@ -62,7 +62,9 @@ def test_the_bound_is_ddpms(name, variances, x64):
     sigma = lambda t, x: arrays.expand_right(DDPM.sigma(t), x)  # noqa: E731
     score_fn = trace_counter(lambda x, t: -jnp.sin(x) / sigma(t, x))
     run = jax.jit(
-        lambda x0: likelihood.variational_bound(key(), DDPM, score_fn, x0, ts, variance=name, prior_variance=1.0)
+        lambda x0: likelihood.variational_bound(
+            key(), DDPM, score_fn, x0, ts, variance=name, prior_variance=1.0, last_variance=TABLES.posterior_variance[1]
+        )
     )
     bound = run(x0)
     assert bound.steps.shape == (999, 2) and score_fn.count == 1
@@ -320,6 +322,16 @@ def test_the_bound_teaches_the_variance_alone(hybrid):
     *_, (both, simple) = hybrid
     np.testing.assert_allclose(both["w"], simple["w"], rtol=1e-9)
     assert abs(both["u"]) > 1e-3 and abs(both["b"]) > 1e-3 and simple["u"] == simple["b"] == 0
+
+
+def test_beside_a_named_variance_the_decoder_has_that_of_all_the_noise():
+    """E[−log N(x_0; x̂_0, σ²)] = ½ D (log 2πσ² + Var(x_0|x)/σ²), σ² that of the last level, 0.02 here."""
+    sde, x0 = sdes.VP(), math.sqrt(V) * arrays.normal(key(), jnp.zeros((4096, DIMS)))
+    ts = jnp.stack([jnp.asarray(0.5), sde.time(-2 * jnp.log(jnp.asarray(0.15)))])
+    options = {"decoder": variational.gaussian_decoder}
+    bound = jax.jit(lambda x0: likelihood.variational_bound(key(1), sde, exact_score(sde), x0, ts, **options))(x0)
+    variance, (*_, last) = float(sde.variance(ts[-1])), gaussian_steps(sde, ts)
+    assert_mean(bound.decoder, 0.5 * DIMS * (np.log(2 * np.pi * variance) + last / variance))
 
 
 def test_rows_of_the_bound_depend_on_their_own_key():
