@@ -1,8 +1,9 @@
 """Checkpoints that people already have, without the framework that wrote them.
 
-module, variables = interop.load("checkpoint.pth", source="ncsnv2")      # a network and its parameters
-model = interop.score_model("checkpoint.pth", source="ncsnv2")           # a score function on its SDE
-interop.save("network.safetensors", module, variables, source="ncsnv2")  # back to the source's names
+module, variables = interop.load("checkpoint.pth", source="ncsnv2")              # a network and its parameters
+model = interop.score_model("google/ddpm-cifar10-32", source="diffusers")        # a score function on its SDE
+model = interop.score_model("checkpoint_8.pth", source="score_sde_pytorch", config="config.json")
+interop.save("network.safetensors", module, variables, source="ncsnv2")          # back to the source's names
 """
 
 from score_jax.interop.conditions import KnotIndex, LevelIndex, NoiseLevel, Timestep

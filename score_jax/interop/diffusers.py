@@ -134,6 +134,7 @@ def network(tensors: Tensors, config: Config) -> ResidualUNet:
         head_channels=None if head is None else whole(config, "attention_head_dim", 8),
         resampling="block" if skip else "conv",
         fir=FIR if skip else None,
+        stride_padding=1 if choice(config, "downsample_padding", [0, 1], 1) and not skip else "SAME",
         skip_scale=0.5**0.5 if skip else 1.0,
         input_path="skip" if skip else "none",
         output_path="skip" if skip else "none",
@@ -182,8 +183,6 @@ def _check_kind(config: Config, skip: bool, groups: int | None, attended: list[i
     scale = number(config, "mid_block_scale_factor", 1.0)
     if abs(scale - (2**0.5 if skip else 1.0)) > 1e-3:
         raise InputError(f"the config's mid_block_scale_factor is {scale}, unlike that of the other blocks: not read")
-    if not skip and whole(config, "downsample_padding", 1, low=0) != 0:
-        raise InputError("the config's downsample_padding is 1; only 0, that of DDPM's weights, is read")
     if skip and (groups is not None or any(n < 128 for n in attended)):
         raise InputError(
             "the config has Skip blocks with norm_num_groups other than null or narrow attention: not read"

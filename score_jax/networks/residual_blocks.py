@@ -50,6 +50,8 @@ class Layers:
       group_channels: fewest channels of a group.
       epsilon: of GroupNorm.
       dtype: of the computation.
+      stride_padding: of convolutions of stride 2 without a filter: "SAME", zeros behind where the size is even, or a
+        number of zeros on either side.
     """
 
     initialization: Initialization
@@ -57,6 +59,7 @@ class Layers:
     group_channels: int
     epsilon: float
     dtype: Dtype | None
+    stride_padding: str | int = "SAME"
 
     def conv(self, x: Array, features: int, name: str, *, size: int = 3, scale: float = 1.0, **options) -> Array:
         """Convolves `(B, H, W, C)`; `options` are those of `nn.Conv`."""
@@ -77,7 +80,7 @@ class Layers:
     def conv_down(self, x: Array, features: int, name: str, taps: Taps) -> Array:
         """Convolves with stride 2, after the low-pass filter if there are taps: `(B, ⌈H/2⌉, ⌈W/2⌉, features)`."""
         if taps is None:
-            return self.conv(x, features, name, strides=2)
+            return self.conv(x, features, name, strides=2, padding=self.stride_padding)
         return self.conv(fir.before_strided(x, taps), features, name, strides=2, padding="VALID")
 
     def conv_up(self, x: Array, like: Array, features: int, name: str, taps: Taps) -> Array:

@@ -86,6 +86,8 @@ class ResidualUNet(nn.Module):
       head_channels: of an attention head; None for one head.
       resampling: changes of resolution by a "conv", or inside a residual "block" (BigGAN).
       fir: taps of the low-pass filter of changes of resolution, such as (1, 3, 3, 1); None: means and repeated pixels.
+      stride_padding: of convolutions of stride 2 without a filter: "SAME", zeros behind where the size is even, as in
+        DDPM, or the number of zeros on either side, 1 in diffusers' defaults.
       project_resampled: whether the shortcut of such a block has a 1×1 convolution.
       skip_scale: factor of residual sums, 1 or √½.
       modulation: the embedding is added, "shift", or also scales, "scale_shift".
@@ -116,6 +118,7 @@ class ResidualUNet(nn.Module):
     head_channels: int | None = None
     resampling: str = "block"
     fir: Taps = None
+    stride_padding: str | int = "SAME"
     project_resampled: bool = True
     skip_scale: float = 0.5**0.5
     modulation: str = "shift"
@@ -150,7 +153,9 @@ class ResidualUNet(nn.Module):
 
     @property
     def _layers(self) -> Layers:
-        return Layers(self.initialization, self.groups, self.group_channels, self.epsilon, self.dtype)
+        return Layers(
+            self.initialization, self.groups, self.group_channels, self.epsilon, self.dtype, self.stride_padding
+        )
 
     def _block(self, cond: Array, label: Array | None, train: bool):
         """Returns `(h, features, name, **options) -> h`, the application of a new residual block."""

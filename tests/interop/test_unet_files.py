@@ -6,15 +6,18 @@ import shutil
 import sys
 import types
 
+import flax.linen as nn
 import numpy as np
 import pytest
 import safetensors.numpy
+import scipy.signal
 
 from score_jax import interop
 from score_jax.interop import diffusers, edm, persistence, score_sde
 from score_jax.interop.preconditioned import EDMPrecond, VEPrecond, VPPrecond
 from score_jax.interop.sources import _merged, open_checkpoint
 from score_jax.interop.unet_names import _construction, diffusers_entries, edm_entries, score_sde_entries
+from score_jax.networks.residual_blocks import Layers
 from score_jax.types import InputError
 from tests.interop.test_published import assert_identical
 from tests.interop.test_unets import DIFFUSERS, FILES, config_of, opened, source_of, write_published
@@ -89,6 +92,27 @@ def test_folders_that_are_no_unets_are_one_line(tmp_path):
         with pytest.raises(InputError, match=message) as error:
             interop.load(tmp_path, source="diffusers")
         assert str(error.value).startswith(f"{tmp_path}: ") and "\n" not in str(error.value)
+
+
+def test_convolutions_of_stride_two_are_padded_as_the_config_says():
+    class Down(nn.Module):
+        layers: Layers
+
+        @nn.compact
+        def __call__(self, x):
+            return self.layers.conv_down(x, 1, "down", None)
+
+    rng = np.random.default_rng(0)
+    x, kernel = rng.normal(size=(6, 6)), rng.normal(size=(3, 3))
+    variables = {"params": {"down": {"kernel": np.float32(kernel[..., None, None]), "bias": np.zeros(1, np.float32)}}}
+    config = json.loads((DIFFUSERS / "config.json").read_text())
+    for padding, zeros in [(0, (0, 1)), (1, (1, 1)), (None, (1, 1))]:  # 1 is the default of diffusers
+        settings = {k: v for k, v in config.items() if k != "downsample_padding"}
+        settings |= {} if padding is None else {"downsample_padding": padding}
+        layers = diffusers.network({}, settings)._layers
+        out = Down(layers).apply(variables, np.float32(x[None, :, :, None]))[0, :, :, 0]
+        expected = scipy.signal.correlate2d(np.pad(x, zeros), kernel, "valid")[::2, ::2]
+        np.testing.assert_allclose(out, expected, atol=1e-5)  # nine products of size one
 
 
 # EDM
