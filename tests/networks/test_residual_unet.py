@@ -60,7 +60,10 @@ PUBLISHED = {  # name: (module, side, parameters, fixed numbers)
 
 
 # Tracing a network takes a second; what differs from another row in depth or levels alone is left to `make test-slow`.
-SLOW = ["DDPM++ deep", "NCSN++ deep", "score SDE's ddpm 256", "DDPM 256", "EDM", "EDM 64", "EDM NCSN++ 64"]
+SLOW = [
+    "DDPM++ deep", "NCSN++ deep", "NCSN++ discrete", "NCSN++ 256", "score SDE's ddpm 256", "DDPM 256", "EDM", "EDM 64",
+    "EDM NCSN++", "EDM NCSN++ 64",
+]  # fmt: skip
 ROWS = [pytest.param(*v, id=k, marks=[pytest.mark.slow] if k in SLOW else []) for k, v in PUBLISHED.items()]
 
 
@@ -182,6 +185,16 @@ def test_outputs_are_divided_by_sigma_or_by_the_sigma_of_a_level():
     np.testing.assert_allclose(variables["fixed"]["sigmas"], [8, 4, 2], rtol=1e-6)
 
 
+def test_presets_norm_and_sum_as_published():
+    constants = {make.__name__: (make().epsilon, make().group_channels, make().skip_scale) for make in PRESETS}
+    scaled, plain = (1e-6, 4, 0.5**0.5), (1e-6, 1, 1.0)
+    assert constants == {"ddpm": plain, "ddpmpp": scaled, "ncsnpp": scaled, "song_unet": scaled, "adm": (1e-5, 4, 1.0)}
+    assert {make().groups for make in PRESETS} == {32}
+
+
+PRESETS = [ddpm, ddpmpp, ncsnpp, song_unet, adm]
+
+
 def test_initializers_have_the_published_bounds():
     kernel, bias = fan_average(0.1, 64)
     draw = kernel(jax.random.key(0), (1, 1, 64, 32))
@@ -245,7 +258,11 @@ class Linear:
 LINEAR = functools.partial(
     ResidualUNet, 2, (1, 2), 1, embedding=None, fir=FIR, skip_scale=0.7, rescale=True, groups=2, group_channels=1
 )
-PATHS = [("skip", "sum", "skip"), ("residual", "sum", "residual"), ("skip", "concat", "none")]
+PATHS = [
+    ("skip", "sum", "skip"),
+    ("residual", "sum", "residual"),
+    pytest.param("skip", "concat", "none", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize(("input_path", "combine", "output_path"), PATHS)
@@ -378,7 +395,7 @@ PATH_PAIRS = [(i, o) for i in CHOICES["input_path"] for o in CHOICES["output_pat
 )
 def test_every_mode_takes_any_size_and_channel_count(n, paths):
     module = ResidualUNet(
-        3, (1, 2, 1), 1, attention=(-1,), input_path=paths[0], output_path=paths[1], fir=(None, FIR)[n % 2],
+        3, (1, 2), 1, attention=(-1,), input_path=paths[0], output_path=paths[1], fir=(None, FIR)[n % 2],
         resampling=CHOICES["resampling"][n // 2 % 2], input_combine=CHOICES["input_combine"][n % 2],
     )  # fmt: skip
     x = jax.ShapeDtypeStruct((2, *[(7, 5, 2), (1, 1, 1), (9, 3, 4)][n // 3]), jnp.float32)
