@@ -177,24 +177,25 @@ def _diffusers(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaul
     scheduler, side = value(checkpoint.config, "scheduler", {}), checkpoint.examples.side
     if side is None:
         raise InputError("does not say the side of its images (sample_size, one number): give --size")
-    shared = {"data.value_range": (0.0, 1.0) if flag(checkpoint.config, "center_input_sample", False) else (-1.0, 1.0)}
     if not isinstance(model.condition, interop.KnotIndex):
         settings = {
+            "data.value_range": (0.0, 1.0),
             "sampler.name": "reverse_diffusion",
             "sampler.corrector": True,
             "sampler.langevin_corrector.snr": number(scheduler, "snr", 0.15),
             "sampler.grid": "uniform",
             "sampler.steps": whole(scheduler, "num_train_timesteps", 2000, low=2) - 1,
         }
-        return Defaults(shared | settings, side)
+        return Defaults(settings, side)
     variance = choice(scheduler, "variance_type", _VARIANCES, "fixed_small")
     settings = {
+        "data.value_range": (0.0, 1.0) if flag(checkpoint.config, "center_input_sample", False) else (-1.0, 1.0),
         "sampler.name": "ancestral",
         "sampler.ancestral.variance": _VARIANCES[variance],
         "sampler.grid": "ddpm",
         "sampler.steps": model.condition.n,
     }
-    return Defaults(shared | settings, side)
+    return Defaults(settings, side)
 
 
 _VARIANCES = {

@@ -36,6 +36,7 @@ PARAMETERIZATIONS = {
     "v": parameterization.v,
     "flow": parameterization.flow,
     "edm": parameterization.edm(0.5),
+    "eps_as_given": parameterization.as_given(parameterization.eps),
 }
 
 # Objectives at one density: (key, score_fn, x) -> (B,), all equal to ISM in expectation over key.

@@ -52,12 +52,15 @@ def state_dict(contents: Any, use_ema: bool) -> dict[str, Tensor | np.ndarray]:
 
 def network(tensors: Tensors, config: Config) -> Preconditioned:
     """Returns the network inside its preconditioner, as the constructor's arguments describe them."""
-    kind = value(config, "class_name", "EDMPrecond")
-    name = kind.rsplit(".", 1)[-1] if isinstance(kind, str) else kind
-    precond = choice({"class_name": name}, "class_name", _PRECONDITIONERS)
-    coefficients, default, _ = _PRECONDITIONERS[precond]
+    coefficients, default, _ = _PRECONDITIONERS[_kind(config)]
     net = _NETWORKS[choice(config, "model_type", _NETWORKS, default)](tensors, config)
     return Preconditioned(net, coefficients(config), whole(config, "img_resolution"))
+
+
+def _kind(config: Config) -> str:
+    name = value(config, "class_name", "EDMPrecond")  # of a pickle, or "training.networks.EDMPrecond" in a config
+    short = name.rsplit(".", 1)[-1] if isinstance(name, str) else name
+    return choice({"class_name": short}, "class_name", _PRECONDITIONERS)
 
 
 _PRECONDITIONERS: dict[str, tuple[Any, str, EDM]] = {  # coefficients, network unless given, range of noise to sample
@@ -130,6 +133,6 @@ def examples(tensors: Tensors, config: Config) -> Examples:
 
 def score(module: Preconditioned, config: Config) -> tuple[SDE, Parameterization, Condition]:
     """Returns SDE, parameterization and condition of a denoiser at σ."""
-    del config
-    *_, sde = _PRECONDITIONERS[type(module.coefficients).__name__]
+    del module
+    *_, sde = _PRECONDITIONERS[_kind(config)]
     return sde, parameterization.as_given(parameterization.x0), NoiseLevel()

@@ -99,3 +99,9 @@ def agree(config: Config, key: str, found: Any) -> None:
     expected = value(config, key, found)
     if expected != found:
         raise InputError(f"has {found} where the config says {key} = {expected!r}: not its checkpoint")
+
+
+def merged(own: Config, given: Config) -> Config:
+    """Returns a checkpoint's own config with the values of the given one before it, section by section."""
+    both = [key for key in own if isinstance(own[key], Mapping) and isinstance(given.get(key), Mapping)]
+    return {**own, **given, **{key: {**own[key], **given[key]} for key in both}}

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,7 +13,7 @@ from score_jax.interop import diffusers, edm, files, ncsn, ncsn_names, score_sde
 from score_jax.interop.conditions import Condition
 from score_jax.interop.files import Contents
 from score_jax.interop.mapping import Entry, Tensors, to_tensors, to_variables
-from score_jax.interop.settings import Config, Examples
+from score_jax.interop.settings import Config, Examples, merged
 from score_jax.interop.torch_files import Tensor
 from score_jax.parameterization import Parameterization
 from score_jax.score import ScoreModel
@@ -75,7 +75,7 @@ SOURCES = {
         edm.state_dict,
         edm.network,
         edm.examples,
-        lambda module, channels: unet_names.edm_entries(module, module.network, channels, module.resolution),
+        unet_names.edm_entries,
         edm.score,
         read=edm.read,
         spare=edm.SPARE,
@@ -168,13 +168,17 @@ def save(
       InputError: for variables of another network, or a config of another than the module.
     """
     row = _row(source)
-    settings = {**row.config(module), **files.read_config(config)}
-    flat = traverse_util.flatten_dict(variables)
-    (channels,) = {np.shape(leaf)[2] for path, leaf in flat.items() if path[-2:] == ("in", "kernel")} or {0}
-    arrays = to_tensors(row.entries(module, channels), variables)
+    settings = merged(row.config(module), files.read_config(config))
+    arrays = to_tensors(row.entries(module, _channels(variables)), variables)
     if config is not None and row.module(arrays, settings) != module:
         raise InputError(f"the config is not that of the network given: {path} is not written")
     files.write(path, arrays, settings)
+
+
+def _channels(variables: PyTree) -> int:
+    """The channels of images, as the layer "in" of any of the networks is given them."""
+    flat = traverse_util.flatten_dict(variables)
+    return next((np.shape(leaf)[2] for path, leaf in flat.items() if path[-2:] == ("in", "kernel")), 1)
 
 
 def open_checkpoint(
@@ -188,7 +192,7 @@ def open_checkpoint(
     row, given = _row(source), files.read_config(config)
     with files.naming(path):
         contents = row.read(path)
-        settings = _merged(contents.config, given)
+        settings = merged(contents.config, given)
         tensors = row.state_dict(contents.value, use_ema)
         files.require_size(contents.size, tensors)
         module = row.module(tensors, settings)
@@ -197,16 +201,6 @@ def open_checkpoint(
         names = {entry.name for entry in entries}
         kept = {name: t for name, t in tensors.items() if name in names or not re.fullmatch(row.spare, name)}
         return Checkpoint(module, to_variables(entries, kept), settings, examples)
-
-
-def _merged(own: Config, given: Config) -> Config:
-    """Returns the checkpoint's own config with the values of the given one, section by section."""
-    both = {key: {**own[key], **given[key]} for key in own.keys() & given if _are_sections(own[key], given[key])}
-    return {**own, **given, **both}
-
-
-def _are_sections(*values: Any) -> bool:
-    return all(isinstance(value, Mapping) for value in values)
 
 
 def _row(source: str) -> Source:

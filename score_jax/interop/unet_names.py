@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from score_jax.interop.mapping import Entry, shapes
+from score_jax.interop.preconditioned import Preconditioned
 from score_jax.networks import GaussianFourier, ResidualUNet
 
 # A layer's form in the source: name of an array here -> (name there, axes here, axes there)
@@ -71,7 +72,7 @@ _ATTENTION = {
 @functools.lru_cache(maxsize=8)
 def score_sde_entries(module: ResidualUNet, channels: int) -> tuple[Entry, ...]:
     """Returns the entries of a network of `yang-song/score_sde_pytorch`."""
-    places = {layer: i for i, layer in enumerate(_construction(module))}
+    places = {layer: i for i, layer in enumerate(construction(module))}
     # BigGAN's blocks have a convolution for a shortcut, DDPM's a dense layer of pixels ("network in network").
     shortcut = {"shortcut": ("Conv_2", "conv") if module.resampling == "block" else ("NIN_0", "conv_as_nin")}
     resampled = "Conv_0" if module.fir is None else "Conv2d_0"
@@ -97,8 +98,8 @@ def score_sde_entries(module: ResidualUNet, channels: int) -> tuple[Entry, ...]:
     return _entries(module, channels, 0, name)
 
 
-def _construction(net: ResidualUNet) -> Iterator[str]:
-    """Yields the layers in the order in which score SDE makes them."""
+def construction(net: ResidualUNet) -> Iterator[str]:
+    """Yields the layers in the order in which score SDE makes them: their numbers in all_modules."""
     levels, last = range(len(net.multipliers)), len(net.multipliers) - 1
     attended = {level % len(levels) for level in net.attention}
     yield from ["embedding"] if isinstance(net.embedding, GaussianFourier) else []
@@ -198,8 +199,9 @@ _MAPS = {
 
 
 @functools.lru_cache(maxsize=8)
-def edm_entries(module, net: ResidualUNet, channels: int, resolution: int) -> tuple[Entry, ...]:
-    """Returns the entries of a preconditioned network of EDM, whose network is `net`."""
+def edm_entries(module: Preconditioned, channels: int) -> tuple[Entry, ...]:
+    """Returns the entries of a preconditioned network of EDM."""
+    net, resolution = module.network, module.resolution
     last, song = len(net.multipliers) - 1, net.modulation == "shift"
     joined = {"skip": "aux_skip", "residual": "aux_residual", "none": ""}[net.input_path]
 
@@ -210,7 +212,7 @@ def edm_entries(module, net: ResidualUNet, channels: int, resolution: int) -> tu
         if layer in _MAPS:
             there, form = _MAPS[layer]
             return f"model.{there}", form
-        (kind, (level, *place)), i = _numbers(f"{layer}_0" if layer in ("in", "norm", "out") else layer), 0
+        kind, (level, *place) = _numbers(f"{layer}_0" if layer in ("in", "norm", "out") else layer)
         i = place[0] if place else 0
         if kind in ("norm", "out") and not song:
             return f"model.out_{'norm' if kind == 'norm' else 'conv'}", "norm" if kind == "norm" else "conv"

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from configs import base
-from score_jax import build, published
-from score_jax.interop import sources
+from score_jax import build, interop, parameterization, published
+from score_jax.interop.settings import merged
+from score_jax.interop.sources import as_score, open_checkpoint
 from score_jax.types import InputError
 from tests.interop.test_unets import FILES, OUTPUTS, source_of
 
@@ -22,7 +23,7 @@ def loaded(name, **options):
     changed = options.pop("changed", None)
     config = SOURCE_CONFIGS[name]
     if changed:
-        config = sources._merged(json.loads(config.read_text()) if config else {}, changed)
+        config = merged(json.loads(config.read_text()) if config else {}, changed)
     return published.load(FILES[name], base.get_config(), source=source_of(name), source_config=config, **options)
 
 
@@ -80,6 +81,18 @@ def test_the_sources_config_and_scheduler_choose_the_sampler():
         loaded("diffusers", changed={"scheduler": {"variance_type": "learned"}})
     with pytest.raises(InputError, match=r"does not say the side of its images.*give --size"):
         loaded("diffusers", changed={"sample_size": [32, 16]})
+
+
+def test_ncsnpp_of_diffusers_is_sampled_as_a_variance_exploding_process():
+    found = open_checkpoint(FILES["ncsnpp"], source="score_sde_pytorch", config=SOURCE_CONFIGS["ncsnpp"])
+    found = found._replace(config={"scheduler": {"num_train_timesteps": 50, "snr": 0.2, "sigma_max": 10.0}})
+    model = as_score(found, "diffusers")
+    assert (model.sde.sigma_min, model.sde.sigma_max) == (0.01, 10.0)
+    assert (model.parameterization, model.condition) == (parameterization.score, interop.NoiseLevel())
+    settings, side, t_end = published.DEFAULTS["diffusers"]("diffusers", found, model)
+    assert (side, t_end, settings["data.value_range"]) == (16, None, (0.0, 1.0))
+    assert (settings["sampler.name"], settings["sampler.corrector"]) == ("reverse_diffusion", True)
+    assert (settings["sampler.steps"], settings["sampler.langevin_corrector.snr"]) == (49, 0.2)
 
 
 def test_another_sampler_runs_on_a_grid_that_suits_it():

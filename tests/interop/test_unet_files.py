@@ -15,8 +15,9 @@ import scipy.signal
 from score_jax import interop
 from score_jax.interop import diffusers, edm, persistence, score_sde
 from score_jax.interop.preconditioned import EDMPrecond, VEPrecond, VPPrecond
-from score_jax.interop.sources import _merged, open_checkpoint
-from score_jax.interop.unet_names import _construction, diffusers_entries, edm_entries, score_sde_entries
+from score_jax.interop.settings import merged
+from score_jax.interop.sources import open_checkpoint
+from score_jax.interop.unet_names import construction, diffusers_entries, edm_entries, score_sde_entries
 from score_jax.networks.residual_blocks import Layers
 from score_jax.types import InputError
 from tests.interop.test_published import assert_identical
@@ -283,9 +284,9 @@ def score_sde_config(**model):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_order_of_construction_has_as_many_modules_as_the_released_codes(name):
+def test_the_order_ofconstruction_has_as_many_modules_as_the_released_codes(name):
     settings, modules = PUBLISHED[name]
-    layers = list(_construction(score_sde.network({}, score_sde_config(**settings))))
+    layers = list(construction(score_sde.network({}, score_sde_config(**settings))))
     assert len(layers) == len(set(layers)) == modules
 
 
@@ -302,7 +303,7 @@ def test_every_layer_has_its_place_in_the_order(settings):
     entries = score_sde_entries(module, 3)
     assert len({entry.name for entry in entries}) == len(entries)
     places = {int(re.match(r"all_modules\.(\d+)\.", entry.name)[1]) for entry in entries}
-    assert places == set(range(len(list(_construction(module)))))
+    assert places == set(range(len(list(construction(module)))))
 
 
 def shapes(entries):
@@ -362,7 +363,7 @@ def test_ncsnpp_of_diffusers_is_score_sdes_under_other_names():
 
 def edm_names(**changes):
     module = edm.network({}, config_of("edm") | changes)
-    return shapes(edm_entries(module, module.network, 3, module.resolution)), module
+    return shapes(edm_entries(module, 3)), module
 
 
 def test_ncsnpp_and_adm_of_edm_have_their_names():
@@ -481,7 +482,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize(("name", "change", "message"), CONFIGS)
 def test_configs_that_do_not_fit_are_one_line(name, change, message):
-    config = None if change is None else _merged(config_of(name) or {}, change)
+    config = None if change is None else merged(config_of(name) or {}, change)
     with pytest.raises(InputError, match=message) as error:
         interop.score_model(FILES[name], source=source_of(name), config=config)
     assert str(error.value).startswith(f"{FILES[name]}: ") and "\n" not in str(error.value)
