@@ -149,7 +149,48 @@ def noise_levels_hold(numbers):
     assert log_prob["straight lines"] < log_prob["samples"] - 0.5
 
 
-HOLDS = {"01_score_matching": score_matching_holds, "02_ncsn": noise_levels_hold}
+def samplers_hold(numbers):
+    """04: orders, tolerances, closed forms and published constants; draws are seeded, so the room is for rounding."""
+    # Orders of convergence, measured where float32 is not reached yet; and who needs fewest calls for 1 %.
+    order, error = numbers["order"], numbers["error"]
+    for name, expected in {"Euler in t": 1, "DDIM": 1, "Heun": 2, "DPM-Solver++ 2M": 2}.items():
+        assert abs(order[name] - expected) < 0.3
+    assert min(order["DPM-Solver++ 3M"], order["UniPC-2"]) > 2.3
+    assert error["UniPC-2"]["20"] < 0.3 * error["DDIM"]["20"] < error["Heun"]["20"]
+    # 1,000 points to as many others: the energy distance has a standard error of about 0.002 when the laws agree.
+    law = {name: list(values.values()) for name, values in numbers["law"].items()}
+    assert numbers["other_data"] < 0.008
+    assert max(law[name][-1] for name in ("DDIM", "Heun", "UniPC-2", "SDE-DPM-Solver++ 2M")) < 0.012
+    assert all(values[0] > 2 * values[-1] for values in law.values())
+
+    # One equation for all SDEs: within six steps of each other, and at the tolerance two ways add up to.
+    calls = np.array(list(numbers["nfe"].values()))
+    assert (np.ptp(calls, axis=0) <= 36).all() and (calls[:, 3] <= 121).all() and (np.diff(calls) > 0).all()
+    assert (np.array(list(numbers["round_trip"].values())) < [0.2, 0.02, 2e-3, 2e-4, 2e-5]).all()
+
+    # The closed form within what 15 steps add up to, once the prior is the data's own law at t_max.
+    assert numbers["exact_off_without_mismatch"] < 1e-3 < numbers["exact_off"] < 0.2
+    assert numbers["hutchinson"]["16"] < 2  # errors in standard errors of 16 probes; those of 2 have heavy tails
+
+    # Bits per dimension by the flow and by the closed form; fewer than none of data that were not dequantized.
+    bits = numbers["bits"]
+    assert abs(bits["flow"] - bits["closed form"]) < 4 * bits["probes' standard error"] + 1e-3
+    assert numbers["trap"] < 0 < numbers["best"] < np.log2(17)
+    assert "17 values only" in numbers["refused"]
+
+    # The gap to the entropy closes like 1/N, 0.1 nats at most after 1,000 steps and their standard error of 0.02.
+    for gaps in numbers["gap"].values():
+        mean, spread = np.array(list(gaps.values())).T
+        assert (np.diff(mean) < 4 * np.hypot(spread[1:], spread[:-1])).all() and mean[-1] < 0.18
+    assert numbers["gap"]["posterior"]["100"][0] > 3 * numbers["gap"]["transition"]["100"][0]
+    np.testing.assert_allclose(numbers["prior_bits"], [2.9112945e-5, 5.87e-10], rtol=0.01)
+
+
+HOLDS = {
+    "01_score_matching": score_matching_holds,
+    "02_ncsn": noise_levels_hold,
+    "04_samplers_and_likelihood": samplers_hold,
+}
 
 
 # One runs in every test, the others among the slow ones: each is about 40 s, most of it compilation.
