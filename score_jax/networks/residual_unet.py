@@ -100,6 +100,7 @@ class ResidualUNet(nn.Module):
       num_classes: number of labels; 0 for none.
       label_layer: where labels enter, see `residual_blocks.Condition`.
       rescale: see 2x − 1, for data in [0, 1].
+      outputs: channels of F, in multiples of those of x: 2 for `parameterization.learned`.
       output_scale: module `(F, cond) -> F` at the end, such as `DivideBySigma`; None for none.
       dropout: rate inside the blocks, active with `train=True` (rng "dropout").
       groups: most groups of a GroupNorm.
@@ -129,6 +130,7 @@ class ResidualUNet(nn.Module):
     num_classes: int = 0
     label_layer: str = "inner"
     rescale: bool = False
+    outputs: int = 1
     output_scale: nn.Module | None = None
     dropout: float = 0.0
     groups: int = 32
@@ -140,7 +142,7 @@ class ResidualUNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, cond: Array, label: Array | None = None, *, train: bool = False) -> Array:
-        """Returns F with the shape of `x`."""
+        """Returns F with the shape of `x`, or `outputs` times its channels."""
         self._check(x, label)
         cond = per_example(cond, x)
         block = self._block(cond, label, train)
@@ -148,7 +150,7 @@ class ResidualUNet(nn.Module):
         h, skips = self._down(image, block)
         h = block(h, h.shape[-1], "middle_0", attention=True)
         h = block(h, h.shape[-1], "middle_1")
-        out = self._up(h, skips, x.shape[-1], block).astype(at_least_float32(x))
+        out = self._up(h, skips, self.outputs * x.shape[-1], block).astype(at_least_float32(x))
         return out if self.output_scale is None else self.output_scale(out, cond)
 
     @property
@@ -245,7 +247,7 @@ class ResidualUNet(nn.Module):
     def _check(self, x: Array, label: Array | None) -> None:
         require_images(x, "ResidualUNet")
         require_at_least("ResidualUNet", 1, channels=self.channels, blocks=self.blocks, levels=len(self.multipliers))
-        require_at_least("ResidualUNet", 1, multipliers=min(self.multipliers))
+        require_at_least("ResidualUNet", 1, multipliers=min(self.multipliers), outputs=self.outputs)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise InputError(

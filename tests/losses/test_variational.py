@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from scipy.stats import norm
 
-from score_jax import arrays, likelihood, losses, parameterization, sampling
+from score_jax import arrays, likelihood, losses, networks, parameterization, sampling
 from score_jax import sde as sdes
 from score_jax.losses import variational
 from score_jax.sampling import grids
@@ -263,6 +263,18 @@ def test_score_and_variance_cost_one_evaluation_of_the_network():
     step = lambda x: sampler.step(key(), sampler.init(x), t, s).x  # noqa: E731
     products = [str(jax.jit(f).lower(x).compile().as_text()).count(" dot(") for f in (lambda x: model(x, t), step)]
     assert products == [1, 1]
+
+
+def test_the_published_u_net_has_room_for_a_variance():
+    module = networks.ResidualUNet(channels=8, multipliers=(1, 1), blocks=1, outputs=2, output_path="skip")
+    x, t = jnp.zeros((2, 8, 8, 3)), jnp.array([0.5, 0.6])
+
+    def both(x):
+        variables = module.init(key(), x, t)
+        model = ScoreModel(variables, sdes.VP(), module, parameterization.learned(parameterization.v))
+        return model.with_variance(x, t, 0.5 * t)
+
+    assert [v.shape for v in jax.eval_shape(both, x)] == [x.shape, x.shape]
 
 
 def test_parameterizations_without_a_variance_say_so():
