@@ -3,7 +3,8 @@
 A file is a dict {optimizer, model, ema, step}. `model` is a state dict whose layers are numbered in the order of their
 construction; `ema` has the averages, shadow_params, as a list without names, in the order of the model's trained
 parameters, which are all of its arrays but the table of sigmas and the frequencies of Fourier features. A bare state
-dict will do as well. What the network is, and of which process, is in the source's config, which is needed.
+dict will do as well. What the network is, and of which process, is in the source's config, which is needed: it is a
+Python file there, whose `get_config().to_json_best_effort()` is one that can be given here.
 
 | config             | score                | the network is told          |
 |--------------------|----------------------|------------------------------|

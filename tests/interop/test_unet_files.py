@@ -12,9 +12,9 @@ import pytest
 import safetensors.numpy
 import scipy.signal
 
-from score_jax import interop
+from score_jax import interop, networks
 from score_jax.interop import diffusers, edm, persistence, score_sde
-from score_jax.interop.preconditioned import EDMPrecond, VEPrecond, VPPrecond
+from score_jax.interop.preconditioned import EDMPrecond, Preconditioned, VEPrecond, VPPrecond
 from score_jax.interop.settings import merged
 from score_jax.interop.sources import open_checkpoint
 from score_jax.interop.unet_names import construction, diffusers_entries, edm_entries, score_sde_entries
@@ -23,6 +23,7 @@ from score_jax.types import InputError
 from tests.interop.test_published import assert_identical
 from tests.interop.test_unets import DIFFUSERS, FILES, config_of, opened, source_of, write_published
 from tests.interop.writing import Call, Name, New, Stored, dense, pickled, stream, write_zip
+from tests.networks.filling import jit
 
 WEIGHTS = DIFFUSERS / "diffusion_pytorch_model.safetensors"
 
@@ -306,6 +307,30 @@ def test_every_layer_has_its_place_in_the_order(settings):
     assert places == set(range(len(list(construction(module)))))
 
 
+def test_published_configs_are_the_presets_whose_parameters_are_counted():
+    # sde.md 3.6 and 7.2; tests/networks counts the presets' parameters
+    sampled = {"dropout": 0.1}
+    ncsnpp = {"fir": True, "progressive_input": "residual", "embedding_type": "fourier", "scale_by_sigma": True}
+    config = score_sde_config(**ncsnpp)
+    assert score_sde.network({}, score_sde_config()) == networks.ddpmpp(**sampled)
+    assert score_sde.network({}, config | {"data": {**config["data"], "centered": False}}) == networks.ncsnpp(**sampled)
+    ddpm = score_sde_config(name="ddpm", num_res_blocks=2)
+    assert score_sde.network({}, ddpm) == networks.ddpm(attention_up="last", **sampled)
+    cifar = json.loads((DIFFUSERS / "config.json").read_text()) | {
+        "block_out_channels": [128, 256, 256, 256],
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+        "layers_per_block": 2,
+    }
+    assert diffusers.network({}, cifar) == networks.ddpm(label_layer="outer")
+    shared = {"img_resolution": 32, "img_channels": 3, "augment_dim": 9}
+    song = {**shared, "model_type": "SongUNet", "channel_mult": [2, 2, 2], "dropout": 0.13, "label_dim": 10}
+    expected = Preconditioned(networks.song_unet(num_classes=10, dropout=0.13), EDMPrecond(), 32)
+    assert edm.network({}, song) == expected
+    adm = {"img_resolution": 64, "img_channels": 3, "label_dim": 1000}  # what EDMPrecond is unless told otherwise
+    assert edm.network({}, adm) == Preconditioned(networks.adm(num_classes=1000, **sampled), EDMPrecond(), 64)
+
+
 def shapes(entries):
     return {entry.name: entry.source_shape for entry in entries}
 
@@ -445,6 +470,25 @@ def test_files_of_score_sde_that_do_not_fit_are_one_line(tmp_path, change, messa
     with pytest.raises(InputError, match=message) as error:
         interop.load(path, source="score_sde_pytorch", config=SMALL)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+def test_discrete_ve_divides_by_the_table_of_the_checkpoint(tmp_path):
+    """sde.md 1.7: label 0 is the largest σ, and the networks divide by it."""
+    config = {**SMALL, "training": {"sde": "vesde", "continuous": False}}
+    config["model"] = {**SMALL["model"], "scale_by_sigma": True, "num_scales": 3, "sigma_max": 4.0, "sigma_min": 1.0}
+    table = np.float32([4, 2, 1])
+    path = tmp_path / "checkpoint.pth"
+    write_published(path, SMALL, lambda c: c["model"].update({"module.sigmas": table}))
+    model = interop.score_model(path, source="score_sde_pytorch", config=config)
+    np.testing.assert_array_equal(model.variables["fixed"]["output_scale"]["sigmas"], table)
+    assert model.condition == interop.LevelIndex((4.0, 2.0, 1.0))
+    plain = interop.score_model(path, source="score_sde_pytorch", config=SMALL)
+    x, labels = np.float32(np.random.default_rng(0).normal(size=(3, 8, 8, 3))), np.float32([0, 1, 2])
+    F, scaled = (jit(m.module.apply)(m.variables, x, labels) for m in (plain, model))
+    np.testing.assert_allclose(scaled, F / table[:, None, None, None], rtol=1e-5, atol=1e-6)
+    write_published(path, SMALL, lambda c: c["model"].pop("module.sigmas"))
+    with pytest.raises(InputError, match="lacks sigmas, the table of noise levels"):
+        interop.load(path, source="score_sde_pytorch", config=config)
 
 
 CONFIGS = [
