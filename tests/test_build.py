@@ -175,6 +175,28 @@ def test_published_unet_configs_build_the_networks_whose_parameters_are_counted(
     assert config.network.dropout == {"EDM": 0.13}.get(row, network.dropout)
 
 
+EVERY_UNET = list(
+    dict.fromkeys([(m, v) for m, v, _ in COUNTED.values()] + [(score_sde, v) for v in score_sde.VARIANTS])
+)
+
+
+@pytest.mark.parametrize(("module", "variant"), EVERY_UNET, ids=[f"{m.__name__[8:]}:{v}" for m, v in EVERY_UNET])
+def test_published_unet_configs_convert_their_numbers_and_have_whole_intervals(module, variant):
+    config = module.get_config(variant)
+    source = source_for(config)
+    build.check(config)
+    assert isinstance(build.network(config, source), networks.ResidualUNet)
+    assert config.sampler.name in build.SAMPLERS
+    # ours is ½‖·‖²/D; published are its double, its D-fold (variance exploding) and, of EDM, its 2D-fold
+    exploding = config.sde.name == "ve" and variant != "ve_ffhq_1024"
+    times = 2 * np.prod(source.shape) if module is edm else np.prod(source.shape) if exploding else 2
+    assert config.optimizer.eps == pytest.approx(1e-8 / times, rel=1e-12)
+    assert config.optimizer.clip_norm == pytest.approx(0 if module is edm else 1 / times, rel=1e-12)
+    options = config.training
+    intervals = {name: options[name] for name in ("steps", "log_every", "checkpoint_every", "keep_every")}
+    check_intervals(10, **intervals)  # as the configs recommend on accelerators
+
+
 @pytest.mark.parametrize(
     ("variant", "told"),
     [
