@@ -135,9 +135,11 @@ def get_config() -> ConfigDict:
     sampler.dpm_solver_pp = {"order": 2, "eta": 0.0}  # orders 1 to 3; eta 1.0: SDE-DPM-Solver++
     sampler.unipc = {"order": 2}  # orders 1 to 3
     sampler.corrector = False  # Langevin steps after each prediction
-    sampler.langevin_corrector = {"snr": 0.16, "n_steps": 1}
+    sampler.langevin_corrector = {"snr": 0.16, "n_steps": 1, "norm": "example"}  # or batch, as published
+    sampler.threshold = "none"  # of the estimate of x0: static (clipped to data.value_range) dynamic
+    sampler.quantile = 0.995  # of dynamic thresholding
     sampler.start = "prior"  # or uniform: in the value range, as released NCSN code does
-    sampler.grid = "levels"  # levels uniform karras log_snr ddpm (the knots of a tabulated SDE)
+    sampler.grid = "levels"  # levels uniform karras log_snr cosine ddpm (`steps` knots of a tabulated SDE)
     sampler.steps = 100  # steps along the grid
     sampler.t_end = 0.0  # where a grid ends, but for levels; 0: at the SDE's t_min
     sampler.rho = 7.0  # of the karras grid

@@ -51,6 +51,7 @@ def get_config(variant: str = "dsm") -> ConfigDict:
             "parameterization.name": "eps",
             "sampler.name": "ancestral",
             "sampler.grid": "ddpm",
+            "sampler.steps": 1000,
         },
         "ddpmpp": {
             "network.name": "ddpmpp",

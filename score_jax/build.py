@@ -409,7 +409,8 @@ def grid(config: ConfigDict, sde: SDE) -> Array:
         "uniform": lambda: grids.uniform(sde, n, t_end=t_end),
         "karras": lambda: grids.karras(sde, n, options.rho, t_end=t_end),
         "log_snr": lambda: grids.log_snr(sde, n, t_end=t_end),
-        "ddpm": lambda: grids.ddpm(sde, t_end=t_end),
+        "cosine": lambda: grids.cosine(sde, n, t_end=t_end),
+        "ddpm": lambda: grids.ddpm(sde, options.steps, t_end=t_end),
     }
     return _choose("sampler.grid", options.grid, table)()
 
@@ -426,6 +427,19 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "dpm_solver_pp": sampling.dpm_solver_pp,
     "unipc": sampling.unipc,
 }
+
+
+def thresholded(config: ConfigDict, sde: SDE, score_fn: ScoreFn) -> ScoreFn:
+    """Returns the score function that sampling uses: its estimates of x0 kept in `data.value_range` if so wished."""
+    low, high = value_range(config)
+    table: dict[str, Callable[[], ScoreFn]] = {
+        "none": lambda: score_fn,
+        "static": lambda: sampling.clipped(sde, score_fn, low=low, high=high),
+        "dynamic": lambda: sampling.dynamically_thresholded(
+            sde, score_fn, low=low, high=high, quantile=config.sampler.quantile
+        ),
+    }
+    return _choose("sampler.threshold", config.sampler.threshold, table)()
 
 
 def sampler(config: ConfigDict, sde: SDE, score_fn: ScoreFn) -> Sampler:

@@ -18,6 +18,7 @@ from score_jax.types import Array, InputError, Key, ScoreFn
 
 MakeSampler = Callable[[SDE, ScoreFn], Sampler]
 Start = Callable[[Key, tuple[int, ...]], Array]
+Transform = Callable[[SDE, ScoreFn], ScoreFn]
 
 
 class Samples(NamedTuple):
@@ -35,6 +36,7 @@ def draw(
     shape: tuple[int, ...],
     *,
     start: Start | None = None,
+    transform: Transform | None = None,
     labels: Array | None = None,
     denoise: bool = True,
     traced: int = 8,
@@ -48,12 +50,14 @@ def draw(
       ts: grid from t_max down.
       shape: of the batch.
       start: `(key, shape) -> x` at `ts[0]`; None draws from the prior.
+      transform: `(sde, score_fn) -> score_fn`, as for thresholding; also of the last denoising.
       labels: classes `(B,)` of a conditional model, −1 for none.
       denoise: end with the posterior mean at the last time (Tweedie).
       traced: number of samples whose path is kept.
     """
     sde = model.sde
-    score_fn = lambda x, t: model(x, t, label=labels)  # noqa: E731
+    plain = lambda x, t: model(x, t, label=labels)  # noqa: E731
+    score_fn = transform(sde, plain) if transform else plain
     key_prior, key_steps = arrays.split(arrays.example_keys(key, shape[0]))
     x = (start or sde.prior_sample)(key_prior, shape)
     sampler = make_sampler(sde, score_fn)
@@ -73,6 +77,7 @@ def draw_many(
     n: int,
     batch_size: int,
     start: Start | None = None,
+    transform: Transform | None = None,
     labels: np.ndarray | None = None,
     denoise: bool = True,
     traced: int = 8,
@@ -89,6 +94,7 @@ def draw_many(
       n: number of samples.
       batch_size: samples drawn at once; the last batch is filled up and cut.
       start: `(key, shape) -> x` at `ts[0]`; None draws from the prior.
+      transform: `(sde, score_fn) -> score_fn`, as for thresholding; also of the last denoising.
       labels: classes `(n,)`, or None.
       denoise: end with the posterior mean.
       traced: number of samples whose path is kept.
@@ -105,7 +111,13 @@ def draw_many(
 
     @jax.jit
     def batch(keys, model, labels):
-        options = {"start": start, "labels": labels, "denoise": denoise, "traced": min(traced, size)}
+        options = {
+            "start": start,
+            "transform": transform,
+            "labels": labels,
+            "denoise": denoise,
+            "traced": min(traced, size),
+        }
         return draw(keys, model, make_sampler, ts, (size, *shape), **options)
 
     xs, first = [], None

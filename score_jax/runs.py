@@ -80,7 +80,7 @@ def new(config: ConfigDict, workdir: str | Path) -> Run:
     build.check(config)
     data = build.data(config)
     model = build.model(config, data.train)
-    build.sampler(config, model.sde, model)
+    build.sampler(config, model.sde, build.thresholded(config, model.sde, model))
     build.grid(config, model.sde)
     build.start(config, model.sde)
     key = jax.random.key(config.seed)
@@ -208,6 +208,7 @@ def draw(
         n=n,
         batch_size=config.sampler.batch_size,
         start=build.start(config, sde),
+        transform=partial(build.thresholded, config),
         labels=labels,
         denoise=config.sampler.denoise,
         progress=partial(tqdm, desc="sampling", unit="batch", dynamic_ncols=True),
@@ -322,12 +323,20 @@ def evaluate(run: Run) -> dict[str, Any]:
         "ema": run.config.sampler.ema,
         "seed": run.config.seed,
         "sampler": run.config.sampler.name,
-        "sampler_steps": len(build.grid(run.config, run.model.sde)) - 1,
+        **_sampling_cost(run),
     }
     numbers |= _held_out_loss(run)
     numbers |= _evaluate_images(run) if len(run.data.train.shape) == 3 else _evaluate_points(run)
     write_json(run.workdir / "evaluation.json", numbers)
     return numbers
+
+
+def _sampling_cost(run: Run) -> dict[str, int]:
+    """Steps along the grid, and calls of the network that a batch of samples takes, the last denoising included."""
+    options, model = run.config.sampler, run.model
+    steps = len(build.grid(run.config, model.sde)) - 1
+    calls = build.sampler(run.config, model.sde, model).calls
+    return {"sampler_steps": steps, "nfe": steps * calls + bool(options.denoise)}
 
 
 def _held_out_loss(run: Run) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from score_jax import distributions, kernels, losses, parameterization, sampling
 from score_jax import sde as sdes
@@ -17,6 +18,34 @@ SDES = {
     "flow": sdes.Flow(),
     "tabulated": sdes.Tabulated(sdes.ddpm_schedule(1000).alphas_bar),
 }
+
+
+@struct.dataclass
+class AnySDE(sdes.SDE):
+    """The SDE of `SDES` whose index it holds, which may be traced: one compiled program then serves all of them."""
+
+    index: jax.Array
+
+    def _of(self, name: str, t):
+        return jax.lax.switch(self.index, [getattr(sde, name) for sde in SDES.values()], jnp.asarray(t))
+
+    @property
+    def t_min(self):
+        return jnp.stack([jnp.asarray(sde.t_min) for sde in SDES.values()])[self.index]
+
+    @property
+    def t_max(self):
+        return jnp.stack([jnp.asarray(sde.t_max) for sde in SDES.values()])[self.index]
+
+    def log_alpha(self, t):
+        return self._of("log_alpha", t)
+
+    def variance(self, t):
+        return self._of("variance", t)
+
+    def time(self, log_snr):
+        return self._of("time", log_snr)
+
 
 KERNELS = {
     "gaussian": kernels.Gaussian(0.3),

@@ -75,4 +75,4 @@ def replacement(sampler: Sampler, sde: SDE, operator: Operator, y: Array) -> Sam
         x = sampler.step(key_step, sampler.init(x), t, s).x
         return impose(operator, x, operator(arrays.expand_right(sde.alpha(s), x) * x0))
 
-    return one_step(step)
+    return one_step(step, sampler.calls)

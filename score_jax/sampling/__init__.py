@@ -14,14 +14,17 @@ from score_jax.sampling.langevin import (
 from score_jax.sampling.multistep import dpm_solver_pp, unipc
 from score_jax.sampling.ode import ddim, euler, heun
 from score_jax.sampling.sde import ancestral, euler_maruyama, reverse_diffusion
+from score_jax.sampling.thresholding import clipped, dynamically_thresholded, thresholded
 
 __all__ = [
     "Sampler",
     "ancestral",
     "annealed_langevin",
+    "clipped",
     "consistent_annealed",
     "ddim",
     "dpm_solver_pp",
+    "dynamically_thresholded",
     "euler",
     "euler_maruyama",
     "grids",
@@ -34,5 +37,6 @@ __all__ = [
     "probability_flow",
     "reverse_diffusion",
     "sample",
+    "thresholded",
     "unipc",
 ]

@@ -26,16 +26,21 @@ class State(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """A sampling method: `init(x) -> state`, `step(key, state, t, s) -> state`, `state.x` is the sample."""
+    """A sampling method: `init(x) -> state`, `step(key, state, t, s) -> state`, `state.x` is the sample.
+
+    `calls` is how often a step evaluates the score on the whole batch: NFE is `calls` times the steps of the grid, and
+    one more for a last `sde.denoise`.
+    """
 
     init: Callable[[Array], Any]
     step: Callable[[Key, Any, Array, Array], Any]
     multistep: bool = False
+    calls: int = 1
 
 
-def one_step(step: Callable[[Key, Array, Array, Array], Array]) -> Sampler:
-    """Makes a sampler without memory of `step(key, x, t, s) -> x`."""
-    return Sampler(State, lambda key, state, t, s: State(step(key, state.x, t, s)))
+def one_step(step: Callable[[Key, Array, Array, Array], Array], calls: int = 1) -> Sampler:
+    """Makes a sampler without memory of `step(key, x, t, s) -> x`, which calls the score `calls` times."""
+    return Sampler(State, lambda key, state, t, s: State(step(key, state.x, t, s)), calls=calls)
 
 
 def check_grid(ts: ArrayLike) -> None:
@@ -102,7 +107,7 @@ def predictor_corrector(predictor: Sampler, corrector: Sampler) -> Sampler:
         x = predictor.step(key_predict, predictor.init(x), t, s).x
         return corrector.step(key_correct, corrector.init(x), s, s).x
 
-    return one_step(step)
+    return one_step(step, predictor.calls + corrector.calls)
 
 
 def require_one_step(owner: str, sampler: Sampler) -> None:

@@ -48,6 +48,16 @@ def log_snr(sde: SDE, n: int, *, t_end: ArrayLike | None = None) -> Array:
     return _with_ends(sde.time(jnp.linspace(sde.log_snr(sde.t_max), sde.log_snr(_end(sde, t_end)), n)), sde, t_end)
 
 
+def cosine(sde: SDE, n: int, *, t_end: ArrayLike | None = None) -> Array:
+    """Returns n times equally spaced in the angle arctan(σ/α): `uniform` on the `Cosine` SDE, and its levels on others.
+
+    A cosine schedule's noise levels (Nichol & Dhariwal 2021, without its offset), between the ends of this SDE.
+    """
+    _require_points("cosine", n)
+    first, last = jnp.arctan(_sigma(sde, sde.t_max)), jnp.arctan(_sigma(sde, _end(sde, t_end)))
+    return _with_ends(sde.time(-2 * jnp.log(jnp.tan(jnp.linspace(first, last, n)))), sde, t_end)
+
+
 def levels(sde: SDE, sigmas: ArrayLike) -> Array:
     """Returns the times of the noise levels `sigmas` (σ/α, descending, `(L,)`), the first of them twice: `(L + 1,)`.
 
@@ -67,18 +77,25 @@ def levels(sde: SDE, sigmas: ArrayLike) -> Array:
     return ts
 
 
-def ddpm(sde: SDE, *, t_end: ArrayLike | None = None) -> Array:
+def ddpm(sde: SDE, n: int | None = None, *, t_end: ArrayLike | None = None) -> Array:
     """Returns the N knots of a `Tabulated` SDE, descending, and then t_end: the N steps of DDPM.
 
-    With `t_end=1/N` it ends at the first knot, for an explicit `sde.denoise` there.
+    With `t_end=1/N` it ends at the first knot, for an explicit `sde.denoise` there. With n, only every ⌊N/n⌋-th knot
+    from the first on: the n steps of DDIM's "linear" sub-sequence, τ_k = ⌊N/n⌋ k (Song et al. 2020, appendix D.2). Such
+    a grid begins below t_max, as published: from N(0, I) all the same.
 
     Raises:
-      InputError: for an SDE without a table.
+      InputError: for an SDE without a table, or more steps than the table has.
     """
     if not hasattr(sde, "knots"):
         raise InputError(
             f"grids.ddpm visits the knots of sde.Tabulated; {type(sde).__name__} has none: use grids.uniform"
         )
-    knots = sde.knots()[::-1]
+    knots = sde.knots()
+    if n is not None:
+        if not 1 <= n <= len(knots):
+            raise InputError(f"grids.ddpm: n must be from 1 to the table's {len(knots)} knots, got {n}")
+        knots = knots[:: len(knots) // n][:n]
     end = jnp.asarray(_end(sde, t_end), knots.dtype)
-    return jnp.append(jnp.maximum(knots, end), end) if t_end is None else jnp.maximum(knots, end)
+    knots = jnp.maximum(knots[::-1], end)
+    return jnp.append(knots, end) if t_end is None else knots

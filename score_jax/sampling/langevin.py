@@ -18,7 +18,16 @@ import jax.numpy as jnp
 from score_jax import arrays
 from score_jax.sampling.base import Sampler, one_step
 from score_jax.sde import SDE
-from score_jax.types import Array, ArrayLike, Key, ScoreFn, StaticScoreFn, require_at_least, require_positive
+from score_jax.types import (
+    Array,
+    ArrayLike,
+    InputError,
+    Key,
+    ScoreFn,
+    StaticScoreFn,
+    require_at_least,
+    require_positive,
+)
 
 Noise: TypeAlias = Callable[[Key, Array], Array]  # (key (B,), x (B, *S)) -> z (B, *S), standard normal
 
@@ -146,7 +155,7 @@ def annealed_langevin(
         scaled = step_size * (sde.sigma(s) / smallest) ** 2
         return langevin(key, lambda x: score_fn(x, s), x, step_size=scaled, n_steps=n_steps, noise=noise)
 
-    return one_step(step)
+    return one_step(step, n_steps)
 
 
 def consistent_annealed(
@@ -225,31 +234,52 @@ def interpolate(draw: Callable[[Key, Noise], Array], key_a: Key, key_b: Key, ang
     return jax.vmap(lane, out_axes=None, axis_name="keys")(keys, weights)
 
 
-def langevin_corrector(sde: SDE, score_fn: ScoreFn, *, snr: ArrayLike, n_steps: int = 1) -> Sampler:
+def example_norm(v: Array) -> Array:
+    """Returns ‖v‖ of each example, `(B,)`."""
+    return arrays.root(arrays.sum_dims(v**2))
+
+
+def batch_norm(v: Array) -> Array:
+    """Returns the mean over the batch of ‖v‖, `()`."""
+    return example_norm(v).mean()
+
+
+def langevin_corrector(
+    sde: SDE, score_fn: ScoreFn, *, snr: ArrayLike, n_steps: int = 1, norm: str | Callable[[Array], Array] = "example"
+) -> Sampler:
     """Takes `n_steps` steps x + δ score + √(2δ) z at s, δ = 2 (snr ‖z‖/‖score‖)² (Song et al. 2021, algorithm 4).
 
-    Norms are per example, so that no sample depends on its batch; the published code averages them over the batch and,
-    on VP, multiplies δ by 1 − β. Meant for images: where norms concentrate, δ hardly depends on x. In a few dimensions
-    ‖score‖ comes near 0, δ has heavy tails and the correction is biased: use `annealed_langevin` there.
+    Norms are per example, so that no sample depends on its batch. The published code averages them over the batch,
+    here `norm="batch"`: a sample then depends on all others of its batch, and on its size. (On VP the code multiplies δ
+    by 1 − β, too; the paper doesn't.) Meant for images: where norms concentrate, δ hardly depends on x. In a few
+    dimensions ‖score‖ comes near 0, δ has heavy tails and the correction is biased: use `annealed_langevin` there.
 
     Args:
       sde: the noising process.
       score_fn: `(x, t) -> score`.
       snr: the "signal-to-noise ratio" r of the step.
-      n_steps: corrector steps at each level.
+      n_steps: corrector steps at each level, one call of the score each.
+      norm: "example"; "batch"; or a function of `(B, *S)` to `(B,)` or `()`, such as a mean over devices too.
+
+    Raises:
+      InputError: for an unknown norm.
     """
     require_positive("langevin_corrector", snr=snr)
     require_at_least("langevin_corrector", 1, n_steps=n_steps)
+    named = {"example": example_norm, "batch": batch_norm}
+    if isinstance(norm, str) and norm not in named:
+        raise InputError(f"langevin_corrector: norm must be one of {sorted(named)} or a function of x, got {norm!r}")
+    length = named[norm] if isinstance(norm, str) else norm
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
         def correct(key: Key, x: Array) -> Array:
             score, z = score_fn(x, s), arrays.normal(key, x)
-            size = arrays.sum_dims(score**2)
+            size = length(score)
             # A score of exactly 0 (a network before its first step) names no step: x stays where it is.
-            ratio = jnp.where(size > 0, arrays.sum_dims(z**2) / jnp.where(size > 0, size, 1), 0)
-            step_size = arrays.expand_right(4 * snr**2 * ratio, x)
+            ratio = jnp.where(size > 0, length(z) / jnp.where(size > 0, size, 1), 0)
+            step_size = arrays.expand_right(4 * (snr * ratio) ** 2, x)
             return _proposal_mean(x, score, step_size) + arrays.root(step_size) * z
 
         return _repeat(key, x, n_steps, correct)
 
-    return one_step(step)
+    return one_step(step, n_steps)

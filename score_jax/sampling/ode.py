@@ -51,6 +51,10 @@ def heun(
 ) -> Sampler:
     """Steps t → s by Heun on d(x/α)/d(σ/α), after raising the noise by `churn` (Karras et al. 2022, algorithm 2).
 
+    On `grids.karras` this is the paper's sampler up to σ_min. Its last step, from σ_min to 0, is Euler's, that is
+    `sde.denoise`: the n levels of its table are the n points of `grids.karras(sde, n)`, and n − 1 steps and the
+    explicit last denoise make its 2n − 1 calls.
+
     Args:
       sde: the noising process.
       score_fn: `(x, t) -> score`; called twice a step.
@@ -85,4 +89,4 @@ def heun(
         second = slope(y + width * first, s)
         return arrays.expand_right(sde.alpha(s), x) * (y + 0.5 * width * (first + second))
 
-    return one_step(step)
+    return one_step(step, calls=2)

@@ -12,7 +12,7 @@ from tests.helpers import SDES, key, mixture
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
-MAKERS = {"uniform": grids.uniform, "karras": grids.karras, "log_snr": grids.log_snr}
+MAKERS = {"uniform": grids.uniform, "karras": grids.karras, "log_snr": grids.log_snr, "cosine": grids.cosine}
 
 
 @each_sde
@@ -31,13 +31,25 @@ def test_spacing_is_what_the_name_says(sde):
     np.testing.assert_allclose(np.diff(np.diff(log_snr)), 0, atol=3e-4)
     sigma = np.exp(-np.asarray(sde.log_snr(grids.karras(sde, 9))) / 14)
     np.testing.assert_allclose(np.diff(np.diff(sigma)), 0, atol=1e-4)
+    angle = np.arctan(np.exp(-0.5 * np.asarray(sde.log_snr(grids.cosine(sde, 9)), np.float64)))
+    np.testing.assert_allclose(np.diff(np.diff(angle)), 0, atol=1e-5)
+
+
+def test_the_cosine_grid_is_uniform_on_the_cosine_sde_and_visits_its_levels_on_others():
+    cosine = sdes.Cosine(t_min=0.01, t_max=0.98)
+    np.testing.assert_allclose(grids.cosine(cosine, 12), grids.uniform(cosine, 12), atol=1e-6)
+    flow = sdes.Flow(t_min=float(1 / (1 + 1 / np.tan(0.005 * np.pi))), t_max=float(1 / (1 + 1 / np.tan(0.49 * np.pi))))
+    log_snr = cosine.log_snr(grids.uniform(cosine, 12))
+    np.testing.assert_allclose(flow.log_snr(grids.cosine(flow, 12)), log_snr, atol=2e-4)
 
 
 def test_karras_grid_is_the_published_one():
+    """sde.md's table, of EDM's default 18 levels; the 0 after them is the explicit last denoise."""
     expected = [80, 57.585984721, 40.785573797, 28.374584604, 19.352452980, 12.910082381, 8.4009353091, 5.3151945218]
-    ts = grids.karras(sdes.EDM(), 18)
-    np.testing.assert_allclose(ts[:8], expected, rtol=1e-5)
-    np.testing.assert_allclose(ts[-2:], [0.0075280199628, 0.002], rtol=1e-5)
+    expected += [3.2568215198, 1.9233398370, 1.0881706365, 0.58534812319, 0.29644228448, 0.13951646873, 0.059947311235]
+    expected += [0.022934518372, 0.0075280199628, 0.002]
+    np.testing.assert_allclose(grids.karras(sdes.EDM(), 18), expected, rtol=1e-5)
+    np.testing.assert_allclose(grids.karras(sdes.EDM(), 40)[20], 2.2404397589312026, rtol=1e-5)
 
 
 @each_sde
@@ -56,6 +68,15 @@ def test_ddpm_visits_the_knots():
     np.testing.assert_array_equal(grids.ddpm(sde, t_end=1e-3), sde.knots()[::-1])
 
 
+@pytest.mark.parametrize(("n", "skip"), [(10, 100), (20, 50), (50, 20), (100, 10), (1000, 1), (30, 33)])
+def test_ddpm_with_n_visits_ddims_published_indices(n, skip):
+    """DDIM's code takes range(0, 1000, 1000 // n), of which these are the first n, and then goes to x0."""
+    indices = np.arange(0, 1000, skip)[:n]
+    ts = grids.ddpm(SDES["tabulated"], n)
+    assert len(ts) == n + 1 and ts[-1] == jnp.float32(1e-5)
+    np.testing.assert_allclose(ts[:-1], (indices[::-1] + 1) / 1000, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -63,6 +84,7 @@ def test_ddpm_visits_the_knots():
         (lambda: grids.levels(sdes.VE(), np.array([1.0, 0.0])), "must be positive, got 0"),
         (lambda: grids.levels(sdes.VE(), np.array([1.0, -0.5])), "must be positive, got -0.5"),
         (lambda: grids.ddpm(sdes.VP()), "sde.Tabulated; VP has none"),
+        (lambda: grids.ddpm(SDES["tabulated"], 1001), "n must be from 1 to the table's 1000 knots, got 1001"),
         (lambda: grids.uniform(sdes.VP(), 1), "at least 2 points, got n = 1"),
         (lambda: grids.karras(sdes.VP(), 5, 0.0), "rho must be positive"),
         (lambda: grids.levels(sdes.VE(), 1.0), "non-empty vector"),

@@ -95,6 +95,14 @@ PUBLISHED = {
 }
 
 
+def test_sde_dpm_solver_pp_2m_has_the_published_mean(x64):
+    """Of 40,000 draws of N(0, V)'s linear score: noise that enters linearly leaves the mean of published_2m(eta=1)."""
+    sde, n = SDES["vp"], 40_000
+    sampler = SAMPLERS["dpm_solver_pp_sde"](sde, linear_score(sde))
+    x = sampling.sample(key(), sampler, jnp.full((n, 1), 1.3), jnp.asarray(TIMES))
+    np.testing.assert_allclose(x.mean(), published_2m(*schedule(sde, TIMES), 1.3, eta=1), atol=4 * float(x.std()) / 200)
+
+
 @pytest.mark.parametrize(("make", "published"), PUBLISHED.values(), ids=PUBLISHED.keys())
 def test_it_is_the_published_algorithm(make, published, x64):
     """Four steps of growing order from x = 1.3, on a grid whose steps in λ all differ by less than two."""

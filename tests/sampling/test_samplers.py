@@ -1,54 +1,124 @@
 """Every sampler on every SDE reaches the mixture's moments; orders, identities and closed forms pin each one down."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from score_jax import arrays, distributions, sampling
 from score_jax import sde as sdes
 from score_jax.sampling import grids
 from score_jax.types import InputError
-from tests.helpers import SAMPLERS, SDES, key, mixture, moments, trace_counter
+from tests.helpers import SAMPLERS, SDES, AnySDE, key, mixture, moments, trace_counter
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
+# Langevin steps work at the level arrived at, and move on a step to the same time.
+STANDING = {name: make for name, make in SAMPLERS.items() if name != "predictor_corrector"}
+MULTISTEP = {name: SAMPLERS[name] for name in ("dpm_solver_pp", "dpm_solver_pp_3", "unipc", "unipc_3")}
 each_sampler = pytest.mark.parametrize("make", SAMPLERS.values(), ids=SAMPLERS.keys())
 
 
-@each_sde
+STEPS, ROWS = 100, 1024
+INDEX = {name: i for i, name in enumerate(SDES)}
+
+
+@functools.cache
+def compiled(make):
+    """`(SDE's index, keys (B,), x (B, 2), ts (STEPS + 1,)) -> (x, denoised)` on the mixture, compiled once for all."""
+
+    def run(index, keys, x, ts):
+        sde = AnySDE(index)
+        score_fn = distributions.score_of(mixture(), sde)
+        x = sampling.sample(keys, make(sde, score_fn), x, ts)
+        return x, sde.denoise(x, ts[-1], score_fn(x, ts[-1]))
+
+    return jax.jit(run)
+
+
+def run(make, name, keys, x, ts):
+    """Runs a sampler on the SDE of that name; a short grid ends standing still, as Langevin steps wouldn't."""
+    ts = jnp.concatenate([ts, jnp.full(STEPS + 1 - len(ts), ts[-1])])
+    return compiled(make)(INDEX[name], arrays.example_keys(keys, len(x)), x, ts)
+
+
+@functools.cache
+def exact_start(name):
+    return mixture().perturbed(SDES[name], SDES[name].t_max).sample(key(1), ROWS)
+
+
+@functools.cache
+def log_snr_grid(name, n=STEPS + 1):
+    return grids.log_snr(SDES[name], n)
+
+
+@pytest.mark.parametrize("name", SDES)
 @each_sampler
-def test_it_reaches_the_mixtures_moments_from_the_exact_marginal(make, sde):
-    data, n = mixture(), 1024
-    mean, covariance = moments(data)
-    score_fn = distributions.score_of(data, sde)
-    ts = grids.log_snr(sde, 100)
-    x = data.perturbed(sde, sde.t_max).sample(key(1), n)
-    x = jax.jit(lambda k, x: sampling.sample(k, make(sde, score_fn), x, ts))(key(2), x)
-    x = np.asarray(sde.denoise(x, ts[-1], score_fn(x, ts[-1])), np.float64)
+def test_it_reaches_the_mixtures_moments_from_the_exact_marginal(make, name):
+    mean, covariance = moments(mixture())
+    x = np.asarray(run(make, name, key(2), exact_start(name), log_snr_grid(name))[1], np.float64)
     # 4 standard errors, and what 100 steps of a first-order method leave: 0.05 of the mean's spread of 1.3, and of
     # probability-flow Euler's variance on VE (0.18 at 200 uniform steps) at most 0.4.
-    np.testing.assert_allclose(x.mean(0), mean, atol=4 * np.sqrt(np.diag(covariance).max() / n) + 0.05)
+    np.testing.assert_allclose(x.mean(0), mean, atol=4 * np.sqrt(np.diag(covariance).max() / ROWS) + 0.05)
     fourth = ((x - x.mean(0)) ** 2).std(0).max()
     slack = 0.4 if make is sampling.euler else 0.12
-    np.testing.assert_allclose(np.cov(x.T), covariance, atol=4 * fourth / n**0.5 + slack)
+    np.testing.assert_allclose(np.cov(x.T), covariance, atol=4 * fourth / ROWS**0.5 + slack)
 
 
-def gaussian_spread(make, sde, ts, v=0.25, mean=0.0):
-    """Std to which a sampler on the exact score of N(0, v) scales x, for a sampler linear in x and without noise."""
-    score_fn = distributions.score_of(distributions.Gaussian(jnp.zeros(1), v), sde)
-    return sampling.sample(key(), make(sde, score_fn), jnp.ones((1, 1)), ts)[0, 0]
+IDENTITIES = {
+    "ddim_eta_one_is_ancestral": (lambda sde, s: sampling.ddim(sde, s, eta=1.0), sampling.ancestral),
+    "dpm_solver_pp_1_is_ddim": (lambda sde, s: sampling.dpm_solver_pp(sde, s, order=1), sampling.ddim),
+    "sde_dpm_solver_pp_1_is_ancestral": (
+        lambda sde, s: sampling.dpm_solver_pp(sde, s, order=1, eta=1.0),
+        sampling.ancestral,
+    ),
+    "dpm_solver_pp_1_has_ddims_eta": (
+        lambda sde, s: sampling.dpm_solver_pp(sde, s, order=1, eta=0.5),
+        SAMPLERS["ddim_eta_half"],
+    ),
+}
 
 
-@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("ddim", 1), ("heun", 2)])
-@pytest.mark.parametrize("sde", [SDES["vp"], SDES["ve"], SDES["flow"]], ids=["vp", "ve", "flow"])
-def test_empirical_order_on_the_probability_flow(name, order, sde, x64):
-    """The exact flow of N(0, v) scales x by std(s)/std(t); halving the step divides the error by 2^order."""
-    t, s, v = 0.7, 0.2, 0.25
-    std = lambda t: np.sqrt(sde.alpha(t) ** 2 * v + sde.variance(t))  # noqa: E731
-    exact = float(std(s) / std(t))
-    errors = [abs(float(gaussian_spread(SAMPLERS[name], sde, jnp.linspace(t, s, n + 1), v)) - exact) for n in (64, 128)]
-    np.testing.assert_allclose(np.log2(errors[0] / errors[1]), order, atol=0.12)
+@pytest.mark.parametrize(("one", "other"), IDENTITIES.values(), ids=IDENTITIES.keys())
+def test_one_sampler_is_another(one, other):
+    """Five steps from t_max to t_min with the same noise, on every SDE; float32 near σ/α = 1e-3 sets the tolerance."""
+    for name in SDES:
+        x, ts = exact_start(name), log_snr_grid(name, 6)
+        a, b = (run(make, name, key(2), x, ts)[0] for make in (one, other))
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3, err_msg=name)
+
+
+# Grids for orders: equal steps h in log-SNR, the first three of them cut so that the steps grow 1.5-fold from h/1000 to
+# h: the first steps of multistep methods are of first order, and errors of h² each would hide a higher one (3M's on a
+# grid of equal steps falls as h^2.05; UniPC's third-order one, which starts at second order, as h^3.4).
+ORDERS = {"euler": 1, "ddim": 1, "heun": 2, "dpm_solver_pp": 2, "dpm_solver_pp_3": 3, "unipc": 3, "unipc_3": 4}
+REFINED = 3 * 1.5 ** -np.arange(19, 0, -1.0)
+
+
+@functools.cache
+def flow_ends(name, sde_name):
+    """Ends of the mixture's probability flow from σ/α = 4 to 0.1 in 48, 96 and 384 steps, `(3, 32, 2)` float64."""
+    sde, longest = SDES[sde_name], 384 + len(REFINED) - 1
+    x = mixture().perturbed(sde, sde.time(-2 * jnp.log(4.0))).sample(key(1), 32)
+    ends = []
+    for n in (48, 96, 384):
+        ends_of_steps = np.concatenate([[0.0], REFINED, np.arange(3, n + 1)]) / n
+        ts = np.full(longest, float(sde.time(-2 * jnp.log(0.1))))
+        ts[: len(ends_of_steps)] = sde.time(-2 * (np.log(4.0) + np.log(0.1 / 4.0) * ends_of_steps))
+        ends.append(compiled(SAMPLERS[name])(INDEX[sde_name], arrays.example_keys(key(), 32), x, jnp.asarray(ts))[0])
+    return np.stack(ends)
+
+
+@pytest.mark.parametrize("sde_name", ["vp", "ve", "flow"])
+@pytest.mark.parametrize(("name", "order"), ORDERS.items(), ids=ORDERS.keys())
+def test_empirical_order_on_the_probability_flow(name, order, sde_name, x64):
+    """Halving the step divides the error by 2^order; the truth is the best method's end at an eighth of the step."""
+    truth = flow_ends("unipc_3", sde_name)[2]
+    errors = np.sqrt(((flow_ends(name, sde_name)[:2] - truth) ** 2).mean((1, 2)))
+    np.testing.assert_allclose(np.log2(errors[0] / errors[1]), order, atol=0.1)
 
 
 @pytest.mark.parametrize(
@@ -79,17 +149,6 @@ def test_a_stochastic_step_has_its_closed_form_mean_and_variance(name, sde):
     np.testing.assert_allclose(x.var(), variance, rtol=4 * np.sqrt(2 / n) + 2e-3)
 
 
-def test_ddim_eta_one_is_ancestral_with_the_posterior_variance():
-    for sde in SDES.values():
-        score_fn = distributions.score_of(mixture(), sde)
-        x, ts = mixture().sample(key(1), 6) * float(sde.sigma(sde.t_max)), grids.log_snr(sde, 6)
-        a, b = (
-            sampling.sample(key(2), sampler, x, ts)
-            for sampler in (sampling.ddim(sde, score_fn, eta=1.0), sampling.ancestral(sde, score_fn))
-        )
-        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)
-
-
 def test_ancestral_on_the_table_is_ddpms_published_step():
     """x_{t−1} = (x − β ε/√(1−ᾱ))/√(1−β) + √β̃ z with β̃ = β(1−ᾱ_{t−1})/(1−ᾱ_t) (Ho et al. 2020, algorithm 2)."""
     tables, sde = sdes.ddpm_schedule(1000), SDES["tabulated"]
@@ -111,14 +170,20 @@ def test_a_constant_variance_function_is_used_as_given():
     np.testing.assert_allclose(x.std(), 0.5, rtol=0.02)  # 4 s.e. of a standard deviation
 
 
-@each_sampler
+@pytest.mark.parametrize("make", STANDING.values(), ids=STANDING.keys())
 def test_a_step_to_the_same_time_leaves_x_as_it_is(make):
-    if make is SAMPLERS["predictor_corrector"]:
-        pytest.skip("its Langevin steps work at the level arrived at")
-    for sde in (SDES["vp"], SDES["ve"], SDES["flow"]):
-        x, t = mixture().sample(key(), 4), jnp.asarray(0.3)
-        moved = sampling.sample(key(), make(sde, distributions.score_of(mixture(), sde)), x, jnp.stack([t, t]))
-        np.testing.assert_allclose(moved, x, atol=1e-5)
+    for name in ("vp", "ve", "flow"):
+        x = exact_start(name)
+        moved = run(make, name, key(), x, jnp.array([0.3, 0.3]))[0]
+        np.testing.assert_allclose(moved, x, rtol=3e-5, atol=1e-6, err_msg=name)  # a hundred roundings of x/α·α
+
+
+@pytest.mark.parametrize("make", MULTISTEP.values(), ids=MULTISTEP.keys())
+def test_standing_still_on_the_way_leaves_the_memory_of_multistep_samplers(make):
+    for name in ("vp", "flow"):
+        ts = log_snr_grid(name, 6)
+        plain, paused = (run(make, name, key(), exact_start(name), grid)[0] for grid in (ts, jnp.repeat(ts, 3)))
+        np.testing.assert_array_equal(paused, plain, err_msg=name)
 
 
 def test_predictor_corrector_predicts_to_s_then_corrects_at_s():
@@ -134,20 +199,23 @@ def test_predictor_corrector_predicts_to_s_then_corrects_at_s():
 
 
 def test_correction_refuses_multistep_samplers():
-    multistep = sampling.Sampler(lambda x: x, lambda key, state, t, s: state, multistep=True)
-    with pytest.raises(InputError, match="memory of a multistep sampler"):
-        sampling.predictor_corrector(multistep, sampling.ddim(sdes.VP(), lambda x, t: x))
+    for make in MULTISTEP.values():
+        with pytest.raises(InputError, match="memory of a multistep sampler"):
+            sampling.predictor_corrector(make(sdes.VP(), jnp.sin), sampling.ddim(sdes.VP(), jnp.sin))
 
 
-def test_langevin_corrector_is_the_published_rule_per_example():
-    """x + δ s + √(2δ) z with δ = 2 (snr ‖z‖/‖s‖)², its norms those of one example."""
+@pytest.mark.parametrize("norm", ["example", "batch"])
+def test_langevin_corrector_is_the_published_rule(norm):
+    """x + δ s + √(2δ) z with δ = 2 (snr ‖z‖/‖s‖)², its norms those of one example, or their means over the batch."""
     sde, x, snr = sdes.VP(), mixture(8).sample(key(), 5), 0.16
     score_fn = distributions.score_of(mixture(8), sde)
-    corrector = sampling.langevin_corrector(sde, score_fn, snr=snr)
+    corrector = sampling.langevin_corrector(sde, score_fn, snr=snr, norm=norm)
     keys = arrays.example_keys(key(2), 5)
     moved = corrector.step(keys, corrector.init(x), jnp.asarray(0.6), jnp.asarray(0.5)).x
     z, s = (np.asarray(v) for v in (arrays.normal(arrays.fold_in(keys, 0), x), score_fn(x, jnp.asarray(0.5))))
-    delta = 2 * (snr * np.linalg.norm(z, axis=1) / np.linalg.norm(s, axis=1))[:, None] ** 2
+    norms = [np.linalg.norm(v, axis=1, keepdims=True) for v in (z, s)]
+    norms = [np.broadcast_to(v.mean(), v.shape) for v in norms] if norm == "batch" else norms
+    delta = 2 * (snr * norms[0] / norms[1]) ** 2
     np.testing.assert_allclose(moved, x + delta * s + np.sqrt(2 * delta) * z, rtol=1e-5)
 
 
@@ -165,24 +233,110 @@ def test_the_trace_is_stacked_over_steps_and_ends_with_the_sample():
 
 @each_sampler
 def test_a_sample_depends_on_the_seed_and_its_index_alone(make):
-    sde = SDES["vp"]
-    sampler, ts = make(sde, distributions.score_of(mixture(), sde)), grids.log_snr(sde, 5)
-    x = sde.prior_sample(key(), (6, 2))
-    whole = sampling.sample(key(1), sampler, x, ts)
-    part = sampling.sample(arrays.example_keys(key(1), 2, start=3), sampler, x[3:5], ts)
-    np.testing.assert_allclose(part, whole[3:5], rtol=2e-5, atol=1e-6)
+    """Rows 3 to the last of one batch are rows 0 on of another, whose keys begin at 3."""
+    x, ts = exact_start("vp"), log_snr_grid("vp")
+    whole = run(make, "vp", key(1), x, ts)[0]
+    shifted = run(make, "vp", arrays.example_keys(key(1), ROWS, start=3), jnp.roll(x, -3, 0), ts)[0]
+    np.testing.assert_allclose(shifted[:-3], whole[3:], rtol=2e-5, atol=1e-6)
 
 
-@each_sampler
-def test_a_step_of_length_zero_has_a_gradient_in_the_schedule(make):
+def test_a_step_of_length_zero_has_a_gradient_in_the_schedule():
     """√(t − s) has none at s = t; NaN there would spoil every learned schedule and swept grid."""
 
-    def end(beta_max):
+    def ends(beta_max):
         sde = sdes.VP(0.1, beta_max)
-        sampler = make(sde, distributions.score_of(mixture(), sde))
-        return sampling.sample(key(), sampler, jnp.ones((2, 2)), jnp.array([0.5, 0.5, 0.3])).sum()
+        score_fn, ts = distributions.score_of(mixture(), sde), jnp.array([0.5, 0.5, 0.3, 0.3])
+        return {
+            name: sampling.sample(key(), make(sde, score_fn), jnp.ones((2, 2)), ts).sum()
+            for name, make in SAMPLERS.items()
+        }
 
-    assert np.isfinite(jax.jit(jax.grad(end))(20.0))
+    slopes = jax.jit(lambda beta_max: jax.jvp(ends, (beta_max,), (1.0,))[1])(20.0)
+    assert {name: slope for name, slope in slopes.items() if not np.isfinite(slope) or slope == 0} == {}
+
+
+def score_calls(jaxpr, loops=1):
+    """How often a program evaluates tanh, loops counted out."""
+    count = 0
+    for equation in jaxpr.eqns:
+        length = loops * equation.params.get("length", 1)
+        count += loops if equation.primitive.name == "tanh" else 0
+        for inner in jaxprs_in_params(equation.params):
+            count += score_calls(inner, length)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("make", "calls"),
+    [
+        *[(make, 2 if name.startswith(("heun", "predictor")) else 1) for name, make in SAMPLERS.items()],
+        (lambda sde, s: sampling.annealed_langevin(sde, s, step_size=0.1, n_steps=5), 5),
+        (
+            lambda sde, s: sampling.predictor_corrector(
+                sampling.heun(sde, s), sampling.langevin_corrector(sde, s, snr=0.1, n_steps=3)
+            ),
+            5,
+        ),
+    ],
+)
+def test_calls_is_how_often_a_step_evaluates_the_score(make, calls):
+    sampler = make(sdes.VP(), lambda x, t: jnp.tanh(x))
+    run = lambda x: sampling.sample(key(), sampler, x, jnp.linspace(1, 0.1, 8))  # noqa: E731
+    assert sampler.calls == calls
+    assert score_calls(jax.make_jaxpr(run)(jnp.ones((2, 3))).jaxpr) == 7 * calls
+
+
+def test_heun_on_the_karras_grid_is_edms_sampler_of_thirty_five_calls():
+    """Algorithm 2 of Karras et al. 2022 with n = 18: 17 steps of two calls, and Euler's to 0, which is `denoise`."""
+    sde, x = SDES["edm"], exact_start("edm")[:64]
+    score_fn, levels = distributions.score_of(mixture(), sde), grids.karras(sde, 18)
+    ours = run(sampling.heun, "edm", key(), x, levels)[1]
+    calls = 0
+    for t, s in zip(levels, [*levels[1:], 0.0], strict=True):
+        slope = -t * score_fn(x, t)
+        moved, calls = x + (s - t) * slope, calls + 1
+        if s > 0:
+            moved, calls = x + (s - t) * 0.5 * (slope - s * score_fn(moved, s)), calls + 1
+        x = moved
+    np.testing.assert_allclose(ours, x, rtol=1e-4, atol=1e-4)  # float32 over 35 calls from σ = 80
+    assert calls == 35 == 17 * sampling.heun(sde, score_fn).calls + 1
+
+
+def test_nothing_is_held_of_the_steps_but_what_is_traced():
+    """Scratch memory of the compiled program does not grow with the number of steps; a trace is its output."""
+    sde, x = sdes.VP(), jnp.zeros((64, 2))
+    sampler = sampling.unipc(sde, lambda x, t: -x)
+
+    def compiled_for(n, trace=None):
+        run = jax.jit(lambda x, ts: sampling.sample(key(), sampler, x, ts, trace=trace))
+        return run.lower(x, jnp.linspace(1, 0.1, n + 1)).compile().memory_analysis()
+
+    few, many = compiled_for(4), compiled_for(400)
+    assert many.temp_size_in_bytes - few.temp_size_in_bytes < 400 * 16  # the grid and a counter, not states of 512 B
+    traced = compiled_for(400, lambda state: state.x)
+    assert traced.output_size_in_bytes - many.output_size_in_bytes >= 400 * x.nbytes
+
+
+def test_keys_and_hyperparameters_may_be_batched():
+    """vmap over keys and over η: η = 0 is the flow, 1 the reverse SDE, each lane what it is alone."""
+    sde = SDES["vp"]
+    score_fn, ts, x = distributions.score_of(mixture(), sde), log_snr_grid("vp", 9), exact_start("vp")[:16]
+    draw = lambda k, eta: sampling.sample(k, sampling.dpm_solver_pp(sde, score_fn, eta=eta), x, ts)  # noqa: E731
+    keys = jax.random.split(key(3), 2)
+    both = jax.jit(jax.vmap(draw))(keys, jnp.array([0.0, 1.0]))
+    for lane, name in enumerate(("dpm_solver_pp", "dpm_solver_pp_sde")):
+        alone = run(SAMPLERS[name], "vp", keys[lane], x, ts)[0]
+        np.testing.assert_allclose(both[lane], alone, rtol=1e-3, atol=1e-4)
+
+
+def test_eight_devices_draw_what_one_draws():
+    sde = SDES["vp"]
+    score_fn, ts, x = distributions.score_of(mixture(), sde), log_snr_grid("vp", 9), exact_start("vp")[:16]
+    keys = arrays.example_keys(key(3), 16)
+    draw = lambda k, x: sampling.sample(k, sampling.unipc(sde, score_fn), x, ts)  # noqa: E731
+    spread = jax.pmap(draw)(keys.reshape(8, 2), x.reshape(8, 2, 2))
+    alone = run(sampling.unipc, "vp", keys, x, ts)[0]
+    np.testing.assert_allclose(spread.reshape(16, 2), alone, rtol=1e-4, atol=1e-4)
 
 
 def test_sampling_is_one_program_traced_once():
@@ -192,7 +346,15 @@ def test_sampling_is_one_program_traced_once():
     assert score_fn.count == 1
 
 
-def test_unknown_variance_and_churn_are_refused():
+def test_options_that_do_not_exist_are_refused():
+    with pytest.raises(InputError, match=r"norm must be one of .*'batch', 'example'.* got 'l2'"):
+        sampling.langevin_corrector(sdes.VP(), jnp.sin, snr=0.1, norm="l2")
+    with pytest.raises(InputError, match="order must be 1, 2 or 3, got 4"):
+        sampling.dpm_solver_pp(sdes.VP(), jnp.sin, order=4)
+    with pytest.raises(InputError, match="unipc: order must be"):
+        sampling.unipc(sdes.VP(), jnp.sin, order=0)
+    with pytest.raises(InputError, match="from 0, the probability flow, to 1, the reverse SDE, got 2"):
+        sampling.dpm_solver_pp(sdes.VP(), jnp.sin, eta=2)
     with pytest.raises(InputError, match=r"'posterior', 'transition'.* got 'small'"):
         sampling.ancestral(sdes.VP(), lambda x, t: x, variance="small")
     with pytest.raises(InputError, match="churn is the γ of one step"):
