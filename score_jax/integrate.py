@@ -89,7 +89,11 @@ def solve(
     require_at_least("integrate.solve", 1, max_attempts=max_attempts)
     leaf = jax.tree.leaves(y0)[0]
     dtype = arrays.wide(leaf.dtype)
-    t0, t1 = (jnp.broadcast_to(jnp.asarray(t, dtype), leaf.shape[:1]) for t in (t0, t1))
+    # Zeros made of y0: under shard_map what the loop carries has to differ between devices from the start.
+    zeros = jnp.where(arrays.sum_dims(leaf) > 0, 0, 0).astype(dtype)
+    t0, t1 = (zeros + jnp.asarray(t, dtype) for t in (t0, t1))
+    slope = jax.tree.map(lambda v: jnp.broadcast_to(arrays.expand_right(zeros, v), v.shape), y0)
+    y0 = jax.tree.map(jnp.add, y0, slope)
 
     def attempt(state: _State) -> _State:
         slopes = _stages(field, state)
@@ -110,7 +114,7 @@ def solve(
     def going(state: _State) -> Array:
         return (state.step != 0).any() & (state.attempts < max_attempts)
 
-    start = _State(t0, y0, jax.tree.map(jnp.zeros_like, y0), _FIRST_STEP * (t1 - t0), jnp.zeros((), jnp.int32))
+    start = _State(t0, y0, slope, _FIRST_STEP * (t1 - t0), zeros.sum().astype(jnp.int32))
     end = jax.lax.while_loop(going, attempt, start)
     arrived = end.t == t1
     y = jax.tree.map(lambda v: jnp.where(arrived.reshape(arrived.shape + (1,) * (v.ndim - 1)), v, jnp.nan), end.y)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from score_jax import arrays, distributions, losses, sampling
+from score_jax import arrays, distributions, likelihood, losses, sampling
 from score_jax import sde as sdes
 from score_jax.sampling import grids
 from tests.helpers import key, mixture
@@ -23,7 +23,11 @@ def draw(keys, x):
     return sampling.sample(keys, sampling.ancestral(SDE, SCORE), x, grids.log_snr(SDE, 6))
 
 
-@pytest.mark.parametrize("fn", [loss, draw], ids=["loss", "sample"])
+def log_prob(keys, x):
+    return likelihood.log_likelihood(SDE, SCORE, x, key=keys, rtol=1e-3, atol=1e-3).log_prob
+
+
+@pytest.mark.parametrize("fn", [loss, draw, log_prob], ids=["loss", "sample", "likelihood"])
 def test_eight_devices_give_what_one_gives(fn):
     assert jax.device_count() == 8
     x, keys = mixture().sample(key(), 16), arrays.example_keys(key(1), 16)
