@@ -31,11 +31,13 @@ from score_jax.types import Array, ArrayLike, InputError, Key, ScoreFn, require_
 
 
 class LogLikelihood(NamedTuple):
-    """Attributes:
-    log_prob: nats, `(B,)`.
-    z: where the flow takes x at t_max, `(B, *S)`.
-    nfe: calls of the score function on the batch, `()`; each also gives its derivative along the probes.
-    standard_error: of log_prob over the probes, `(B,)`; 0 if exact, NaN with a single probe.
+    """What `log_likelihood` finds; rows that did not arrive within the integrator's attempts are NaN.
+
+    Attributes:
+      log_prob: nats, `(B,)`.
+      z: where the flow takes x at t_max, `(B, *S)`.
+      nfe: calls of the score function on the batch, `()`; each also gives its derivative along the probes.
+      standard_error: of log_prob over the probes, `(B,)`; 0 if exact, NaN with a single probe.
     """
 
     log_prob: Array
@@ -162,10 +164,12 @@ def bits_per_dim(log_prob: Array, *, dims: int, data_range: ArrayLike, levels: i
 
 
 class VariationalBound(NamedTuple):
-    """Attributes, in nats:
-    prior: KL(q(x_{t_1}|x_0) ‖ prior), `(B,)`.
-    steps: the KL of each step, from the first level down, `(N − 1, B)`.
-    decoder: −log p(x_0|x_{t_N}), `(B,)`.
+    """The terms of `variational_bound`, in nats.
+
+    Attributes:
+      prior: KL(q(x_{t_1}|x_0) ‖ prior), `(B,)`.
+      steps: the KL of each step, from the first level down, `(N − 1, B)`.
+      decoder: −log p(x_0|x_{t_N}), `(B,)`.
     """
 
     prior: Array

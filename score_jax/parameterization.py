@@ -14,6 +14,8 @@ author writes; solving for ε gives the hub that everything passes through,
 | flow  | ε − x_0              | −1, 1                        |
 | edm   | (x_0 − c_skip x/α)/c_out | see `EDM`                |
 
+`learned` adds to any of them the variance of sampling steps, as further channels.
+
 `inputs` gives what the network sees: c_in x with c_in = 1/√(α² + σ²), and c_noise = log(σ/α). Both are functions of
 the signal-to-noise ratio alone up to the scale of x, so a trained backbone keeps working when the SDE is swapped.
 """
