@@ -2,7 +2,7 @@
 
     python experiments/sample.py --workdir=runs/digits --n=64 --label=3 --config.sampler.name=ddim
     python experiments/sample.py --checkpoint=checkpoint.pth --source=ncsnv2 --out=samples
-    python experiments/sample.py --checkpoint=google/ddpm-cifar10-32 --source=diffusers --sampler=unipc --steps=20
+    python experiments/sample.py --checkpoint=google/ddpm-cifar10-32 --sampler=unipc --steps=20
 
 Writes into --out (samples/ of the run): the pictures that training makes, and samples.npz with "x" (images in [0, 1],
 or points) and, of a class-conditional model, "label". Any sampling setting can be overridden; sample i depends on the
@@ -34,7 +34,7 @@ def _published() -> published.Published | None:
     return published.load(
         path,
         base.get_config(),
-        source=command.given("source") or "ncsnv2",
+        source=command.given("source") or published.usual_source(path),
         source_config=command.given("source_config"),
         use_ema=command.given("weights") != "raw",
         size=_whole("size", "the side of the images in pixels"),
@@ -56,7 +56,9 @@ def _whole(flag: str, what: str) -> int | None:
 _OPENED = command.attempt(_published)
 command.define_run_config(_OPENED and _OPENED.config, lambda config: published.change(config, **_short()))
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "published checkpoint, in place of --workdir")
-_SOURCE = flags.DEFINE_enum("source", "ncsnv2", list(SOURCES), "whose checkpoint it is")
+_SOURCE = flags.DEFINE_enum(
+    "source", None, list(SOURCES), "whose checkpoint it is: by default ncsnv2, of folders diffusers, of .pkl edm"
+)
 _SOURCE_CONFIG = flags.DEFINE_string("source_config", None, "its own config file, where the checkpoint doesn't say all")
 _WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "take the averages of parameters where it has some")
 _SAMPLER = flags.DEFINE_string("sampler", None, "--config.sampler.name, on a grid of times that suits it")

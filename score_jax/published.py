@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from score_jax import build, interop, noise_levels, pictures, runs
 from score_jax.generate import Samples
+from score_jax.interop.diffusers import is_hub_id
 from score_jax.interop.files import naming
 from score_jax.interop.settings import choice, flag, number, value, whole
 from score_jax.interop.sources import Checkpoint, as_score, open_checkpoint
@@ -71,6 +72,13 @@ class Published(NamedTuple):
     config: ConfigDict
     shape: tuple[int, ...]
     num_classes: int = 0
+
+
+def usual_source(path: str | os.PathLike) -> str:
+    """Returns whose checkpoint it is, by its looks: a folder or hub id diffusers', a .pkl EDM's, else NCSNv2's."""
+    if Path(path).is_dir() or is_hub_id(path):
+        return "diffusers"
+    return "edm" if Path(path).suffix == ".pkl" else "ncsnv2"
 
 
 def load(

@@ -36,7 +36,7 @@ from score_jax.types import InputError
 SPARE = r"time_proj\.W"  # written beside time_proj.weight by some versions
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _SCHEDULERS = ("scheduler_config.json", "scheduler/scheduler_config.json", "../scheduler/scheduler_config.json")
-_HUB_ID = r"[\w.-]+/[\w.-]+"
+_FILES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".pkl", ".npz")
 _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # attention before version 0.17
 _ONLY: dict[str, tuple[list[Any], Any]] = {  # settings of which some values are read, and the default
     "act_fn": (["silu", "swish"], "silu"),
@@ -73,9 +73,15 @@ def read(path: str | os.PathLike) -> Contents:
     return files.read(weights)._replace(config=config)
 
 
+def is_hub_id(path: str | os.PathLike) -> bool:
+    """Returns whether this, not being here, can be the name of a model of the hub: owner/name."""
+    name = os.fspath(path)
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists() and not name.endswith(_FILES)
+
+
 def _fetched(name: str) -> Path:
     """Returns the folder of a model of the hub, fetched where it is not there yet."""
-    if not re.fullmatch(_HUB_ID, name):
+    if not is_hub_id(name):
         raise InputError("is neither a folder, nor a file, nor a hub id such as google/ddpm-cifar10-32")
     try:
         import huggingface_hub

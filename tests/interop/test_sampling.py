@@ -109,6 +109,19 @@ def test_another_sampler_runs_on_a_grid_that_suits_it():
     assert (steps.name, steps.grid, steps.steps) == ("ancestral", "uniform", 10)
 
 
+def test_a_checkpoints_source_is_told_by_its_looks():
+    looks = {
+        "google/ddpm-cifar10-32": "diffusers",
+        FILES["diffusers"]: "diffusers",
+        "edm/cifar10.pkl": "edm",
+        "runs/checkpoint.pth": "ncsnv2",
+        FILES["edm"]: "ncsnv2",
+    }
+    assert {path: published.usual_source(path) for path in looks} == looks
+    with pytest.raises(InputError, match="is neither a folder, nor a file, nor a hub id"):
+        published.load("runs/nothing.safetensors", base.get_config(), source="diffusers")
+
+
 class Constant(NamedTuple):
     """A denoiser D(x; σ) that knows the images: label/10 everywhere, −1 for none."""
 
