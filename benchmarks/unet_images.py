@@ -5,8 +5,9 @@
 Two sizes: 28×28 as in configs/fashion_mnist.py with batch 64 (uniformly random pixels: time doesn't depend on them) and
 8×8 as in configs/digits.py with batch 128. Training is the project's loop, one step a dispatch. Samples are drawn by 50
 steps of DDIM and a last denoising, 51 network calls in one compiled program; for the digits also by 1,000 ancestral
-steps. Drawing takes turns with as many bare calls of the compiled network, each fed with the one before. The share of
-the network is the time of the bare calls over that of drawing; above 1, a call is cheaper inside the program.
+steps. Drawing takes turns with as many bare calls of the compiled network, each fed with the one before, and with the
+same program around a score that costs nothing. The share of the network is the time of the bare calls over that of
+drawing; above 1, a call is cheaper inside the program. The sampler's own share is the time without the network.
 """
 
 import tempfile
@@ -46,11 +47,17 @@ def train(config: ConfigDict, steps: int) -> float:
 
 
 def programs(model: ScoreModel, make_sampler: generate.MakeSampler, shape: tuple[int, ...], steps: int):
-    """Returns two programs of `steps` + 1 network calls: the sampler, and bare calls in a row; both compiled."""
+    """Returns the sampler, `steps` + 1 network calls in a row, and the sampler of a score without network; compiled."""
     ts, key = grids.log_snr(model.sde, steps + 1), jax.random.key(0)
     x, cond = jax.random.normal(key, shape), jnp.zeros(shape[:1])
-    # The model is an argument, as in generate.draw_many: a constant of the program it would be folded into it.
-    draw = jax.jit(lambda key, model: generate.draw(key, model, make_sampler, ts, shape)).lower(key, model).compile()
+
+    def compiled(make_sampler, denoise=True):
+        # The model is an argument, as in generate.draw_many: a constant of the program it would be folded into it.
+        draw = lambda key, model: generate.draw(key, model, make_sampler, ts, shape, denoise=denoise)  # noqa: E731
+        return jax.jit(draw).lower(key, model).compile()
+
+    draw = compiled(make_sampler)
+    free = compiled(lambda sde, score_fn: make_sampler(sde, lambda x, t: -x), denoise=False)
     network = lambda model, x: model.module.apply(model.variables, x, cond, None, train=False)  # noqa: E731
     call = jax.jit(network).lower(model, x).compile()
 
@@ -60,7 +67,7 @@ def programs(model: ScoreModel, make_sampler: generate.MakeSampler, shape: tuple
             y = call(model, y)
         return y
 
-    return lambda: draw(key, model), bare
+    return lambda: draw(key, model), bare, lambda: free(key, model)
 
 
 def sampling_columns(
@@ -68,13 +75,15 @@ def sampling_columns(
 ) -> Row:
     """The columns of drawing `images` samples at once."""
     run = build_run(config, Path("unused"))  # nothing is written
-    drawn, bare = programs(run.model, make_sampler, (images, *run.data.train.shape), steps)
+    drawn, bare, free = programs(run.model, make_sampler, (images, *run.data.train.shape), steps)
     _, whole, share = compare(*alternate(partial(seconds, bare), partial(seconds, drawn), pairs))
+    _, _, own = compare(*alternate(partial(seconds, free), partial(seconds, drawn), pairs))
     return {
         "sampling": f"{steps} steps, {images} images",
         "images × calls/s": images * (steps + 1) / whole,
         "samples/s": images / whole,
         "share of the network": share,
+        "sampler's own share": own,
     }
 
 
@@ -83,7 +92,7 @@ def measure(quick: bool) -> Row:
     pairs = 1 if quick else 3
     large, small = fashion_mnist.get_config("ddpm"), digits.get_config()
     ddim = partial(sampling_columns, make_sampler=sampling.ddim, steps=5 if quick else 50, pairs=pairs)
-    ancestral = partial(sampling_columns, make_sampler=sampling.ancestral, steps=10 if quick else 1000, pairs=1)
+    ancestral = partial(sampling_columns, make_sampler=sampling.ancestral, steps=10 if quick else 1000, pairs=pairs)
     return {
         "rows": [
             {"U-Net": "28×28", "training, images/s": train(large, 1 if quick else 15), **ddim(large, images=16)},
