@@ -15,9 +15,8 @@ Published, and not reproduced here, on a TPU v3-8:
 | church | FID 7.89 |
 | celebahq | samples; no number |
 
-Any sampler draws from the same model: `--config.sampler.name=ddim --config.sampler.grid=log_snr
---config.sampler.steps=50` is DDIM with 50 steps, 4.67 on CIFAR-10 in its paper. A CPU-sized run:
-`configs/digits.py:ddpm`.
+Any sampler draws from the same model: `--config.sampler.name=ddim --config.sampler.steps=50` is DDIM on every
+twentieth step. A CPU-sized run: `configs/digits.py:ddpm`.
 """
 
 from typing import Any
