@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 WORKDIR ?= runs/digits
 
-.PHONY: help install demo test test-slow lint smoke claims reproduce techniques notebooks benchmarks clean
+.PHONY: help install demo test test-slow lint smoke claims reproduce techniques equivalence notebooks benchmarks clean
 STUDIES := score_accuracy mode_weights manifold_noise objective_cost small_noise
 
 help:  ## what there is
@@ -46,6 +46,9 @@ reproduce: install  ## the toy studies: run each and rewrite its result, a few m
 
 techniques: install  ## NCSN to NCSNv2 on Fashion-MNIST: about half an hour on 2 cores
 	$(RUN) -m experiments.ncsn_techniques
+
+equivalence: install  ## SMLD, DDPM and the samplers compared: about 10 minutes on 2 cores
+	$(RUN) -m experiments.ddpm_equivalence
 
 notebooks: install  ## execute the notebooks in place
 	$(VENV)/bin/jupyter-execute --inplace notebooks/*.ipynb

@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from score_jax.plotting import save
 
 Row = Mapping[str, Any]
-_MARKED = re.compile(r"(<!-- result -->\n).*?(<!-- /result -->)", re.DOTALL)
 
 
 class Result(NamedTuple):
@@ -32,27 +31,34 @@ class Result(NamedTuple):
 
 def table(rows: Sequence[Row]) -> str:
     """Returns Markdown; numbers to four digits."""
-    shown = lambda v: f"{v:.4g}" if isinstance(v, float) else str(v)  # noqa: E731
-    lines = [rows[0], dict.fromkeys(rows[0], "---"), *[{k: shown(v) for k, v in row.items()} for row in rows]]
-    texts = [list(rows[0]), *[list(line.values()) for line in lines[1:]]]
-    return "\n".join(f"| {' | '.join(map(str, text))} |" for text in texts)
+    shown = lambda v: (f"{v:.4g}" if isinstance(v, float) else str(v)).replace("|", "\\|")  # noqa: E731
+    texts = [map(shown, rows[0]), ["---"] * len(rows[0]), *[map(shown, row.values()) for row in rows]]
+    return "\n".join(f"| {' | '.join(text)} |" for text in texts)
 
 
 def publish(folder: Path, result: Result, seconds: float) -> None:
     """Prints the table, and writes figures and table into the study's folder."""
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "flax", "optax"))
-    conditions = (
-        f"{result.conditions} {seconds:.0f} s on {platform.machine()}, Python {platform.python_version()}, {versions}."
-    )
-    text = f"{table(result.rows)}\n\n{conditions}"
+    text = f"{table(result.rows)}\n\n{result.conditions} {where(seconds)}"
     print(text)
-    for name, figure in result.figures.items():
-        print(f"  {save(figure, folder / name)}")
+    write(folder, text, result.figures)
+
+
+def where(seconds: float) -> str:
+    """Returns the time taken, machine and versions, as a sentence."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "flax", "optax"))
+    return f"{seconds:.0f} s on {platform.machine()}, Python {platform.python_version()}, {versions}."
+
+
+def write(folder: Path, text: str, figures: Mapping[str, Figure], name: str = "result") -> None:
+    """Writes figures into the study's folder, and the text between the marks of that name in its README."""
+    for file, figure in figures.items():
+        print(f"  {save(figure, folder / file)}")
     readme = folder / "README.md"
     page = readme.read_text()
-    if not _MARKED.search(page):
-        raise ValueError(f"{readme} has no lines <!-- result --> and <!-- /result --> to put the table between")
-    readme.write_text(_MARKED.sub(lambda match: f"{match[1]}{text}\n{match[2]}", page))
+    marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not marked.search(page):
+        raise ValueError(f"{readme} has no lines <!-- {name} --> and <!-- /{name} --> to put the table between")
+    readme.write_text(marked.sub(lambda match: f"{match[1]}{text}\n{match[2]}", page))
     print(f"  {readme}")
 
 

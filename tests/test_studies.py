@@ -1,5 +1,6 @@
 """The studies show what their READMEs claim, at a size that fits a test; and no README lacks its result."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,16 @@ import numpy as np
 import pytest
 
 from experiments import study
+from experiments.ddpm_equivalence import __main__ as equivalence
+from experiments.ddpm_equivalence import (
+    coordinates,
+    discretisation,
+    identities,
+    networks,
+    objectives,
+    oracle,
+    samplers,
+)
 from experiments.manifold_noise import __main__ as manifold_noise
 from experiments.mode_weights import __main__ as mode_weights
 from experiments.ncsn_techniques import __main__ as ncsn_techniques
@@ -22,7 +33,7 @@ FOLDERS = sorted(path.parent for path in Path(study.__file__).parent.glob("*/REA
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_a_study_has_its_result_and_pictures(folder):
     page = (folder / "README.md").read_text()
-    result = page.split("<!-- result -->")[1].split("<!-- /result -->")[0]
+    result = "".join(re.findall(r"<!-- result.*? -->\n(.*?)<!-- /result", page, re.DOTALL))
     assert result.count("\n|") >= 3 and ("seed" in result or "medians" in result)
     assert f"python -m experiments.{folder.name}" in page
     pictures = [line.split("(")[1].rstrip(")") for line in page.splitlines() if line.startswith("![")]
@@ -164,3 +175,83 @@ def test_the_jackknife_is_the_standard_error_of_a_mean():
     x = np.random.default_rng(0).normal(size=64)
     error = ncsn_techniques.jackknife(np.mean, x, groups=64)  # of single rows: σ/√n, exactly
     assert error == pytest.approx(x.std(ddof=1) / 8, rel=1e-9)
+
+
+def test_the_identities_of_ddpm_hold_at_every_step_of_its_table():
+    found = identities.errors(identities.DATA["three Gaussians in the plane"], 1, 1, x64=True)
+    assert len(found) == 5
+    for name, errors in found.items():
+        # In float64; 1e-9 leaves 1/√ᾱ = 157 and 1/(1 − ᾱ) = 1e4 their rounding.
+        assert errors.shape == (1000,) and errors.max() < 1e-9, name
+
+
+def test_l_simple_and_weighted_denoising_train_the_same_parameters():
+    found = objectives.compared(1, 20, 8, x64=True)
+    assert abs(found["loss"] - 32) < 1e-12 and found["gradient"] < 1e-12
+    for optimizer in ("SGD", "Adam"):
+        assert found[optimizer]["taken out"][0] < 1e-10  # 20 steps of rounding
+    # With the factor left in, SGD's steps are D/2 = 32 times as long; the first of them at least.
+    assert found["SGD"]["left in"][0] > 5
+
+
+def test_ddpm_and_smld_are_discretised_reverse_sdes():
+    with jax.enable_x64(True):
+        beta, differences = discretisation.step_differences(jax.random.key(1), n=50)
+        paths = discretisation.same_paths(jax.random.key(1))
+    orders = {name: np.polyfit(np.log(beta), np.log(values), 1)[0] for name, values in differences.items()}
+    # The next term is a factor √β or β smaller, with β from 2e-5 to 8e-3: a few hundredths of the slope.
+    assert abs(orders.pop("ancestral, transition variance") - 2) < 0.03
+    assert len(orders) == 2 and all(abs(order - 1.5) < 0.03 for order in orders.values())
+    # 1,000 steps of rounding, on x up to 200 for SMLD.
+    assert paths.keys() == {"ancestral", "flow", "smld", "ladder"} and max(paths.values()) < 1e-10
+
+
+def test_a_change_of_variables_maps_the_flow_and_the_chains_of_one_process_onto_another():
+    with jax.enable_x64(True):
+        vp, ve = (coordinates.of(name, jax.random.key(1), 10, 5) for name in coordinates.SDES if name[0] == "V")
+    truth = coordinates.exact_trajectories()
+    for found in (vp, ve):
+        assert np.abs(found["mapped"] - truth).max() < 1e-7  # 24 stretches at a tolerance of 1e-9, x up to 100
+    assert np.abs(vp["chain"] - ve["chain"]).max() < 1e-10
+    assert np.abs(vp["x"] - ve["x"]).max() > 10  # before the change of variables they are far apart
+
+
+def test_the_order_of_a_sampler_is_the_exponent_of_its_error():
+    calls = np.array([10, 20, 40, 80])
+    assert abs(oracle.order(calls, 3.0 / calls**2, 0.0) - 2) < 1e-12
+    assert abs(oracle.order(calls, np.hypot(5.0 / calls, 0.01), 0.01) - 1) < 1e-9
+    assert np.isnan(oracle.order(calls, np.full(4, 0.01), 0.01))
+
+
+@pytest.mark.slow
+def test_samplers_converge_with_their_orders():
+    result = samplers.measure(1, points=50, n=20_000, calls=(20, 40, 80), noisy_calls=(10, 20, 40))
+    for row in result.rows:
+        if row["calls a step"] != 6:
+            # Not yet asymptotic at 20 to 80 calls; the stochastic ones are seen behind the noise of 20,000 draws.
+            assert abs(row["order measured"] - float(row["expected"])) < 0.6, row
+    adaptive = next(row for row in result.rows if row["calls a step"] == 6)
+    assert adaptive["80 calls"] < 1e-4
+
+
+@pytest.mark.slow
+def test_networks_trained_as_smld_and_as_ddpm_are_interchangeable():
+    size = networks.size(full=False)._replace(steps=300, samples=50, likelihood=32)
+    rows = networks.measure(1, chosen=size).rows
+    assert [(row["trained as"], row["sampled as"]) for row in rows] == [
+        (a, b) for a in ("SMLD", "DDPM") for b in ("SMLD", "DDPM")
+    ]
+    bits = [row["bits/dim"] for row in rows]
+    # Uniform images have log₂ 17 = 4.09; the difference is that of two trainings, seen on 32 images.
+    assert max(bits) < 3.5 and max(bits) - min(bits) < 0.3
+    assert min(row["accuracy given the label"] for row in rows) > 0.4  # chance is 0.1
+
+
+def test_a_part_is_written_between_its_own_marks(tmp_path):
+    (tmp_path / "README.md").write_text(
+        "<!-- result a -->\nold\n<!-- /result a -->\n<!-- result b -->\n<!-- /result b -->\n"
+    )
+    equivalence.publish("result b", lambda seed: study.Result([{"|x|": seed}], {}, "seed 3."), 3, tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert "old" in page.split("<!-- result b -->")[0] and "| \\|x\\| |\n| --- |\n| 3 |" in page
+    assert "core-minutes" in page

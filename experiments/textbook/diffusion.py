@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
 from score_jax import arrays, distributions, kernels, losses, sampling
 from score_jax import sde as sdes
@@ -37,9 +37,9 @@ class Steps(NamedTuple):
         return table[self.row][:, None]
 
 
-def steps(p: exact.Mixture, each: int = 6) -> Steps:
+def steps(p: exact.Mixture, each: int = 6, seed: int = 0) -> Steps:
     """Draws x_0 from p and noises it to all times of the table, `each` times over."""
-    rng, n = np.random.default_rng(0), len(TABLE.betas)
+    rng, n = np.random.default_rng(seed), len(TABLE.betas)
     row, dims = np.repeat(np.arange(n), each), p.means.shape[1]
     component = rng.choice(len(p.weights), p=p.weights, size=len(row))
     x0 = p.means[component] + np.sqrt(p.variances[component])[:, None] * rng.normal(size=(len(row), dims))
@@ -310,18 +310,7 @@ def simple_loss(key: Key) -> list[Measurement]:
 
 def distance(x: np.ndarray, law: exact.Mixture) -> float:
     """Kolmogorov's distance of draws `(n, 1)` from a mixture on the line."""
-    return float(stats.kstest(x[:, 0], lambda x: distribution_function(law, x)).statistic)
-
-
-def distribution_function(law: exact.Mixture, x: np.ndarray) -> np.ndarray:
-    return law.weights @ special.ndtr((x[None] - law.means) / np.sqrt(law.variances)[:, None])
-
-
-def quantile(law: exact.Mixture, share: np.ndarray) -> np.ndarray:
-    """F⁻¹ by interpolation in a fine table."""
-    half = np.abs(law.means).max() + 8 * np.sqrt(law.variances.max())
-    x = np.linspace(-half, half, 400_001)
-    return np.interp(share, distribution_function(law, x), x)
+    return float(stats.kstest(x[:, 0], lambda x: exact.distribution_function(law, x)).statistic)
 
 
 def at_time(sde: sdes.SDE, t: Array, p: exact.Mixture = exact.SKEWED) -> exact.Mixture:
@@ -410,7 +399,7 @@ def change_of_variables(key: Key) -> list[Measurement]:
     n, p, vp, ve = 1_000, exact.SKEWED, sdes.VP(), sdes.VE(1e-3, 200.0)
     on_vp, on_ve = (distributions.score_of(p.api(), sde) for sde in (vp, ve))
     fine, coarse = (sampling.grids.log_snr(vp, m, t_end=t) for m, t in ((4001, 0.05), (201, 1e-3)))
-    top = quantile(at_time(vp, vp.t_max), np.linspace(0.1, 0.9, 9))[:, None]
+    top = exact.quantile(at_time(vp, vp.t_max), np.linspace(0.1, 0.9, 9))[:, None]
     table, (high, low) = published(), (2.0, 1.9)  # SMLD's step: two levels of a ladder
 
     def twin(t):  # the time at which VE has the ratio σ/α that VP has at t
@@ -443,7 +432,7 @@ def change_of_variables(key: Key) -> list[Measurement]:
 
     flows, paths, (smld, z, x), scores, (root_alpha, betas) = compute(measure, key)
     end = vp.alpha(fine[-1]), vp.sigma(fine[-1])
-    truth = quantile(at_time(vp, fine[-1]), np.linspace(0.1, 0.9, 9))[:, None] / float(end[0])
+    truth = exact.quantile(at_time(vp, fine[-1]), np.linspace(0.1, 0.9, 9))[:, None] / float(end[0])
     by_hand = x + (high**2 - low**2) * p.smoothed(high).score(x) + np.sqrt(high**2 - low**2) * z
     counts = np.array([1000, 2000, 4000])
     apart = [largest(sdes.ddpm_schedule(m).alphas_bar - np.exp(-vp.integral(np.arange(1, m + 1) / m))) for m in counts]

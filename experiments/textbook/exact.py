@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from score_jax import distributions
 from score_jax.kernels import Kernel
@@ -68,6 +69,21 @@ def mixture(weights, means, variances) -> Mixture:
 SKEWED = mixture([0.7, 0.3], [-1.0, 1.5], [0.5, 0.3])
 PLANE = mixture([0.5, 0.3, 0.2], [[1.0, 0.5], [-1.2, 0.8], [0.2, -1.0]], [0.4, 0.5, 0.3])
 MODES = mixture([0.8, 0.2], [[5.0, 5.0], [-5.0, -5.0]], [1.0, 1.0])
+
+
+def distribution_function(p: Mixture, x: np.ndarray) -> np.ndarray:
+    """F(x) of a mixture on the line, `(N,) -> (N,)`."""
+    return p.weights @ special.ndtr((x[None] - p.means) / np.sqrt(p.variances)[:, None])
+
+
+def quantile(p: Mixture, share: np.ndarray) -> np.ndarray:
+    """F⁻¹ of a mixture on the line, `(N,) -> (N,)`: by a table, then Newton's method."""
+    half = np.abs(p.means).max() + 8 * np.sqrt(p.variances.max())
+    table = np.linspace(-half, half, 20_001)
+    x = np.interp(share, distribution_function(p, table), table)
+    for _ in range(3):
+        x = x - (distribution_function(p, x) - share) / p.density(x[:, None])
+    return x
 
 
 def grid(half_width: float, n: int, dims: int = 1) -> tuple[np.ndarray, float]:

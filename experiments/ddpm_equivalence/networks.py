@@ -1,0 +1,134 @@
+"""(e) One backbone, trained as SMLD and as DDPM from the same seed, and sampled as either.
+
+Both networks predict the noise and see x/√(α² + σ²) and log(σ/α), functions of the noise ratio σ/α alone: a network
+trained on one process is the score of the other as it stands, x_VP = α·x_VE. What training as SMLD or as DDPM decides
+is how often each noise ratio is met: uniformly from 1,000 levels, a geometric ladder's or those of DDPM's table.
+"""
+
+import math
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import digits, fashion_mnist
+from experiments import study
+from experiments.ddpm_equivalence.figures import image_panels
+from score_jax import build, likelihood, runs
+from score_jax.types import Key
+
+SIGMA_MIN = 0.02  # of the noise ratio, at data in [-1, 1]: the likelihood's t_min on either process
+KINDS = ("SMLD", "DDPM")
+
+
+class Size(NamedTuple):
+    """What `--full` changes: the data set's config, training steps, samples measured, images for the likelihood."""
+
+    base: ConfigDict
+    steps: int
+    samples: int
+    likelihood: int
+
+
+def size(full: bool) -> Size:
+    """Digits, or Fashion-MNIST with `full`."""
+    return Size(fashion_mnist.get_config(), 1000, 100, 64) if full else Size(digits.get_config(), 750, 200, 128)
+
+
+def config(kind: str, size: Size, seed: int) -> ConfigDict:
+    """The run's config: SMLD with annealed Langevin dynamics or DDPM with ancestral steps, 160 network calls each."""
+    config = size.base.copy_and_resolve_references()
+    config.seed = seed
+    config.data.value_range = (-1.0, 1.0)
+    config.parameterization.name = "eps"
+    config.training.steps = config.training.checkpoint_every = size.steps
+    config.evaluation.n = size.samples
+    config.sde.name = {"SMLD": "ve", "DDPM": "tabulated"}[kind]
+    config.sde.ve.sigma_min, config.sde.ve.sigma_max = SIGMA_MIN, 2 * size.base.sde.ve.sigma_max
+    config.times.name = {"SMLD": "discrete", "DDPM": "knots"}[kind]
+    config.times.discrete.n = 1000
+    config.sampler.name = {"SMLD": "annealed_langevin", "DDPM": "ancestral"}[kind]
+    config.sampler.grid, config.sampler.steps = {"SMLD": ("levels", 40), "DDPM": ("uniform", 160)}[kind]
+    config.sampler.annealed_langevin = {"step_size": 0.4 * SIGMA_MIN**2, "n_steps": 4}
+    return config
+
+
+def trained(kind: str, size: Size, seed: int, folder: Path) -> runs.Run:
+    """Trains the network, as `experiments/train.py` does."""
+    run = runs.new(config(kind, size, seed), folder)
+    return run.with_state(runs.train(run).state)
+
+
+def drawn_as(run: runs.Run, kind: str, size: Size, folder: Path) -> runs.Run:
+    """The same parameters under the process and sampler of `kind`."""
+    return runs.new(config(kind, size, run.config.seed), folder).with_state(run.state)
+
+
+def bits(key: Key, run: runs.Run, n: int) -> tuple[float, float]:
+    """Bits per dimension of n held-out images by the probability flow, and the standard error.
+
+    For L grey levels, dequantized uniformly: −log₂ p/D + log₂(L/width of the data's interval).
+    """
+    source = run.data.held_out
+    x = build.prepare(run.config, source)(key, jnp.asarray(source.batch(np.arange(n))["x"]))
+    sde = run.model.sde.replace(t_min=run.model.sde.time(-2 * math.log(SIGMA_MIN)))
+
+    @jax.jit
+    def nats(key, variables, x):
+        model = replace(run.model, variables=variables, sde=sde)
+        label = jnp.full(len(x), -1) if run.data.train.num_classes else None
+        score_fn = lambda x, t: model(x, t, label=label)  # noqa: E731
+        return likelihood.log_likelihood(sde, score_fn, x, key=key, rtol=1e-4, atol=1e-4).log_prob
+
+    low, high = build.value_range(run.config)
+    value = -np.asarray(nats(key, run.model.variables, x), np.float64) / (x[0].size * math.log(2))
+    value = value + math.log2(source.levels / (high - low))
+    return float(value.mean()), float(value.std(ddof=1) / math.sqrt(n))
+
+
+def row(trained_as: str, sampled_as: str, numbers: dict, bpd: tuple[float, float], n: int) -> study.Row:
+    """A row of the table, from `runs.evaluate`'s numbers."""
+    found = {
+        "trained as": trained_as,
+        "sampled as": sampled_as,
+        "network calls": 160,
+        "bits/dim": round(bpd[0], 3),
+        "s.e.": round(bpd[1], 3),
+        "classifier's confidence": numbers["confidence"],
+        "… on data": numbers["held_out_confidence"],
+        "class imbalance": numbers["class_total_variation"],
+        "distance to training set, over data's": numbers["nearest_neighbour_ratio"],
+    }
+    if "conditional_accuracy" in numbers:
+        found["accuracy given the label"] = numbers["conditional_accuracy"]
+    return found
+
+
+def measure(seed: int, full: bool = False, chosen: Size | None = None) -> study.Result:
+    """Trains both, samples each as both, and measures."""
+    setting, rows, pictures, clock = chosen or size(full), [], {}, []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in KINDS:
+            start = time.process_time()
+            run = trained(kind, setting, seed, Path(folder) / kind)
+            clock.append(time.process_time() - start)
+            for other in KINDS:
+                swapped = drawn_as(run, other, setting, Path(folder) / f"{kind} as {other}")
+                bpd = bits(jax.random.key(seed + 1), swapped, setting.likelihood)
+                rows.append(row(kind, other, runs.evaluate(swapped), bpd, setting.likelihood))
+                n = 20
+                labels = runs.classes_in_turn(swapped, n)
+                pictures[f"trained as {kind}\nsampled as {other}"] = runs.samples(swapped, n=n, labels=labels).x
+    data = setting.base.data.name
+    conditions = (
+        f"{data}, compact U-Net, {setting.steps:,} steps of batch {setting.base.training.batch_size}, seed {seed}; "
+        f"{setting.samples} samples a row; bits/dim of {setting.likelihood} held-out images, Hutchinson's estimate. "
+        f"Training took {clock[0] / 60:.1f} and {clock[1] / 60:.1f} CPU core-minutes."
+    )
+    return study.Result(rows, {"networks.png": image_panels(pictures, columns=5)}, conditions)
