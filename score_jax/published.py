@@ -5,16 +5,15 @@
 | ncsn, ncsnv2      | annealed Langevin dynamics on the network's own levels, from U[0, 1]                        |
 | score_sde_pytorch | what its config names, or else VE: reverse diffusion and a Langevin step; VP, sub-VP:       |
 |                   | Euler–Maruyama down to 1e-3; discrete VP: ancestral sampling                                |
-| diffusers         | ancestral sampling on all steps of the table, with the scheduler's variance; NCSN++ as VE   |
+| diffusers         | ancestral sampling on all steps of the table, with the scheduler's variance and clipping;   |
+|                   | NCSN++ as VE                                                                                |
 | edm               | Heun's method on Karras's noise levels: 17 steps and the last denoise make the published 18 |
 
-NCSN's number of steps, and their size, belong to the data set, which its number of levels tells apart. Where a pipeline
-clips its estimates of the data on the way (clip_sample), these samplers do not.
+NCSN's number of steps, and their size, belong to the data set, which its number of levels tells apart.
 """
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -57,12 +56,10 @@ class Defaults(NamedTuple):
     Args:
       settings: by dotted key, that differ from those of `configs.base`.
       side: of the images.
-      t_end: where sampling ends; None at the SDE's t_min.
     """
 
     settings: dict[str, Any]
     side: int
-    t_end: float | None = None
 
 
 class Published(NamedTuple):
@@ -113,19 +110,17 @@ def load(
     change(config, sampler, steps)
     side, examples = defaults.side if size is None else size, checkpoint.examples
     require_at_least("size", 4, size=side)
-    if defaults.t_end is not None:
-        model = replace(model, sde=replace(cast(Any, model.sde), t_min=defaults.t_end))
     return Published(model, config, (side, side, examples.channels), examples.num_classes)
 
 
 def change(config: ConfigDict, sampler: str | None, steps: int | None) -> None:
-    """Sets another sampler, on a grid that suits it, and another number of steps, which a table's knots don't allow."""
+    """Sets another sampler, on a grid that suits it, and another number of steps."""
     options = config.sampler
     if sampler is not None and sampler != options.name:
-        options.update(name=sampler, grid="karras" if options.grid == "karras" else "log_snr")
-        options.update(start="prior", corrector=False)
+        kept = options.grid == "karras" or sampler in ("ancestral", "ddim")  # the latter with any grid
+        options.update(name=sampler, grid=options.grid if kept else "log_snr", start="prior", corrector=False)
     if steps is not None:
-        options.update(steps=steps, grid="uniform" if options.grid == "ddpm" else options.grid)
+        options.steps = steps
 
 
 # How they were sampled
@@ -175,9 +170,10 @@ def _score_sde(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaul
         "sampler.grid": "ddpm" if on_table else "uniform",
         "sampler.steps": n if on_table else n - 1,  # n times or levels, the first of which is t_max
         "sampler.denoise": flag(config, "sampling.noise_removal", True),
+        "sampler.t_end": 0.0 if exploding or on_table else 1e-3,  # 0: at t_min
     }
     assert side is not None  # its config is not read without one
-    return Defaults(settings, side, None if exploding or on_table else 1e-3)
+    return Defaults(settings, side)
 
 
 def _diffusers(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaults:
@@ -202,8 +198,17 @@ def _diffusers(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaul
         "sampler.ancestral.variance": _VARIANCES[variance],
         "sampler.grid": "ddpm",
         "sampler.steps": model.condition.n,
+        **_thresholds(scheduler),
     }
     return Defaults(settings, side)
+
+
+def _thresholds(scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    if flag(scheduler, "thresholding", False):
+        ratio = number(scheduler, "dynamic_thresholding_ratio", 0.995)
+        return {"sampler.threshold": "dynamic", "sampler.quantile": ratio}
+    choice(scheduler, "clip_sample_range", [1.0], 1.0)
+    return {"sampler.threshold": "static" if flag(scheduler, "clip_sample", True) else "none"}
 
 
 _VARIANCES = {

@@ -90,7 +90,7 @@ def flag(config: Config, key: str, default: Any = _REQUIRED) -> bool:
 
 def choice(config: Config, key: str, choices: Sequence[Any] | Mapping[Any, Any], default: Any = _REQUIRED) -> Any:
     """Returns one of the choices."""
-    fits = lambda v: isinstance(v, str | int | bool | None) and v in choices  # noqa: E731
+    fits = lambda v: isinstance(v, str | int | float | None) and v in choices  # noqa: E731
     return _checked(config, key, default, fits, f"one of {', '.join(str(c) for c in choices)}")
 
 

@@ -60,8 +60,9 @@ def test_grids_are_the_authors():
     diffusers = loaded("diffusers")
     ts = np.asarray(build.grid(diffusers.config, diffusers.model.sde))
     np.testing.assert_allclose(ts, np.append(np.arange(1000, 0, -1), 1) / 1000, rtol=1e-6)
-    # continuous VP ends at 1e-3 (Song et al. 2021)
-    assert loaded("ddpmpp").model.sde.t_min == 1e-3
+    ddpmpp = loaded("ddpmpp")  # 1000 times from 1 to 1e-3 (Song et al. 2021)
+    ts = np.asarray(build.grid(ddpmpp.config, ddpmpp.model.sde))
+    np.testing.assert_allclose(ts, np.linspace(1, 1e-3, 1000), rtol=1e-5)
 
 
 def test_the_sources_config_and_scheduler_choose_the_sampler():
@@ -70,13 +71,20 @@ def test_the_sources_config_and_scheduler_choose_the_sampler():
     assert (sampler.name, sampler.ancestral.variance, sampler.corrector, sampler.denoise) == (
         "ancestral", "posterior", False, False,
     )  # fmt: skip
-    assert sampler.langevin_corrector.to_dict() == {"snr": 0.1, "n_steps": 2}
+    assert (sampler.langevin_corrector.snr, sampler.langevin_corrector.n_steps) == (0.1, 2)
     discrete = loaded("ddpmpp", changed={"training": {"continuous": False}}).config.sampler
     assert (discrete.name, discrete.ancestral.variance, discrete.grid) == ("ancestral", "transition", "ddpm")
     assert loaded("diffusers").config.sampler.ancestral.variance == "posterior"
     large = {"scheduler": {"variance_type": "fixed_large", "num_train_timesteps": 50}}
     sampler = loaded("diffusers", changed=large).config.sampler
     assert (sampler.ancestral.variance, sampler.steps) == ("transition", 50)
+    for scheduler, expected in [
+        ({}, ("static", 0.995)),  # diffusers clips unless told otherwise
+        ({"clip_sample": False}, ("none", 0.995)),
+        ({"thresholding": True, "dynamic_thresholding_ratio": 0.9}, ("dynamic", 0.9)),
+    ]:
+        sampler = loaded("diffusers", changed={"scheduler": scheduler}).config.sampler
+        assert (sampler.threshold, sampler.quantile) == expected
     with pytest.raises(InputError, match=r"variance_type is 'learned', expected one of fixed_small"):
         loaded("diffusers", changed={"scheduler": {"variance_type": "learned"}})
     with pytest.raises(InputError, match=r"does not say the side of its images.*give --size"):
@@ -89,8 +97,8 @@ def test_ncsnpp_of_diffusers_is_sampled_as_a_variance_exploding_process():
     model = as_score(found, "diffusers")
     assert (model.sde.sigma_min, model.sde.sigma_max) == (0.01, 10.0)
     assert (model.parameterization, model.condition) == (parameterization.score, interop.NoiseLevel())
-    settings, side, t_end = published.DEFAULTS["diffusers"]("diffusers", found, model)
-    assert (side, t_end, settings["data.value_range"]) == (16, None, (0.0, 1.0))
+    settings, side = published.DEFAULTS["diffusers"]("diffusers", found, model)
+    assert (side, settings["data.value_range"]) == (16, (0.0, 1.0))
     assert (settings["sampler.name"], settings["sampler.corrector"]) == ("reverse_diffusion", True)
     assert (settings["sampler.steps"], settings["sampler.langevin_corrector.snr"]) == (49, 0.2)
 
@@ -105,8 +113,10 @@ def test_another_sampler_runs_on_a_grid_that_suits_it():
     np.testing.assert_allclose(sigmas(opened), np.geomspace(*ends, 21), rtol=2e-4)
     assert loaded("edm", sampler="unipc").config.sampler.grid == "karras"
     assert loaded("ncsnpp", sampler="heun").config.sampler.corrector is False
-    steps = loaded("diffusers", steps=10).config.sampler
-    assert (steps.name, steps.grid, steps.steps) == ("ancestral", "uniform", 10)
+    # DDIM's own steps: every 100th knot, and the first again for the denoise there
+    ddim = loaded("diffusers", sampler="ddim", steps=10)
+    ts = np.asarray(build.grid(ddim.config, ddim.model.sde))
+    np.testing.assert_allclose(ts, np.append(np.arange(901, 0, -100), 1) / 1000, rtol=1e-6)
 
 
 def test_a_checkpoints_source_is_told_by_its_looks():
