@@ -186,9 +186,27 @@ def samplers_hold(numbers):
     np.testing.assert_allclose(numbers["prior_bits"], [2.9112945e-5, 5.87e-10], rtol=0.01)
 
 
+def equivalence_holds(numbers):
+    """03: identities to rounding, the orders of steps in β, one network on two processes."""
+    assert numbers["same_points"] < 1e-4  # float32, on points up to 10 divided by α down to 0.3
+    # float64: 1/√ᾱ = 157 and 1/(1 − ᾱ) = 1e4 make rounding at most 1e-11.
+    assert max(numbers["tweedie"], numbers["noise"], *numbers["posterior_mean"]) < 1e-9
+    assert numbers["drawn_noise"] > 0.3  # the drawn noise is not its mean
+    assert numbers["gradient"] < 1e-5 and numbers["parameters"] < 1e-2  # float32, 200 steps of Adam
+    orders = numbers["orders"]
+    assert abs(orders.pop("ancestral, transition variance") - 2) < 0.03
+    assert len(orders) == 3 and all(abs(order - 1.5) < 0.03 for order in orders.values())
+    assert abs(orders["DDIM, η = 1"] - orders["ancestral, posterior variance"]) < 1e-6
+    assert numbers["ddim_is_euler"] < 1e-12
+    assert numbers["before"] > 50 and numbers["same_trajectories"] < 1e-10
+    # The energy distance of 2,000 points to as many others has a standard error of about 0.001 when the laws agree.
+    assert all(distance < 0.01 for distance in numbers["energy_distance"].values())
+
+
 HOLDS = {
     "01_score_matching": score_matching_holds,
     "02_ncsn": noise_levels_hold,
+    "03_smld_and_ddpm": equivalence_holds,
     "04_samplers_and_likelihood": samplers_hold,
 }
 
