@@ -45,7 +45,7 @@ def config(kind: str, size: Size, seed: int) -> ConfigDict:
     """The run's config: SMLD with annealed Langevin dynamics or DDPM with ancestral steps, 160 network calls each."""
     config = size.base.copy_and_resolve_references()
     config.seed = seed
-    config.data.value_range = (-1.0, 1.0)
+    config.data.value_range, config.data.flip = (-1.0, 1.0), False
     config.parameterization.name = "eps"
     config.training.steps = config.training.checkpoint_every = size.steps
     config.evaluation.n = size.samples
@@ -131,4 +131,4 @@ def measure(seed: int, full: bool = False, chosen: Size | None = None) -> study.
         f"{setting.samples} samples a row; bits/dim of {setting.likelihood} held-out images, Hutchinson's estimate. "
         f"Training took {clock[0] / 60:.1f} and {clock[1] / 60:.1f} CPU core-minutes."
     )
-    return study.Result(rows, {"networks.png": image_panels(pictures, columns=5)}, conditions)
+    return study.Result(rows, {f"networks_{data}.png": image_panels(pictures, columns=5)}, conditions)
