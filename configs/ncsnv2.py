@@ -105,7 +105,7 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
         "bedroom": lsun,
         "tower": lsun,
         "ffhq": {
-            **_images(256, batch=36, holdout=0.1),
+            **_images(256, batch=36, holdout=0.1),  # the released share, not the same images: 63,000 to train
             **_levels(348.0, 2311),
             "network.ncsnv2.depth": "deepest",
             "optimizer.eps": 1e-3 / (256 * 256 * 3),

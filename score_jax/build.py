@@ -255,6 +255,10 @@ def condition(config: ConfigDict) -> Condition | None:
         raise InputError(f"network.condition is for {', '.join(UNETS)}; {options.name!r} has its own: leave it c_noise")
     if told == "level" and config.times.name != "discrete":
         raise InputError("network.condition 'level' is the place among levels: set --config.times.name=discrete")
+    if told == "timestep" and config.sde.name == "edm":
+        raise InputError(
+            "network.condition 'timestep' is 999 t, and the t of sde 'edm' is σ: set it to sigma or c_noise"
+        )
     table: dict[str, Callable[[], Condition | None]] = {
         "c_noise": lambda: None,
         "none": lambda: None,

@@ -223,6 +223,11 @@ def test_knots_are_the_steps_of_ddpm():
     # expected of 4096 draws of 1000 steps: e^-4 of them are missed, 18 ± 4, and the next to t_min is none
     steps = np.unique(np.round(np.asarray(t) * 1000, 3))
     assert set(steps) <= set(np.arange(1.0, 1001.0)) and 960 < len(steps) < 1000
+    # and of sampling: 999 transitions, and the posterior mean at the first step's time is the thousandth network call
+    np.testing.assert_allclose(build.grid(config, sde), np.arange(1000, 0, -1) / 1000, rtol=1e-6)
+    assert config.sampler.denoise
+    config.sampler.update(name="ddim", steps=50)  # DDIM's every twentieth, ending there too
+    np.testing.assert_allclose(build.grid(config, sde), np.arange(981, 0, -20) / 1000, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +235,10 @@ def test_knots_are_the_steps_of_ddpm():
     [
         ({"network.condition": "sigma"}, "network.condition is for ddpm, ddpmpp, ncsnpp, song_unet, adm; 'unet' has"),
         ({"network.name": "adm", "network.condition": "level"}, "set --config.times.name=discrete"),
+        (
+            {"network.name": "adm", "network.condition": "timestep", "sde.name": "edm"},
+            "999 t, and the t of sde 'edm' is",
+        ),
         ({"network.name": "adm", "network.condition": "snr"}, "network.condition 'snr' does not exist: choose one of"),
     ],
 )
