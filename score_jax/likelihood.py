@@ -22,9 +22,8 @@ import numpy as np
 from flax import struct
 
 from score_jax import arrays, integrate
-from score_jax.losses.variational import Decoder, bound_term, gaussian_kl, grey_level_decoder
+from score_jax.losses.variational import Decoder, bound_term, gaussian_kl, grey_level_decoder, require_levels
 from score_jax.sampling import flow
-from score_jax.sampling.base import check_grid
 from score_jax.sampling.sde import StepVariance, step_variance
 from score_jax.sde import SDE
 from score_jax.types import Array, ArrayLike, InputError, Key, ScoreFn, require_at_least, require_positive
@@ -192,7 +191,7 @@ def variational_bound(
     variance: str | StepVariance = "posterior",
     prior_variance: ArrayLike | None = None,
     last_variance: ArrayLike | None = None,
-    decoder: Decoder = grey_level_decoder,
+    decoder: Decoder = grey_level_decoder(),
 ) -> VariationalBound:
     """Returns the terms of −log p(x_0) ≤ … of `sampling.ancestral` on the levels `ts`, one noise draw for each.
 
@@ -204,21 +203,23 @@ def variational_bound(
       sde: the noising process.
       score_fn: `(x, t) -> score`.
       x0: data, `(B, *S)`; for the grey-level decoder in [−1, 1], 2k/255 − 1.
-      ts: levels, decreasing `(N,)`: DDPM's are `grids.ddpm(sde, t_end=1/N)`, the knots of its table.
+      ts: levels, strictly decreasing and positive, `(N,)`: DDPM's are `grids.ddpm(sde, t_end=1/N)`, the knots of its table.
       variance: of the steps, as for `ancestral`; a function is the decoder's too, at s = 0.
       prior_variance: of the prior N(0, prior_variance I): σ(t_max)² unless given, 1 in DDPM.
-      last_variance: of the decoder beside a named variance: σ²_{t|0} unless given, in DDPM that of the step before,
-        `ddpm_schedule().posterior_variance[1]`, both for "fixedsmall" and for "fixedlarge".
-      decoder: log p(x_0|x_{t_N}); `losses.variational.gaussian_decoder` for data with a density.
+      last_variance: of the decoder beside a named variance: σ² of the last level unless given, all the noise there is,
+        β_1 on DDPM's table. Released code has that of the step before, `ddpm_schedule().posterior_variance[1]`, both for
+        "fixedsmall" and for "fixedlarge".
+      decoder: log p(x_0|x_{t_N}), of 256 grey levels unless given: `losses.variational.grey_level_decoder(17)` for as
+        many, `losses.variational.gaussian_decoder` for data with a density.
 
     Raises:
-      InputError: for levels that do not decrease, and an unknown variance.
+      InputError: for levels that do not decrease strictly to a positive one, and an unknown variance.
     """
-    check_grid(ts)
+    require_levels("variational_bound", ts)
     ts = jnp.asarray(ts)
     keys, noise_variance = arrays.example_keys(key, len(x0)), step_variance(sde, variance)
     if last_variance is None:
-        last_variance = sde.transition(ts[-1], jnp.zeros_like(ts[-1]))[1]
+        last_variance = sde.variance(ts[-1])
 
     def term(inputs: tuple[Array, Array, Array]) -> Array:
         i, t, s = inputs

@@ -18,11 +18,12 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from score_jax import arrays
 from score_jax.losses.times import Times, discrete
 from score_jax.sde import SDE
-from score_jax.types import Array, ArrayLike, InputError, Key
+from score_jax.types import Array, ArrayLike, InputError, Key, require_at_least
 
 # (x0, mean, variance) -> log p(x0) per example, (B,)
 Decoder: TypeAlias = Callable[[Array, Array, Array], Array]
@@ -66,16 +67,23 @@ def gaussian_decoder(x0: Array, mean: Array, variance: Array) -> Array:
     return arrays.sum_dims(jax.scipy.stats.norm.logpdf(x0, mean, jnp.sqrt(_spread(variance, x0))))
 
 
-def grey_level_decoder(x0: Array, mean: Array, variance: Array) -> Array:
-    """Returns the log-probability of grey levels 2k/255 − 1 under N(mean, variance), `(B,)` (Ho et al. 2020, eq. 13).
+def grey_level_decoder(levels: int = 256) -> Decoder:
+    """Returns the decoder of grey levels 2k/(levels − 1) − 1: their log-probability, `(B,)` (Ho et al. 2020, eq. 13).
 
-    The Gaussian's mass within half a level, 1/255, of x_0; the bins of −1 and 1 reach to infinity, so that the 256
-    probabilities add up to 1. The mass is that of erf, where released code has a tanh approximation of it.
+    The mass of N(mean, variance) within half a level, 1/(levels − 1), of x_0; the bins of −1 and 1 reach to infinity,
+    so that the probabilities add up to 1. The mass is that of erf, where released code has a tanh approximation of it,
+    and as small as it is, where released code goes no lower than 1e-12: −log p is then above its 27.6 nats.
     """
-    std = jnp.sqrt(_spread(variance, x0))
-    low = jnp.where(x0 < -0.999, -jnp.inf, (x0 - 1 / 255 - mean) / std)
-    high = jnp.where(x0 > 0.999, jnp.inf, (x0 + 1 / 255 - mean) / std)
-    return arrays.sum_dims(_log_mass(low, high))
+    require_at_least("grey_level_decoder", 2, levels=levels)
+    half = 1 / (levels - 1)
+
+    def decode(x0: Array, mean: Array, variance: Array) -> Array:
+        std = jnp.sqrt(_spread(variance, x0))
+        low = jnp.where(x0 < half - 1, -jnp.inf, (x0 - half - mean) / std)
+        high = jnp.where(x0 > 1 - half, jnp.inf, (x0 + half - mean) / std)
+        return arrays.sum_dims(_log_mass(low, high))
+
+    return decode
 
 
 def _log_mass(low: Array, high: Array) -> Array:
@@ -97,6 +105,27 @@ def bound_term(
     return jnp.where(last, -decoder(x0, sde.denoise(x, t, score), variance), kl)
 
 
+def require_levels(owner: str, levels: ArrayLike) -> None:
+    """Raises InputError unless concrete `levels` are two or more positive times, each below the one before."""
+    if jnp.ndim(levels) != 1 or jnp.size(levels) < 2:
+        raise InputError(f"{owner}: levels must be a vector of two or more times, got shape {jnp.shape(levels)}")
+    if isinstance(levels, jax.core.Tracer):
+        return
+    values = np.asarray(levels)
+    wrong = np.flatnonzero(~(values[1:] < values[:-1]))
+    if wrong.size:
+        t, s = values[wrong[0]], values[wrong[0] + 1]
+        raise InputError(
+            f"{owner}: levels must decrease strictly, from t_max down, got {t:g} → {s:g} at step {wrong[0]}: "
+            "leave out one of two equal levels (grids.levels has its first twice: [1:] has it once)"
+        )
+    if not values[-1] > 0:
+        raise InputError(
+            f"{owner}: levels must be positive, got {values[-2]:g} → {values[-1]:g} at the end: "
+            "the decoder takes the place of a step to the data, so leave out the last"
+        )
+
+
 def hybrid_loss(
     key: Key,
     score_and_variance: ScoreAndVariance,
@@ -106,7 +135,7 @@ def hybrid_loss(
     levels: ArrayLike,
     times: Times | None = None,
     weight: float = 1e-3 / (2 * math.log(2)),
-    decoder: Decoder = grey_level_decoder,
+    decoder: Decoder = grey_level_decoder(),
 ) -> Array:
     """Returns ½‖σ·score + ε‖² + weight·N·(the bound's term at t), `(B,)` (Nichol & Dhariwal 2021, eq. 16).
 
@@ -123,10 +152,12 @@ def hybrid_loss(
       times: how t is drawn; uniformly from the levels unless given.
       weight: λ, of the bound in nats.
       decoder: log p(x_0|x_{t_N}), by default of images with 256 grey levels on [−1, 1], not dequantized.
+
+    Raises:
+      InputError: unless the levels decrease strictly and are positive.
     """
+    require_levels("hybrid_loss", levels)
     levels = jnp.asarray(levels)
-    if levels.ndim != 1 or levels.size < 2:
-        raise InputError(f"hybrid_loss: levels must be a vector of two or more times, got shape {levels.shape}")
     t, importance = (discrete(levels) if times is None else times)(arrays.fold_in(key, 0), sde, len(x0))
     index = jnp.abs(levels[None] - t[:, None]).argmin(1)
     s = jnp.append(levels, 0)[index + 1]
