@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax import arrays
-from score_jax.types import Array, ArrayLike, PyTree, require_at_least, require_positive
+from score_jax.types import Array, ArrayLike, InputError, PyTree, require_at_least, require_positive
 
 Field: TypeAlias = Callable[[Array, PyTree], PyTree]  # (t (B,), y: leaves (B, *S)) -> dy/dt, of the shape of y
 
@@ -74,7 +74,7 @@ def solve(
 
     Args:
       field: f, `(t (B,), y) -> dy/dt`; row i of the result may depend on row i alone.
-      y0: an array `(B, *S)` or a pytree of them.
+      y0: an array `(B, *S)` or a pytree of them, float32 or wider.
       t0: where to start, `()` or `(B,)`.
       t1: where to end, `()` or `(B,)`.
       rtol: relative tolerance of one step. In float32, 1e-6 is about the least that means anything.
@@ -84,9 +84,15 @@ def solve(
 
     Returns:
       The solution, after 1 + 6·attempts calls of `field`. No reverse-mode gradient: the number of steps is not known.
+
+    Raises:
+      InputError: for half precision, which rounds away what tolerances are about.
     """
     require_positive("integrate.solve", rtol=rtol, atol=atol)
     require_at_least("integrate.solve", 1, max_attempts=max_attempts)
+    for leaf in jax.tree.leaves(y0):
+        if arrays.wide(leaf.dtype) != leaf.dtype:
+            raise InputError(f"integrate.solve: y0 is {leaf.dtype}, too coarse to integrate in: y0.astype(jnp.float32)")
     leaf = jax.tree.leaves(y0)[0]
     dtype = arrays.wide(leaf.dtype)
     # Zeros made of y0: under shard_map what the loop carries has to differ between devices from the start.

@@ -52,6 +52,7 @@ def log_likelihood(
     *,
     key: Key | None = None,
     n_probes: int = 1,
+    t_min: ArrayLike | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
 ) -> LogLikelihood:
@@ -64,21 +65,25 @@ def log_likelihood(
     Args:
       sde: the noising process.
       score_fn: `(x, t) -> score`, t `(B,)`.
-      x: data at t_min, `(B, *S)`. Images of grey levels must be dequantized.
+      x: data at t_min, `(B, *S)`. Images of grey levels must be dequantized. Half precision is integrated in float32.
       key: None, or a key `()` or `(B,)`.
       n_probes: number of probes with a key; two or more give a standard error.
+      t_min: where to start, the SDE's unless given: 1/N for a network trained on the knots of a table alone.
       rtol: relative tolerance of a step.
       atol: absolute tolerance of a step.
 
     Raises:
-      InputError: for integers, for images that take a few values only, and for probes without a key.
+      InputError: for integers, for images that take a few values only, for probes without a key, and for a concrete
+        t_min outside the SDE's range.
     """
     require_at_least("log_likelihood", 1, n_probes=n_probes)
     if key is None and n_probes != 1:
         raise InputError(f"log_likelihood: {n_probes} probes need a key; without one the divergence is exact")
     _refuse_grey_levels(x)
-    wide = arrays.wide(x.dtype)
-    t0, t1 = jnp.asarray(sde.t_min, wide), jnp.asarray(sde.t_max, wide)
+    t_min = sde.t_min if t_min is None else t_min
+    flow.require_inside("log_likelihood", sde, t_min=t_min)
+    dtype, x = x.dtype, x.astype(arrays.wide(x.dtype))
+    t0, t1 = jnp.asarray(t_min, x.dtype), jnp.asarray(sde.t_max, x.dtype)
     start, end = flow.radius(sde, t0), flow.radius(sde, t1)
     divergence = _exact if key is None else _along(_probes(key, x, n_probes))
     velocity = flow.velocity(sde, score_fn)
@@ -87,11 +92,13 @@ def log_likelihood(
         slope, divergences = divergence(partial(velocity, theta), state[0])
         return slope, divergences.T
 
-    y0 = x / arrays.expand_right(start, x), jnp.zeros((len(x), n_probes), wide)
+    y0 = x / arrays.expand_right(start, x), jnp.zeros((len(x), n_probes), x.dtype)
     (z, change), nfe = integrate.solve(field, y0, flow.angle(sde, t0), flow.angle(sde, t1), rtol=rtol, atol=atol)
     z = z * arrays.expand_right(end, x)
     log_prob = sde.prior_log_prob(z) + x[0].size * jnp.log(end / start) + change.mean(1)
-    return LogLikelihood(log_prob, z, nfe, jnp.zeros_like(log_prob) if key is None else _standard_error(change))
+    return LogLikelihood(
+        log_prob, z.astype(dtype), nfe, jnp.zeros_like(log_prob) if key is None else _standard_error(change)
+    )
 
 
 def _probes(key: Key, x: Array, n: int) -> Array:

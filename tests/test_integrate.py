@@ -164,3 +164,8 @@ def test_tolerances_that_make_no_sense_are_refused():
         integrate.solve(rotation, jnp.zeros((1, 2)), 0.0, 1.0, rtol=0.0)
     with pytest.raises(InputError, match="max_attempts must be at least 1, got 0"):
         integrate.solve(rotation, jnp.zeros((1, 2)), 0.0, 1.0, max_attempts=0)
+
+
+def test_half_precision_is_refused():
+    with pytest.raises(InputError, match="y0 is bfloat16.*astype"):
+        integrate.solve(rotation, jnp.ones((1, 2), jnp.bfloat16), 0.0, 1.0)

@@ -41,10 +41,11 @@ def test_the_likelihood_of_a_gaussian_is_the_closed_form(sde):
 
 @pytest.fixture(scope="module")
 def oracle():
-    """An anisotropic mixture on VP, its exact likelihood and Hutchinson's with 2 probes, both compiled once."""
+    """An anisotropic mixture on VP, its exact likelihood from t and Hutchinson's with 2 probes, both compiled once."""
     sde, data = SDES["vp"], mixture(3, full=True)
     score_fn = distributions.score_of(data, sde)
-    exact = jax.jit(lambda x: likelihood.log_likelihood(sde, score_fn, x))
+    from_time = jax.jit(lambda x, t: likelihood.log_likelihood(sde, score_fn, x, t_min=t))
+    exact = lambda x, t=sde.t_min: from_time(x, t)  # noqa: E731
     estimate = jax.jit(lambda key, x: likelihood.log_likelihood(sde, score_fn, x, key=key, n_probes=2))
     return sde, data, exact, estimate
 
@@ -72,6 +73,26 @@ def test_hutchinsons_estimate_is_unbiased_and_its_error_bar_is_right(oracle):
     squared = np.asarray(found.standard_error, np.float64) ** 2
     np.testing.assert_allclose(squared.mean(), values.var(ddof=1), rtol=4 * np.sqrt(4 / 1024))
     assert values.std() > 0.02  # there is something to estimate
+
+
+def test_half_precision_is_integrated_in_float32(oracle):
+    _, data, exact, _ = oracle
+    x = data.sample(key(), 64).astype(jnp.bfloat16)
+    found, expected = exact(x), exact(x.astype(jnp.float32))
+    # Two programs, whose last digits decide on the steps: apart by tolerances, not by bfloat16's 0.4 % of x.
+    np.testing.assert_allclose(found.log_prob, expected.log_prob, atol=5e-4)
+    assert found.z.dtype == jnp.bfloat16 and found.log_prob.dtype == jnp.float32 and found.nfe == expected.nfe
+
+
+def test_the_likelihood_may_start_above_t_min(oracle):
+    """At t = 0.3, of the law there."""
+    t = 0.3
+    sde, data, exact, _ = oracle
+    x = data.perturbed(sde, t).sample(key(), 64)
+    found, truth = exact(x, t), data.perturbed(sde, t).log_prob(x)
+    mismatch = data.perturbed(sde, sde.t_max).log_prob(found.z) - sde.prior_log_prob(found.z)
+    # Fifteen steps within 1e-5·(1 + 5 nats), as much again for errors of x times the score.
+    np.testing.assert_allclose(found.log_prob + mismatch, truth, atol=2e-3)
 
 
 def test_probes_belong_to_their_example(oracle):
@@ -139,6 +160,8 @@ def test_data_without_a_density_are_refused():
         refused(images.to_range(images.scale(grey // 16, levels=16)))
     with pytest.raises(InputError, match="4 probes need a key"):
         refused(jnp.zeros((2, 2)), n_probes=4)
+    with pytest.raises(InputError, match=r"log_likelihood: t_min = 1e-06 is outside .* of VP"):
+        refused(jnp.zeros((2, 2)), t_min=1e-6)
     with pytest.raises(InputError, match="dims must be positive, got 0"):
         likelihood.bits_per_dim(jnp.zeros(1), dims=0, data_range=1.0)
     assert np.isfinite(refused(images.uniform_dequantization(key(), grey), key=key()).log_prob).all()

@@ -27,7 +27,11 @@ def log_prob(keys, x):
     return likelihood.log_likelihood(SDE, SCORE, x, key=keys, rtol=1e-3, atol=1e-3).log_prob
 
 
-@pytest.mark.parametrize("fn", [loss, draw, log_prob], ids=["loss", "sample", "likelihood"])
+def flow(keys, x):
+    return sampling.probability_flow(SDE, SCORE, x, rtol=1e-3, atol=1e-3)[0]
+
+
+@pytest.mark.parametrize("fn", [loss, draw, flow, log_prob], ids=["loss", "sample", "flow", "likelihood"])
 def test_eight_devices_give_what_one_gives(fn):
     assert jax.device_count() == 8
     x, keys = mixture().sample(key(), 16), arrays.example_keys(key(1), 16)

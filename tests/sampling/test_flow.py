@@ -8,6 +8,7 @@ from jax.scipy.stats import norm
 
 from score_jax import arrays, distributions, sampling
 from score_jax import sde as sdes
+from score_jax.types import InputError
 from tests.helpers import SDES, key, mixture
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -96,6 +97,28 @@ def test_what_a_row_comes_to_does_not_depend_on_the_batch(decode):
     whole, _ = decode(code, 1.0, 1e-5)
     rows = jnp.concatenate([code[5:7], jnp.full((30, 2), 3.0)])
     np.testing.assert_allclose(decode(rows, 1.0, 1e-5)[0][:2], whole[5:7], rtol=1e-6)
+
+
+def test_half_precision_is_integrated_in_float32(decode):
+    """In the same calls to the same end, which is rounded once: bfloat16 has 8 bits, no tolerance of 1e-5."""
+    code = SDES["vp"].prior_sample(key(2), (32, 2)).astype(jnp.bfloat16)
+    arrived, nfe = decode(code, 1.0, 1e-5)
+    expected, calls = decode(code.astype(jnp.float32), 1.0, 1e-5)
+    assert arrived.dtype == jnp.bfloat16 and nfe == calls
+    np.testing.assert_array_equal(arrived, expected.astype(jnp.bfloat16))
+
+
+def test_times_outside_the_sde_are_refused():
+    """Flow at t = 1 has no data left in x, and no velocity."""
+    refused = lambda **ts: sampling.probability_flow(sdes.Flow(), lambda x, t: -x, jnp.zeros((2, 1)), **ts)  # noqa: E731
+    with pytest.raises(
+        InputError, match=r"t0 = 1 is outside \[t_min, t_max\] = \[1e-05, 0\.999\] of Flow.*leave it out"
+    ):
+        refused(t0=1.0)
+    with pytest.raises(InputError, match=r"t1 = 0 is outside"):
+        refused(t1=jnp.array([0.5, 0.0]))
+    arrived, _ = refused(t0=jnp.float32(0.999), t1=0.99)
+    assert np.isfinite(arrived).all()
 
 
 def test_nfe_is_the_number_of_calls_of_the_score():
