@@ -109,6 +109,7 @@ def likelihood(
     *,
     levels: int,
     data_range: float,
+    t_min: float,
     n_probes: int,
     tolerance: float,
     batch_size: int,
@@ -122,6 +123,7 @@ def likelihood(
       labels: classes `(n,)` of a conditional model, −1 for none.
       levels: number of grey levels.
       data_range: width of the range of training.
+      t_min: where the flow starts, the least noisy time that training knew.
       n_probes: of Hutchinson's estimate.
       tolerance: relative and absolute, of the integration.
       batch_size: images at once; the last batch is filled up and cut.
@@ -131,7 +133,8 @@ def likelihood(
     @jax.jit
     def batch(keys, model, x, labels):
         score_fn = lambda x, t: model(x, t, label=labels)  # noqa: E731
-        found = log_likelihood(sde, score_fn, x, key=keys, n_probes=n_probes, rtol=tolerance, atol=tolerance)
+        options: dict[str, Any] = {"t_min": t_min, "n_probes": n_probes, "rtol": tolerance, "atol": tolerance}
+        found = log_likelihood(sde, score_fn, x, key=keys, **options)
         return bits_per_dim(found.log_prob, dims=x[0].size, data_range=data_range, levels=levels), found.nfe
 
     values, calls = [], []
@@ -143,13 +146,16 @@ def likelihood(
         calls.append(int(nfe))
     found = np.concatenate(values).astype(np.float64)
     arrived = found[np.isfinite(found)]
+    sigma = float(np.exp(-0.5 * sde.log_snr(t_min)))
+    given = "" if labels is None or (labels < 0).all() else ", of p(x|y) given the label y"
     return {
         "bits_per_dim": float(arrived.mean()) if len(arrived) else None,
         "bits_per_dim_standard_error": float(arrived.std(ddof=1) / len(arrived) ** 0.5) if len(arrived) > 1 else None,
         "bits_per_dim_n": len(arrived),
         "bits_per_dim_not_integrated": len(found) - len(arrived),
-        "bits_per_dim_convention": f"{bits.convention}; probability flow from t = {float(sde.t_min):g} to the prior, "
-        f"Hutchinson's estimate with {n_probes} probes, tolerance {tolerance:g}",
+        "bits_per_dim_sigma": sigma,
+        "bits_per_dim_convention": f"{bits.convention}{given}; probability flow from t = {t_min:g} (σ/α = {sigma:.3g}) "
+        f"to the prior, Hutchinson's estimate with {n_probes} probes, tolerance {tolerance:g}",
         "bits_per_dim_nfe": max(calls),
     }
 

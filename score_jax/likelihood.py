@@ -210,12 +210,12 @@ def variational_bound(
       sde: the noising process.
       score_fn: `(x, t) -> score`.
       x0: data, `(B, *S)`; for the grey-level decoder in [−1, 1], 2k/255 − 1.
-      ts: levels, strictly decreasing and positive, `(N,)`: DDPM's are `grids.ddpm(sde, t_end=1/N)`, the knots of its table.
+      ts: levels, strictly decreasing to a positive one, `(N,)`: DDPM's are its knots, `grids.ddpm(sde, t_end=1/N)`.
       variance: of the steps, as for `ancestral`; a function is the decoder's too, at s = 0.
       prior_variance: of the prior N(0, prior_variance I): σ(t_max)² unless given, 1 in DDPM.
       last_variance: of the decoder beside a named variance: σ² of the last level unless given, all the noise there is,
-        β_1 on DDPM's table. Released code has that of the step before, `ddpm_schedule().posterior_variance[1]`, both for
-        "fixedsmall" and for "fixedlarge".
+        β_1 on DDPM's table. Released code has that of the step before, `ddpm_schedule().posterior_variance[1]`, for
+        "fixedsmall" and "fixedlarge" alike.
       decoder: log p(x_0|x_{t_N}), of 256 grey levels unless given: `losses.variational.grey_level_decoder(17)` for as
         many, `losses.variational.gaussian_decoder` for data with a density.
 

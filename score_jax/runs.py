@@ -387,7 +387,10 @@ def _evaluate_images(run: Run) -> dict[str, Any]:
 
 
 def _likelihood(run: Run) -> dict[str, Any]:
-    """Bits per dimension of held-out images, dequantized whether or not training was; without labels where it can."""
+    """Bits per dimension of held-out images, dequantized whether or not training was; without labels where it can.
+
+    From the least noisy level that training knew: the first knot of a table whose knots alone it drew from.
+    """
     config = run.config
     batch = run.data.held_out.batch(np.arange(min(config.evaluation.likelihood_n, len(run.data.held_out))))
     key_noise, key_probes = evaluation.keys(config.seed, 4)[2:]
@@ -404,6 +407,7 @@ def _likelihood(run: Run) -> dict[str, Any]:
         labels,
         levels=run.data.held_out.levels,
         data_range=high - low,
+        t_min=float(grids.ddpm(run.model.sde)[-2] if config.times.name == "knots" else run.model.sde.t_min),
         n_probes=config.evaluation.likelihood_probes,
         tolerance=config.evaluation.likelihood_tolerance,
         batch_size=config.sampler.batch_size,

@@ -167,5 +167,5 @@ def test_tolerances_that_make_no_sense_are_refused():
 
 
 def test_half_precision_is_refused():
-    with pytest.raises(InputError, match="y0 is bfloat16.*astype"):
+    with pytest.raises(InputError, match=r"y0 is bfloat16.*astype"):
         integrate.solve(rotation, jnp.ones((1, 2), jnp.bfloat16), 0.0, 1.0)
