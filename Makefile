@@ -41,10 +41,10 @@ smoke: install  ## a few seconds of training and sampling: for a second Python v
 claims: install  ## run the textbook's claims and rewrite docs/claims.md
 	$(RUN) experiments/claims.py
 
-reproduce: install  ## the toy studies: run each and rewrite its result, a few minutes
+reproduce: install  ## the toy studies: run each and rewrite its result, about 8 minutes on 2 cores
 	for study in $(STUDIES); do $(RUN) -m experiments.$$study || exit 1; done
 
-techniques: install  ## NCSN to NCSNv2 on Fashion-MNIST: about half an hour on 2 cores
+techniques: install  ## NCSN to NCSNv2 on Fashion-MNIST: 30 core-minutes
 	$(RUN) -m experiments.ncsn_techniques
 
 equivalence: install  ## SMLD, DDPM and the samplers compared: about 10 minutes on 2 cores

@@ -164,9 +164,10 @@ def test_the_table_tells_data_from_noise():
     judge = metrics.train_classifier(train["x"], train["label"])
     noise = np.random.default_rng(0).uniform(size=fresh.shape).astype(np.float32)
     real, fake = (ncsn_techniques.row("", x, train, held_out, judge) for x in (fresh, noise))
-    # Unbiased, so 0 for fresh data within 4 s.e. of both halves; noise is 18 s.e. away.
-    assert abs(real["energy distance, features"]) < 4 * 2**0.5 * real["± (s.e.)"]
-    assert fake["energy distance, features"] > 10 * fake["± (s.e.)"]
+    for of in ("pixels", "features"):
+        # Unbiased, so 0 for fresh data within 4 s.e. of both halves; noise is 18 s.e. away and more.
+        assert abs(real[f"energy distance, {of}"]) < 4 * 2**0.5 * real[f"± (s.e.), {of}"]
+        assert fake[f"energy distance, {of}"] > 10 * fake[f"± (s.e.), {of}"]
     assert abs(real["neighbour ratio"] - 1) < 0.15 and fake["neighbour ratio"] > 1.5
     assert real["confidence"] > 0.9 > fake["confidence"]
 

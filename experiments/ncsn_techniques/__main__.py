@@ -113,23 +113,27 @@ def jackknife(statistic: Callable[[np.ndarray], float], x: np.ndarray, groups: i
 
 
 def row(name: str, images: np.ndarray, train: Batch, held_out: Batch, judge: metrics.Classifier) -> dict[str, Any]:
-    """Returns a line of the table: `evaluate`'s numbers, and distances in the judge's features."""
+    """Returns a line of the table: `evaluate`'s numbers, and distances in pixels and in the judge's features."""
     numbers = evaluation.of_images(images, train, held_out, None)
     near = metrics.memorisation(images, train["x"], held_out["x"], features=judge.features)
-    real = judge.features(held_out["x"])
-    energy = lambda x: float(metrics.energy_distance(x, real))  # noqa: E731
-    drawn = judge.features(images)
     return {
         "cell": name,
         "n": numbers["n"],
         "confidence": numbers["confidence"],
         "class total variation": numbers["class_total_variation"],
-        "neighbour ratio": numbers["nearest_neighbour_ratio"],
         "copies": numbers["copies"],
+        "neighbour ratio": numbers["nearest_neighbour_ratio"],
         "neighbour ratio, features": near.ratio,
-        "energy distance, features": energy(drawn),
-        "± (s.e.)": jackknife(energy, drawn),
+        **energy_distance("pixels", images, held_out["x"]),
+        **energy_distance("features", judge.features(images), judge.features(held_out["x"])),
     }
+
+
+def energy_distance(of: str, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Returns the energy distance of x from y, over all elements, and its standard error over draws of x."""
+    x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
+    distance = lambda x: float(metrics.energy_distance(x, y))  # noqa: E731
+    return {f"energy distance, {of}": distance(x), f"± (s.e.), {of}": jackknife(distance, x)}
 
 
 def pool(source: Source, rows: np.ndarray) -> dict[str, np.ndarray]:
