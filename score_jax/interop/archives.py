@@ -26,12 +26,15 @@ def mapped(path: str | os.PathLike) -> mmap.mmap:
 
 
 def entries(data: mmap.mmap) -> dict[str, zipfile.ZipInfo]:
-    """Returns the archive's directory."""
+    """Returns the archive's directory; `InputError` for a damaged one, or where entries overlap."""
     try:
         with zipfile.ZipFile(data) as archive:  # type: ignore[call-overload]
-            return {info.filename: info for info in archive.infolist()}
+            found = archive.infolist()
     except Exception as error:  # a damaged directory fails in any way
         raise InputError("is a damaged zip archive, or cut short: fetch the file again") from error
+    if sum(info.compress_size for info in found) > len(data):
+        raise InputError("is a zip archive with entries of more bytes than it has: damaged")
+    return {info.filename: info for info in found}
 
 
 def stored(data: memoryview, info: zipfile.ZipInfo) -> memoryview:

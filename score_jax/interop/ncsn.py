@@ -17,14 +17,14 @@ from score_jax import parameterization
 from score_jax.interop.conditions import LevelIndex
 from score_jax.interop.mapping import Tensors, named, read_array
 from score_jax.interop.pickles import printable
-from score_jax.interop.settings import Config, Examples, agree, value
+from score_jax.interop.settings import MOST_LEVELS, Config, Examples, agree, choice, number, shown, value
 from score_jax.interop.torch_files import Tensor
 from score_jax.networks import NCSN, NCSNv2
 from score_jax.parameterization import Parameterization
 from score_jax.sde import SDE, VE
 from score_jax.types import InputError
 
-_MOST_FEATURES, _MOST_LEVELS = 4096, 2**16  # of networks that anyone has; more is damage
+_MOST_FEATURES = 4096  # of networks that anyone has; more is damage
 
 
 def state_dict(contents: Any, use_ema: bool) -> dict[str, Tensor | np.ndarray]:
@@ -45,7 +45,7 @@ def ncsn(tensors: Tensors, config: Config) -> NCSN:
     if "sigmas" in tensors:
         raise InputError('has a table of sigmas, as NCSNv2 has: give source="ncsnv2"')
     tables = [(name, 2, 0) for name in tensors if name.endswith("embed.weight")]
-    num_levels = _vote("levels", tensors, tables, _MOST_LEVELS) if tables else None
+    num_levels = _vote("levels", tensors, tables, MOST_LEVELS) if tables else None
     if num_levels is not None:
         agree(config, "model.num_classes", num_levels)
     return NCSN(*_width(tensors, config), num_levels, _depth(tensors), _rescale(config))
@@ -55,7 +55,7 @@ def ncsnv2(tensors: Tensors, config: Config) -> NCSNv2:
     """Returns the NCSNv2 that the tensors belong to."""
     if "sigmas" not in tensors:
         raise InputError('lacks sigmas, the table of noise levels; an NCSN has none: give source="ncsn"')
-    agree(config, "model.num_classes", _vote("levels", tensors, [("sigmas", 1, 0)], _MOST_LEVELS))
+    agree(config, "model.num_classes", _vote("levels", tensors, [("sigmas", 1, 0)], MOST_LEVELS))
     sigmas = np.asarray(read_array("sigmas", tensors["sigmas"]))
     if not jnp.issubdtype(sigmas.dtype, jnp.floating) or not (sigmas > 0).all() or not np.isfinite(sigmas).all():
         raise InputError("sigmas are not noise levels: expected positive numbers")
@@ -97,7 +97,9 @@ def _depth(tensors: Tensors) -> str:
 def _rescale(config: Config) -> bool:
     for name, only in [("nonlinearity", "elu"), ("normalization", "InstanceNorm++")]:
         if value(config, f"model.{name}", only) != only:
-            raise InputError(f"the config's model.{name} is {value(config, f'model.{name}')!r}; only {only} is read")
+            raise InputError(
+                f"the config's model.{name} is {shown(value(config, f'model.{name}'))}; only {only} is read"
+            )
     return not (value(config, "data.logit_transform", False) or value(config, "data.rescaled", False))
 
 
@@ -116,12 +118,10 @@ def ncsn_score(module: NCSN, config: Config) -> tuple[SDE, Parameterization, Lev
 
 def _published_levels(num_levels: int, config: Config) -> np.ndarray:
     spacings: dict[str, Callable[..., np.ndarray]] = {"geometric": np.geomspace, "uniform": np.linspace}
-    kind = value(config, "model.sigma_dist", "geometric")
-    if kind not in spacings:
-        raise InputError(f"the config's model.sigma_dist is {kind!r}, expected one of {', '.join(spacings)}")
-    begin, end = (value(config, *setting) for setting in [("model.sigma_begin", 1.0), ("model.sigma_end", 0.01)])
-    if not all(isinstance(v, int | float) for v in (begin, end)) or not 0 < end < begin:
-        raise InputError(f"the config's sigma_begin is {begin!r} and sigma_end {end!r}: expected positive, descending")
+    kind = choice(config, "model.sigma_dist", spacings, "geometric")
+    begin, end = number(config, "model.sigma_begin", 1.0), number(config, "model.sigma_end", 0.01)
+    if not end < begin:
+        raise InputError(f"the config's sigma_begin is {begin} and sigma_end {end}: expected positive, descending")
     return spacings[kind](begin, end, num_levels).astype(np.float32)
 
 

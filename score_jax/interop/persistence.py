@@ -5,6 +5,7 @@ text that nobody looks at; what is left of a module are its class's name, its at
 arguments that it was constructed with. A tensor is a call that reads bytes, which are a stream of torch.save in turn.
 """
 
+import functools
 import io
 import os
 from collections.abc import Iterator
@@ -51,11 +52,11 @@ def _persistent(meta: Any) -> Module:
     return module
 
 
-def _storage(content: Any) -> Storage:
+def _storage(steps: Iterator[int], content: Any) -> Storage:
     """Reads the bytes of a storage; such a stream holds nothing but tensors, so nothing nests in it."""
     if not isinstance(content, bytes):
         raise TypeError("not bytes")
-    found = torch_files.read_stream(io.BytesIO(content), memoryview(content), torch_files.TABLE)
+    found = torch_files.read_stream(io.BytesIO(content), memoryview(content), torch_files.TABLE, steps=steps)
     if not isinstance(found, Storage):
         raise TypeError("not a storage")
     return found
@@ -63,7 +64,6 @@ def _storage(content: Any) -> Storage:
 
 _TABLE = torch_files.TABLE | {
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
-    "torch.storage._load_from_bytes": _storage,
     "torch.nn.modules.container.ModuleDict": Module,
     "torch.nn.modules.container.ModuleList": Module,
     "torch.nn.modules.container.Sequential": Module,
@@ -77,7 +77,9 @@ def read(path: str | os.PathLike) -> Any:
     Raises:
       InputError: for anything but modules, tensors, numbers, text and containers of them, or a damaged file.
     """
-    return pickles.load(archives.mapped(path), _TABLE)
+    steps = pickles.budget()  # a file could have the same bytes read for ever
+    table = _TABLE | {"torch.storage._load_from_bytes": functools.partial(_storage, steps)}
+    return pickles.load(archives.mapped(path), table, steps=steps)
 
 
 def state_dict(module: Module) -> dict[str, Tensor]:

@@ -11,12 +11,13 @@ The instructions are decoded by the standard library's `pickletools`, which also
 
 import pickletools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any, NamedTuple, Protocol
 
 from score_jax.types import InputError
 
 _MAX_INSTRUCTIONS = 5_000_000  # a tensor takes some thirty; five million take ten seconds
+_REPEATED, _ALLOWANCE = 4, 2**20  # constructors are given this much more than the file has: its constants, used twice
 _WIDEST = 120  # characters of a file's text in a message
 
 
@@ -56,25 +57,39 @@ def printable(value: Any) -> str:
     return (text if len(text) <= _WIDEST else text[:_WIDEST] + "...").encode("unicode_escape").decode()
 
 
-def load(stream: Stream, table: Mapping[str, Any], persistent: Callable[[Any], Any] | None = None) -> Any:
+def budget(n: int | None = None) -> Iterator[int]:
+    """Returns the instructions that pickles, read with the same budget, may have together."""
+    return iter(range(_MAX_INSTRUCTIONS if n is None else n))
+
+
+def load(
+    stream: Stream,
+    table: Mapping[str, Any],
+    persistent: Callable[[Any], Any] | None = None,
+    *,
+    steps: Iterator[int] | None = None,
+) -> Any:
     """Reads one pickle and leaves the stream behind it.
 
     Args:
       stream: at the pickle's first byte.
       table: what names stand for, `{"module.name": constructor or constant}`.
       persistent: what a persistent id stands for; None where there are none.
+      steps: a `budget`, where other pickles share it.
 
     Raises:
       InputError: for a name outside the table, an instruction that checkpoints have no use for, or a damaged pickle.
     """
-    machine, position = _Machine(table, persistent), 0
+    machine, position, steps = _Machine(table, persistent), 0, budget() if steps is None else steps
     try:
         with warnings.catch_warnings(action="error"):  # text with escapes that mean nothing
-            for count, (code, argument, at) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
+            for code, argument, at in pickletools.genops(stream):  # type: ignore[arg-type]
                 position = at or 0
-                if count == _MAX_INSTRUCTIONS:
-                    raise InputError(f"its pickle has more than {count} instructions, more than any checkpoint")
+                if next(steps, None) is None:
+                    raise InputError("its pickles have more instructions than any checkpoint")
                 machine.run(code.name, argument)
+                if machine.given > _REPEATED * position + _ALLOWANCE:
+                    raise InputError("its pickle hands the same data to constructors again and again: refused")
         (result,) = machine.stack
     except InputError:
         raise
@@ -91,6 +106,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.given = 0  # characters, bytes and items, to constructors
 
     def run(self, code: str, argument: Any) -> None:
         """Executes one instruction."""
@@ -122,6 +138,7 @@ class _Machine:
         """Pushes what a constructor of the table makes of its arguments."""
         if type(function) is not Named or not callable(function.value) or type(arguments) is not tuple:
             raise TypeError("not a constructor and its arguments")
+        self.given += sum(len(argument) for argument in arguments if isinstance(argument, Sized))
         self.push(function.value(*arguments))
 
     def new(self, kind: Any, arguments: Any) -> None:

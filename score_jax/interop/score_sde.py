@@ -25,7 +25,7 @@ import numpy as np
 from score_jax import networks, parameterization
 from score_jax.interop.conditions import Condition, KnotIndex, LevelIndex, NoiseLevel, Timestep
 from score_jax.interop.mapping import Tensors, named, read_array
-from score_jax.interop.settings import Config, Examples, choice, flag, number, whole, wholes
+from score_jax.interop.settings import MOST_LEVELS, Config, Examples, choice, flag, number, whole, wholes
 from score_jax.interop.torch_files import Tensor
 from score_jax.networks import DivideBySigma, GaussianFourier, ResidualUNet, positional
 from score_jax.parameterization import Parameterization
@@ -126,8 +126,9 @@ def _output_scale(tensors: Tensors, config: Config) -> DivideBySigma | None:
     if "sigmas" not in tensors:
         raise InputError("lacks sigmas, the table of noise levels that model.scale_by_sigma divides by")
     sigmas = np.asarray(read_array("sigmas", tensors["sigmas"]))
-    if sigmas.ndim != 1 or not jnp.issubdtype(sigmas.dtype, jnp.floating) or not (sigmas > 0).all():
-        raise InputError("sigmas are not noise levels: expected a vector of positive numbers")
+    counted = sigmas.ndim == 1 and 1 <= len(sigmas) <= MOST_LEVELS
+    if not counted or not jnp.issubdtype(sigmas.dtype, jnp.floating) or not ((sigmas > 0) & np.isfinite(sigmas)).all():
+        raise InputError(f"sigmas are not noise levels: expected a vector of 1 to {MOST_LEVELS} positive numbers")
     return DivideBySigma(tuple(sigmas.tolist()))
 
 

@@ -3,6 +3,8 @@
 Keys are dotted, "model.nf" being `config["model"]["nf"]`. Without a default, a key must be there.
 """
 
+import reprlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ class Examples(NamedTuple):
 
 _REQUIRED: Any = object()
 _MOST = 2**20  # of anything that is counted: more is a mistake
+MOST_LEVELS = 2**16  # of noise, that anyone has
 
 
 def value(config: Config, key: str, default: Any = _REQUIRED) -> Any:
@@ -46,16 +49,29 @@ def value(config: Config, key: str, default: Any = _REQUIRED) -> Any:
 def _checked(config: Config, key: str, default: Any, fits: Callable[[Any], bool], expected: str) -> Any:
     found = value(config, key, default)
     if not fits(found):
-        raise InputError(f"the config's {key} is {_shown(found)}, expected {expected}")
+        raise InputError(f"the config's {key} is {shown(found)}, expected {expected}")
     return found
 
 
-def _shown(found: Any) -> str:
-    return (
-        printable(repr(found))
-        if isinstance(found, str | int | float | bool | list | tuple | None)
-        else printable(found)
-    )
+class _Shown(reprlib.Repr):
+    """Text of a value, however deep it is and however often it holds the same list: only its beginning is written."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel, self.maxstring = 2, 80
+
+    def repr_int(self, found: int, level: int) -> str:
+        """Returns the digits, where they are not too many for Python."""
+        return super().repr_int(found, level) if abs(found) < 10**40 else "a number of more than 40 digits"
+
+    def repr_instance(self, found: Any, level: int) -> str:
+        """Returns the text of numbers, None and the like, and of anything else what it is."""
+        return repr(found) if isinstance(found, bool | float | None) else printable(found)
+
+
+def shown(found: Any) -> str:
+    """Returns what a config holds as something that fits into one line of a message."""
+    return printable(_Shown().repr(found) if isinstance(found, str | int | float | list | tuple | None) else found)
 
 
 def _is_whole(found: Any, low: int, most: int) -> bool:
@@ -68,18 +84,27 @@ def whole(config: Config, key: str, default: Any = _REQUIRED, *, low: int = 1, m
 
 
 def wholes(config: Config, key: str, default: Any = _REQUIRED) -> tuple[int, ...]:
-    """Returns at most 64 positive whole numbers, of a list or written with commas between them."""
+    """Returns at most 64 positive whole numbers, of a list or written with commas between them, and perhaps behind."""
     found = value(config, key, default)
-    parts: Any = [int(v) for v in found.split(",") if v.strip().isdecimal()] if isinstance(found, str) else found
-    if not isinstance(parts, Sequence) or len(parts) > 64 or not all(_is_whole(v, 1, _MOST) for v in parts):
-        raise InputError(f"the config's {key} is {_shown(found)}, expected a list of whole numbers")
+    parts: Any = _split(found) if isinstance(found, str) else found
+    what = f"the config's {key} is {shown(found)}, expected a list of whole numbers"
+    if not isinstance(parts, list | tuple) or len(parts) > 64:
+        raise InputError(what)
+    for part in parts:
+        if not _is_whole(part, 1, _MOST):
+            raise InputError(f"{what}, and {shown(part)} is none")
     return tuple(parts)
+
+
+def _split(text: str) -> list[int | str]:
+    parts = [part.strip() for part in text.strip().removesuffix(",").split(",")] if text.strip() else []
+    return [int(part) if part.isdecimal() and len(part) < 20 else part for part in parts]
 
 
 def number(config: Config, key: str, default: Any = _REQUIRED, *, low: float | None = None) -> float:
     """Returns a finite number, positive or, where `low` is given, at least that."""
     above = (lambda v: v > 0) if low is None else (lambda v: v >= low)
-    fits = lambda v: isinstance(v, int | float) and not isinstance(v, bool) and above(v) and v < float("inf")  # noqa: E731
+    fits = lambda v: isinstance(v, int | float) and not isinstance(v, bool) and above(v) and v <= sys.float_info.max  # noqa: E731
     return float(_checked(config, key, default, fits, "a positive number" if low is None else f"a number from {low}"))
 
 
@@ -98,7 +123,7 @@ def agree(config: Config, key: str, found: Any) -> None:
     """Raises `InputError` where the config has another value than the tensors."""
     expected = value(config, key, found)
     if expected != found:
-        raise InputError(f"has {found} where the config says {key} = {expected!r}: not its checkpoint")
+        raise InputError(f"has {found} where the config says {key} = {shown(expected)}: not its checkpoint")
 
 
 def merged(own: Config, given: Config) -> Config:

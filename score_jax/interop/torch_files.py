@@ -17,7 +17,7 @@ import math
 import mmap
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
@@ -143,11 +143,14 @@ def _read_zip(data: mmap.mmap, table: Mapping[str, Any]) -> Any:
 # The stream of 2019
 
 
-def read_stream(data: Seekable, content: memoryview, table: Mapping[str, Any]) -> Any:
-    """Returns what a stream holds, given as a stream at its start and as its bytes."""
-    if content[:1] != b"\x80" or pickles.load(data, {}) != _STREAM_MAGIC:
+def read_stream(
+    data: Seekable, content: memoryview, table: Mapping[str, Any], *, steps: Iterator[int] | None = None
+) -> Any:
+    """Returns what a stream holds, given as a stream at its start and as its bytes; `steps` is a `pickles.budget`."""
+    load = functools.partial(pickles.load, steps=pickles.budget() if steps is None else steps)
+    if content[:1] != b"\x80" or load(data, {}) != _STREAM_MAGIC:
         raise InputError(f"is not a file of torch.save: it starts with 0x{content[:4].hex()}")
-    protocol, _ = pickles.load(data, {}), pickles.load(data, {})
+    protocol, _ = load(data, {}), load(data, {})
     if protocol != _STREAM_PROTOCOL:
         raise InputError("is a stream of torch.save with a protocol other than 1001")
     declared: dict[str, Storage] = {}
@@ -165,8 +168,8 @@ def read_stream(data: Seekable, content: memoryview, table: Mapping[str, Any]) -
             raise InputError(f"storage {printable(result.key)} is given two sizes or types")
         return result
 
-    contents = pickles.load(data, table, storage)
-    for key in pickles.load(data, {}):
+    contents = load(data, table, storage)
+    for key in load(data, {}):
         if not isinstance(key, str) or key not in declared:
             raise InputError("lists a storage that no tensor uses: damaged")
         found[key] = _next_section(data, content, declared[key])

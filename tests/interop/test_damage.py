@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 
 from score_jax import interop
+from score_jax.interop.pickles import OrderedDict
 from score_jax.types import InputError
 from tests.interop.test_published import FILES, LEGACY
 from tests.interop.test_unet_files import write_pickle
@@ -151,6 +152,57 @@ def test_damage_is_refused_in_one_line(kind, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_much_damage_is_refused_in_one_line(kind, tmp_path):
     assert survive(kind, range(FAST, FAST + SLOW), tmp_path) > 0
+
+
+def doubled(levels):
+    """A list of two lists that are one and the same, and so on: 2^levels numbers, were they ever written out."""
+    found = [1]
+    for _ in range(levels):
+        found = [found, found]
+    return found
+
+
+def nested(levels):
+    found = []
+    for _ in range(levels):
+        found = [found]
+    return found
+
+
+ALIASES = "\n".join(["a0: &a0 [1]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 41))])
+ODD = {
+    "doubled": doubled(60),
+    "nested": nested(3_000),
+    "of dicts": [{"a": doubled(60)}, OrderedDict([("a", doubled(60))])],
+    "digits": 10**5_000,
+    "text": "9" * 5_000,
+    "nan": float("nan"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("key", ["block_out_channels", "layers_per_block", "norm_eps", "center_input_sample", "act_fn"])
+def test_values_of_any_size_and_depth_are_named_in_a_line(odd, key):
+    with pytest.raises(InputError, match=f"the config's {key} is ") as error:
+        interop.load(DIFFUSERS, source="diffusers", config={key: ODD[odd]})
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize(
+    "key", ["model.ngf", "model.nonlinearity", "data.channels", "model.sigma_dist", "model.sigma_end"]
+)
+def test_values_of_ncsns_config_are_named_in_a_line(odd, key):
+    section, name = key.split(".")
+    with pytest.raises(InputError, match="config") as error:
+        interop.score_model(LEGACY, source="ncsn", config={section: {name: ODD[odd]}})
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
+
+
+def test_a_yaml_file_of_aliases_of_aliases_is_one_line(tmp_path):
+    (tmp_path / "config.yml").write_text(ALIASES + "\nblock_out_channels: *a40\n")
+    with pytest.raises(InputError, match="expected a list of whole numbers"):
+        interop.load(DIFFUSERS, source="diffusers", config=tmp_path / "config.yml")
 
 
 @pytest.mark.parametrize("length", [0, 1, 8, 9, 100, 10_000])

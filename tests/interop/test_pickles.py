@@ -124,6 +124,23 @@ def test_a_thousand_nested_doublings_take_no_time():
     assert time.perf_counter() - start < 5  # 2¹⁰⁰⁰ numbers, were they ever counted
 
 
+def test_text_handed_out_again_and_again_is_refused():
+    # 40 calls with one text of 100,000: 4 MB of a file of 0.1, of which 4 · 0.1 + 1 are allowed
+    again = b"cmade\nup\nh\x00\x85R0"
+    data = b"X" + (100_000).to_bytes(4, "little") + b"x" * 100_000 + b"q\x000"
+    assert load(data + 10 * again + b"N.") is None
+    with pytest.raises(InputError, match=r"hands the same data to constructors again and again"):
+        load(data + 40 * again + b"N.")
+
+
+def test_pickles_share_a_budget_of_instructions():
+    data, steps = pickle.dumps(7, 2), pickles.budget(7)  # PROTO, BININT1 and STOP
+    for _ in range(2):
+        assert pickles.load(io.BytesIO(data), {}, steps=steps) == 7
+    with pytest.raises(InputError, match="more instructions than any checkpoint"):
+        pickles.load(io.BytesIO(data), {}, steps=steps)
+
+
 def test_the_stream_is_left_behind_the_pickle():
     stream = io.BytesIO(pickle.dumps([1, 2], 2) + b"rest")
     assert pickles.load(stream, {}) == [1, 2]

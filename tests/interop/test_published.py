@@ -351,7 +351,7 @@ def test_tensors_that_repeat_one_number_are_not_expanded(tmp_path):
         ({"data": {"channels": 1}}, r"has 3 where the config says data\.channels = 1"),
         ({"model": 3}, "section model is int"),
         ({"model": {"sigma_begin": 0.01, "sigma_end": 1.0}}, "expected positive, descending"),
-        ({"model": {"sigma_begin": "one"}}, "expected positive, descending"),
+        ({"model": {"sigma_begin": "one"}}, r"model\.sigma_begin is 'one', expected a positive number"),
         ({"model": {"sigma_dist": "cosine"}}, "expected one of geometric, uniform"),
     ],
 )

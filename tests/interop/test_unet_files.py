@@ -13,7 +13,7 @@ import safetensors.numpy
 import scipy.signal
 
 from score_jax import interop, networks
-from score_jax.interop import diffusers, edm, persistence, score_sde
+from score_jax.interop import diffusers, edm, persistence, pickles, score_sde
 from score_jax.interop.preconditioned import EDMPrecond, Preconditioned, VEPrecond, VPPrecond
 from score_jax.interop.settings import merged
 from score_jax.interop.sources import open_checkpoint
@@ -213,11 +213,32 @@ def test_pickles_of_something_else_are_one_line(tmp_path, change, message):
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
+def test_one_tensors_bytes_read_for_ever_are_refused(tmp_path, monkeypatch):
+    content = stream(Stored("0", np.ones(3, np.float32)))  # some 60 instructions each time, a few in the file
+    contents = {"ema": [Call(Name("torch.storage", "_load_from_bytes"), (content,)) for _ in range(60)]}
+    path = tmp_path / "edm.pkl"
+    path.write_bytes(pickled(contents, protocol=4)[0])
+    assert path.stat().st_size < 3_000
+    monkeypatch.setattr(pickles, "_MAX_INSTRUCTIONS", 2_000)
+    with pytest.raises(InputError, match="more instructions than any checkpoint"):
+        persistence.read(path)
+
+
 def test_a_module_in_two_places_is_refused_rather_than_named_without_end():
     twice = persistence.Module()
     twice.build({"_modules": {"a": twice}})
     with pytest.raises(InputError, match="has the module a in two places"):
         persistence.state_dict(twice)
+
+
+def write_overlapping(path, array):
+    """Writes numpy.savez's archive of one array, listed twice."""
+    np.savez(path, a=array)
+    content = path.read_bytes()
+    start = content.index(b"PK\x01\x02")
+    entry, end = content[start:-22], bytearray(content[-22:])
+    end[8:12], end[12:16] = b"\2\0\2\0", (2 * len(entry)).to_bytes(4, "little")
+    path.write_bytes(content[:start] + entry + entry.replace(b"a.npy", b"b.npy") + end)
 
 
 def test_a_state_dict_may_be_an_npz_that_is_not_compressed(tmp_path):
@@ -226,6 +247,9 @@ def test_a_state_dict_may_be_an_npz_that_is_not_compressed(tmp_path):
     same_weights("edm", tmp_path / "edm.npz", config=config_of("edm"))
     np.savez_compressed(tmp_path / "edm.npz", **tensors)
     with pytest.raises(InputError, match=r"entry .* is compressed"):
+        interop.load(tmp_path / "edm.npz", source="edm", config=config_of("edm"))
+    write_overlapping(tmp_path / "edm.npz", np.ones(1000, np.float32))
+    with pytest.raises(InputError, match=r"entries of more bytes than it has"):
         interop.load(tmp_path / "edm.npz", source="edm", config=config_of("edm"))
     np.savez(tmp_path / "edm.npz", a=np.array([{}]))
     with pytest.raises(InputError, match=r"entry a\.npy is no array of numbers"):
@@ -285,7 +309,7 @@ def score_sde_config(**model):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_order_ofconstruction_has_as_many_modules_as_the_released_codes(name):
+def test_the_order_of_construction_has_as_many_modules_as_the_released_codes(name):
     settings, modules = PUBLISHED[name]
     layers = list(construction(score_sde.network({}, score_sde_config(**settings))))
     assert len(layers) == len(set(layers)) == modules
@@ -486,6 +510,9 @@ def test_discrete_ve_divides_by_the_table_of_the_checkpoint(tmp_path):
     x, labels = np.float32(np.random.default_rng(0).normal(size=(3, 8, 8, 3))), np.float32([0, 1, 2])
     F, scaled = (jit(m.module.apply)(m.variables, x, labels) for m in (plain, model))
     np.testing.assert_allclose(scaled, F / table[:, None, None, None], rtol=1e-5, atol=1e-6)
+    write_published(path, SMALL, lambda c: c["model"].update({"module.sigmas": np.ones(2**16 + 1, np.float32)}))
+    with pytest.raises(InputError, match="sigmas are not noise levels: expected a vector of 1 to 65536"):
+        interop.load(path, source="score_sde_pytorch", config=config)
     write_published(path, SMALL, lambda c: c["model"].pop("module.sigmas"))
     with pytest.raises(InputError, match="lacks sigmas, the table of noise levels"):
         interop.load(path, source="score_sde_pytorch", config=config)
@@ -499,6 +526,9 @@ CONFIGS = [
     ("ddpmpp", {"model": {"nonlinearity": "elu"}}, "model.nonlinearity is 'elu', expected one of swish"),
     ("ddpmpp", {"model": {"nf": "many"}}, "model.nf is 'many', expected a whole number from 1 to 4096"),
     ("ddpmpp", {"model": {"ch_mult": [1, -2]}}, r"model.ch_mult is \[1, -2\], expected a list of whole numbers"),
+    ("ddpmpp", {"model": {"ch_mult": "1, -2, x, 2"}}, "expected a list of whole numbers, and '-2' is none"),
+    ("ddpmpp", {"model": {"ch_mult": "1, x"}}, "expected a list of whole numbers, and 'x' is none"),
+    ("ddpmpp", {"model": {"ch_mult": "1,, 2"}}, "expected a list of whole numbers, and '' is none"),
     ("ddpmpp", {"model": 3}, "section model is int, expected settings"),
     ("ddpmpp", {"training": {"sde": "flow"}}, "training.sde is 'flow', expected one of vesde, vpsde, subvpsde"),
     ("ddpmpp", {"training": {"sde": "vesde"}, "model": {"sigma_max": 0.001}}, "sigma_min must be below sigma_max"),
