@@ -7,9 +7,15 @@
 |                   | Euler–Maruyama down to 1e-3; discrete VP: ancestral sampling                                |
 | diffusers         | ancestral sampling on all steps of the table, with the scheduler's variance and clipping;   |
 |                   | NCSN++ as VE                                                                                |
-| edm               | Heun's method on Karras's noise levels: 17 steps and the last denoise make the published 18 |
+| edm               | Heun's method on Karras's noise levels, the last step a denoise: 18 steps; 40 for 64 pixels |
+|                   | and more; 256 and noise added for ADM                                                       |
 
-NCSN's number of steps, and their size, belong to the data set, which its number of levels tells apart.
+NCSN's number of steps, and their size, belong to the data set, which its number of levels tells apart. Score SDE's
+samplers have N times from t_max to the end, at each of which the network is called: N − 1 steps here, and the denoise.
+
+Where this differs: the authors of score SDE, and diffusers, take one Langevin step size for a batch, from its mean
+norms. Here each example has its own, so that it does not depend on the others; `sampler.langevin_corrector.norm=batch`
+is theirs.
 """
 
 import os
@@ -22,8 +28,9 @@ from ml_collections import ConfigDict
 
 from score_jax import build, interop, noise_levels, pictures, runs
 from score_jax.generate import Samples
-from score_jax.interop.diffusers import is_hub_id
+from score_jax.interop.diffusers import is_hub_id, is_told_sigma
 from score_jax.interop.files import naming
+from score_jax.interop.preconditioned import Preconditioned
 from score_jax.interop.settings import choice, flag, number, value, whole
 from score_jax.interop.sources import Checkpoint, as_score, open_checkpoint
 from score_jax.score import ScoreModel
@@ -55,11 +62,11 @@ class Defaults(NamedTuple):
 
     Args:
       settings: by dotted key, that differ from those of `configs.base`.
-      side: of the images.
+      side: of the images; None where the checkpoint doesn't say.
     """
 
     settings: dict[str, Any]
-    side: int
+    side: int | None
 
 
 class Published(NamedTuple):
@@ -109,6 +116,8 @@ def load(
     config.update_from_flattened_dict(defaults.settings)
     change(config, sampler, steps)
     side, examples = defaults.side if size is None else size, checkpoint.examples
+    if side is None:
+        raise InputError(f"{path}: does not say the side of its images (sample_size, one number): give --size")
     require_at_least("size", 4, size=side)
     return Published(model, config, (side, side, examples.channels), examples.num_classes)
 
@@ -172,20 +181,19 @@ def _score_sde(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaul
         "sampler.denoise": flag(config, "sampling.noise_removal", True),
         "sampler.t_end": 0.0 if exploding or on_table else 1e-3,  # 0: at t_min
     }
-    assert side is not None  # its config is not read without one
     return Defaults(settings, side)
 
 
 def _diffusers(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaults:
     del source
     scheduler, side = value(checkpoint.config, "scheduler", {}), checkpoint.examples.side
-    if side is None:
-        raise InputError("does not say the side of its images (sample_size, one number): give --size")
-    if not isinstance(model.condition, interop.KnotIndex):
+    if is_told_sigma(checkpoint.config):
+        corrections = whole(scheduler, "correct_steps", 1, low=0)
         settings = {
             "data.value_range": (0.0, 1.0),
             "sampler.name": "reverse_diffusion",
-            "sampler.corrector": True,
+            "sampler.corrector": corrections > 0,
+            "sampler.langevin_corrector.n_steps": max(corrections, 1),
             "sampler.langevin_corrector.snr": number(scheduler, "snr", 0.15),
             "sampler.grid": "uniform",
             "sampler.steps": whole(scheduler, "num_train_timesteps", 2000, low=2) - 1,
@@ -197,18 +205,20 @@ def _diffusers(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaul
         "sampler.name": "ancestral",
         "sampler.ancestral.variance": _VARIANCES[variance],
         "sampler.grid": "ddpm",
-        "sampler.steps": model.condition.n,
+        "sampler.steps": cast(interop.KnotIndex, model.condition).n,
         **_thresholds(scheduler),
     }
     return Defaults(settings, side)
 
 
 def _thresholds(scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """Static clipping or none: diffusers' dynamic threshold, a quantile of |x_0| clamped to [1, maximum], is 1 at 1."""
     if flag(scheduler, "thresholding", False):
-        ratio = number(scheduler, "dynamic_thresholding_ratio", 0.995)
-        return {"sampler.threshold": "dynamic", "sampler.quantile": ratio}
+        choice(scheduler, "sample_max_value", [1.0], 1.0)
+        return {"sampler.threshold": "static"}
     choice(scheduler, "clip_sample_range", [1.0], 1.0)
-    return {"sampler.threshold": "static" if flag(scheduler, "clip_sample", True) else "none"}
+    clips = str(value(scheduler, "_class_name", "DDPMScheduler")).startswith(("DDPM", "DDIM"))  # unless told otherwise
+    return {"sampler.threshold": "static" if flag(scheduler, "clip_sample", clips) else "none"}
 
 
 _VARIANCES = {
@@ -216,19 +226,24 @@ _VARIANCES = {
     "fixed_small_log": "posterior",
     "fixed_large": "transition",
     "fixed_large_log": "transition",
+    None: "posterior",  # of schedulers that add no noise
 }
 
 
 def _edm(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaults:
+    """Karras et al. 2022, tables 2 and 4: deterministic, but for ImageNet of 64 pixels, which ADM's network is for."""
     del source, model
+    side = checkpoint.examples.side
+    churn = {"churn": 40 / 256, "s_min": 0.05, "s_max": 50.0, "s_noise": 1.003}  # S_churn of 40 over 256 steps
+    adm = cast(Preconditioned, checkpoint.module).network.modulation != "shift"
     settings = {
         "data.value_range": (-1.0, 1.0),
         "sampler.name": "heun",
         "sampler.grid": "karras",
-        "sampler.steps": 17,
+        "sampler.steps": 255 if adm else 39 if side is not None and side >= 64 else 17,
+        **({f"sampler.heun.{key}": number for key, number in churn.items()} if adm else {}),
     }
-    assert checkpoint.examples.side is not None  # its config is not read without one
-    return Defaults(settings, checkpoint.examples.side)
+    return Defaults(settings, side)
 
 
 DEFAULTS: dict[str, Callable[[str, Checkpoint, ScoreModel], Defaults]] = {

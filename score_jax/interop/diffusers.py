@@ -25,7 +25,7 @@ from score_jax.interop import files
 from score_jax.interop.conditions import Condition, KnotIndex, NoiseLevel
 from score_jax.interop.files import Contents
 from score_jax.interop.mapping import Tensors, named
-from score_jax.interop.settings import Config, Examples, choice, flag, number, value, whole, wholes
+from score_jax.interop.settings import Config, Examples, choice, flag, number, shown, value, whole, wholes
 from score_jax.interop.torch_files import Tensor
 from score_jax.networks import DivideBySigma, GaussianFourier, ResidualUNet, positional
 from score_jax.networks.presets import FIR
@@ -129,7 +129,7 @@ def network(tensors: Tensors, config: Config) -> ResidualUNet:
     if groups is not None:
         groups = whole(config, "norm_num_groups", 32)
     _check_kind(config, skip, groups, [features[level] for level in attention])
-    fourier = choice(config, "time_embedding_type", ["positional", "fourier"], "positional") == "fourier"
+    fourier = is_told_sigma(config)
     head = value(config, "attention_head_dim", 8)
     return ResidualUNet(
         features[0],
@@ -213,15 +213,21 @@ def examples(tensors: Tensors, config: Config) -> Examples:
 
 def score(module: ResidualUNet, config: Config) -> tuple[SDE, Parameterization, Condition]:
     """Returns SDE, parameterization and condition: a table of betas, or VE where the network is told σ."""
-    scheduler = value(config, "scheduler", {})
-    if not isinstance(scheduler, Mapping):
+    del module
+    if not isinstance(value(config, "scheduler", {}), Mapping):
         raise InputError("the config's scheduler holds no settings")
-    if isinstance(module.embedding, GaussianFourier):
-        ends = number(scheduler, "sigma_min", 0.01), number(scheduler, "sigma_max", 1348.0)
+    if is_told_sigma(config):
+        choice(config, "scheduler._class_name", ["ScoreSdeVeScheduler"], "ScoreSdeVeScheduler")
+        ends = number(config, "scheduler.sigma_min", 0.01), number(config, "scheduler.sigma_max")
         return VE(*ends), parameterization.score, NoiseLevel()
-    kind = choice(scheduler, "prediction_type", _PREDICTIONS, "epsilon")
-    betas = _betas(scheduler)
+    kind = choice(config, "scheduler.prediction_type", _PREDICTIONS, "epsilon")
+    betas = _betas(config)
     return Tabulated(np.cumprod(1 - betas), t_min=1 / len(betas)), _PREDICTIONS[kind], KnotIndex(len(betas))
+
+
+def is_told_sigma(config: Config) -> bool:
+    """Returns whether the network takes σ, as NCSN++ does, rather than the index of a step."""
+    return choice(config, "time_embedding_type", ["positional", "fourier"], "positional") == "fourier"
 
 
 _PREDICTIONS = {"epsilon": parameterization.eps, "sample": parameterization.x0, "v_prediction": parameterization.v}
@@ -233,15 +239,39 @@ _SCHEDULES = {
 }
 
 
-def _betas(scheduler: Config) -> np.ndarray:
-    choice(scheduler, "rescale_betas_zero_snr", [False], False)
-    trained = value(scheduler, "trained_betas", None)
+_DDPM, _STABLE = (1e-4, 0.02), (8.5e-4, 0.012)
+_TABLES = {  # schedulers on a table of betas, and where the table begins and ends unless they say so
+    "DDPMScheduler": _DDPM,
+    "DDPMParallelScheduler": _DDPM,
+    "DDIMScheduler": _DDPM,
+    "DDIMParallelScheduler": _DDPM,
+    "PNDMScheduler": _DDPM,
+    "DPMSolverMultistepScheduler": _DDPM,
+    "DPMSolverSinglestepScheduler": _DDPM,
+    "DPMSolverSDEScheduler": _STABLE,
+    "UniPCMultistepScheduler": _DDPM,
+    "DEISMultistepScheduler": _DDPM,
+    "EulerDiscreteScheduler": _DDPM,
+    "EulerAncestralDiscreteScheduler": _DDPM,
+    "HeunDiscreteScheduler": _STABLE,
+    "LMSDiscreteScheduler": _DDPM,
+    "KDPM2DiscreteScheduler": _STABLE,
+    "KDPM2AncestralDiscreteScheduler": _STABLE,
+}
+
+
+def _betas(config: Config) -> np.ndarray:
+    name = value(config, "scheduler._class_name", "DDPMScheduler")
+    if not isinstance(name, str) or name not in _TABLES:
+        raise InputError(f"the config's scheduler is {shown(name)}, which is not read: expected DDPM's or the like")
+    for key in ("rescale_betas_zero_snr", "use_flow_sigmas"):
+        choice(config, f"scheduler.{key}", [False], False)
+    trained = value(config, "scheduler.trained_betas", None)
     if trained is None:
-        kind, n = (
-            choice(scheduler, "beta_schedule", _SCHEDULES, "linear"),
-            whole(scheduler, "num_train_timesteps", 1000),
-        )
-        betas = _SCHEDULES[kind](number(scheduler, "beta_start", 1e-4), number(scheduler, "beta_end", 0.02), n)
+        kind = choice(config, "scheduler.beta_schedule", _SCHEDULES, "linear")
+        low, high = _TABLES[name]
+        ends = number(config, "scheduler.beta_start", low), number(config, "scheduler.beta_end", high)
+        betas = _SCHEDULES[kind](*ends, whole(config, "scheduler.num_train_timesteps", 1000))
     else:
         fits = isinstance(trained, list | tuple) and all(isinstance(beta, int | float) for beta in trained)
         betas = np.asarray(trained if fits else [], np.float64)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
-from score_jax import build, interop, parameterization, published
+from configs import base, edm
+from score_jax import build, interop, networks, parameterization, published
 from score_jax.interop.settings import merged
 from score_jax.interop.sources import as_score, open_checkpoint
 from score_jax.types import InputError
@@ -81,19 +81,68 @@ def test_the_sources_config_and_scheduler_choose_the_sampler():
     for scheduler, expected in [
         ({}, ("static", 0.995)),  # diffusers clips unless told otherwise
         ({"clip_sample": False}, ("none", 0.995)),
-        ({"thresholding": True, "dynamic_thresholding_ratio": 0.9}, ("dynamic", 0.9)),
+        ({"_class_name": "PNDMScheduler"}, ("none", 0.995)),  # only these two clip
+        ({"_class_name": "DDIMScheduler"}, ("static", 0.995)),
+        # s = clamp(quantile, 1, sample_max_value), which is 1 unless it says otherwise
+        ({"thresholding": True, "dynamic_thresholding_ratio": 0.9, "clip_sample": False}, ("static", 0.995)),
+        ({"thresholding": True, "sample_max_value": 1}, ("static", 0.995)),
     ]:
         sampler = loaded("diffusers", changed={"scheduler": scheduler}).config.sampler
         assert (sampler.threshold, sampler.quantile) == expected
     with pytest.raises(InputError, match=r"variance_type is 'learned', expected one of fixed_small"):
         loaded("diffusers", changed={"scheduler": {"variance_type": "learned"}})
+    with pytest.raises(InputError, match=r"sample_max_value is 2\.0, expected one of 1\.0"):
+        loaded("diffusers", changed={"scheduler": {"thresholding": True, "sample_max_value": 2.0}})
     with pytest.raises(InputError, match=r"does not say the side of its images.*give --size"):
         loaded("diffusers", changed={"sample_size": [32, 16]})
+    for size in ([32, 16], None):
+        assert loaded("diffusers", changed={"sample_size": size}, size=32).shape == (32, 32, 3)
+
+
+def test_schedulers_on_a_table_are_read_and_others_refused_by_name():
+    for name, first in [
+        (None, 1e-4), ("DDPMScheduler", 1e-4), ("DDIMScheduler", 1e-4), ("PNDMScheduler", 1e-4),
+        ("UniPCMultistepScheduler", 1e-4), ("HeunDiscreteScheduler", 8.5e-4),
+    ]:  # fmt: skip
+        scheduler = {"variance_type": None} | ({} if name is None else {"_class_name": name})
+        opened = loaded("diffusers", changed={"scheduler": scheduler})
+        np.testing.assert_allclose(-np.expm1(opened.model.sde.log_alphas_bar[0]), first, rtol=1e-4)
+    refused = ["KarrasVeScheduler", "ScoreSdeVpScheduler", "ScoreSdeVeScheduler", "FlowMatchEulerDiscreteScheduler", 3]
+    for name in refused:
+        with pytest.raises(InputError, match=rf"the config's scheduler is '?{name}'?, which is not read"):
+            loaded("diffusers", changed={"scheduler": {"_class_name": name}})
+    with pytest.raises(InputError, match="use_flow_sigmas is True"):
+        loaded("diffusers", changed={"scheduler": {"use_flow_sigmas": True}})
+
+
+def test_edm_takes_more_steps_for_larger_images_and_noise_for_imagenet():
+    """Karras et al. 2022: 79 network calls for FFHQ and AFHQ, 511 for ImageNet of 64 pixels, S_churn = 40."""
+    opened = open_checkpoint(FILES["edm"], source="edm", config=SOURCE_CONFIGS["edm"])
+    model = as_score(opened, "edm")
+    larger = opened._replace(examples=opened.examples._replace(side=64))
+    assert published.DEFAULTS["edm"]("edm", larger, model).settings["sampler.steps"] == 39
+    adm = larger._replace(module=larger.module.clone(network=networks.adm()))
+    config = base.get_config()
+    config.update_from_flattened_dict(published.DEFAULTS["edm"]("edm", adm, model).settings)
+    there = edm.get_config("imagenet64").sampler
+    assert (config.sampler.steps, config.sampler.heun) == (there.steps, there.heun) == (255, there.heun)
+    faces = edm.get_config("ffhq").sampler
+    assert faces.steps == 39 and config.sampler.heun.churn == 40 / 256 != faces.heun.churn
 
 
 def test_ncsnpp_of_diffusers_is_sampled_as_a_variance_exploding_process():
     found = open_checkpoint(FILES["ncsnpp"], source="score_sde_pytorch", config=SOURCE_CONFIGS["ncsnpp"])
-    found = found._replace(config={"scheduler": {"num_train_timesteps": 50, "snr": 0.2, "sigma_max": 10.0}})
+    scheduler = {"num_train_timesteps": 50, "snr": 0.2, "sigma_max": 10.0, "correct_steps": 2}
+    config = {"time_embedding_type": "fourier", "scheduler": scheduler}
+    for changed, message in [
+        ({"sigma_max": None}, "sigma_max is None"),
+        ({"_class_name": "DDPMScheduler"}, "_class_name is 'DDPMScheduler', expected one of ScoreSdeVeScheduler"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            as_score(found._replace(config={**config, "scheduler": scheduler | changed}), "diffusers")
+    with pytest.raises(InputError, match=r"needs scheduler\.sigma_max"):
+        as_score(found._replace(config={"time_embedding_type": "fourier"}), "diffusers")
+    found = found._replace(config=config)
     model = as_score(found, "diffusers")
     assert (model.sde.sigma_min, model.sde.sigma_max) == (0.01, 10.0)
     assert (model.parameterization, model.condition) == (parameterization.score, interop.NoiseLevel())
@@ -101,6 +150,9 @@ def test_ncsnpp_of_diffusers_is_sampled_as_a_variance_exploding_process():
     assert (side, settings["data.value_range"]) == (16, (0.0, 1.0))
     assert (settings["sampler.name"], settings["sampler.corrector"]) == ("reverse_diffusion", True)
     assert (settings["sampler.steps"], settings["sampler.langevin_corrector.snr"]) == (49, 0.2)
+    assert settings["sampler.langevin_corrector.n_steps"] == 2
+    none = found._replace(config={**config, "scheduler": scheduler | {"correct_steps": 0}})
+    assert not published.DEFAULTS["diffusers"]("diffusers", none, model).settings["sampler.corrector"]
 
 
 def test_another_sampler_runs_on_a_grid_that_suits_it():
