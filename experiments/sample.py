@@ -19,7 +19,6 @@ from absl import flags
 
 from score_jax import command, published, runs
 from score_jax.interop.sources import SOURCES
-from score_jax.types import InputError
 
 command.find_configs()
 
@@ -34,30 +33,23 @@ def _published() -> published.Published | None:
     return published.load(
         path,
         base.get_config(),
-        source=command.given("source") or published.usual_source(path),
+        source=command.given("source"),
         source_config=command.given("source_config"),
         use_ema=command.given("weights") != "raw",
-        size=_whole("size", "the side of the images in pixels"),
+        size=command.given_count("size", "the side of the images in pixels"),
         **_short(),
     )
 
 
 def _short() -> dict[str, Any]:
-    return {"sampler": command.given("sampler"), "steps": _whole("steps", "a number of steps")}
-
-
-def _whole(flag: str, what: str) -> int | None:
-    text = command.given(flag) or "0"
-    if not text.isdigit():
-        raise InputError(f"--{flag} is {what}, got {text}")
-    return int(text) or None
+    return {"sampler": command.given("sampler"), "steps": command.given_count("steps", "a number of steps")}
 
 
 _OPENED = command.attempt(_published)
 command.define_run_config(_OPENED and _OPENED.config, lambda config: published.change(config, **_short()))
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "published checkpoint, in place of --workdir")
 _SOURCE = flags.DEFINE_enum(
-    "source", None, list(SOURCES), "whose checkpoint it is: by default ncsnv2, of folders diffusers, of .pkl edm"
+    "source", None, list(SOURCES), "whose checkpoint it is: by default what its looks and names say"
 )
 _SOURCE_CONFIG = flags.DEFINE_string("source_config", None, "its own config file, where the checkpoint doesn't say all")
 _WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "take the averages of parameters where it has some")

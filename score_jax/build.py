@@ -26,14 +26,13 @@ from score_jax.kernels import Kernel
 from score_jax.losses import times, weighting
 from score_jax.parameterization import Parameterization
 from score_jax.sampling import Sampler, grids
-from score_jax.score import ScoreModel
+from score_jax.score import Condition, ScoreModel
 from score_jax.sde import SDE
 from score_jax.training.logging import LoggerFactory, tensorboard, wandb
 from score_jax.types import Array, InputError, Key, ScoreFn, require_at_least, require_positive
 
 T = TypeVar("T")
 Start: TypeAlias = Callable[[Key, tuple[int, ...]], Array]
-Condition: TypeAlias = Callable[[SDE, Array], Array]
 
 
 def _choose(section: str, name: str, table: Mapping[str, T]) -> T:

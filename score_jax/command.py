@@ -109,6 +109,16 @@ def given(flag: str) -> str | None:
     return found[-1] if found else None
 
 
+def given_count(flag: str, what: str) -> int | None:
+    """Returns the number from 1 that the command line gives for a string flag: `what` says of what."""
+    text = given(flag)
+    if text is None:
+        return None
+    if not text.isdecimal() or len(text) > 9 or int(text) == 0:
+        raise InputError(f"--{flag} is {what}, from 1, got {text}")
+    return int(text)
+
+
 def run_config(workdir: str | Path) -> ConfigDict:
     """Returns the config a run was started with; JSON's lists are tuples again."""
     tuples = lambda v: tuple(v) if isinstance(v, list) else v  # noqa: E731

@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 
 from score_jax import build, interop, noise_levels, pictures, runs
 from score_jax.generate import Samples
+from score_jax.interop import files
 from score_jax.interop.diffusers import is_hub_id, is_told_sigma
 from score_jax.interop.files import naming
 from score_jax.interop.preconditioned import Preconditioned
@@ -79,17 +80,38 @@ class Published(NamedTuple):
 
 
 def usual_source(path: str | os.PathLike) -> str:
-    """Returns whose checkpoint it is, by its looks: a folder or hub id diffusers', a .pkl EDM's, else NCSNv2's."""
+    """Returns whose checkpoint it is, by its looks: a folder or hub id diffusers', a .pkl EDM's, else by its names."""
     if Path(path).is_dir() or is_hub_id(path):
         return "diffusers"
-    return "edm" if Path(path).suffix == ".pkl" else "ncsnv2"
+    if Path(path).suffix == ".pkl":
+        return "edm"
+    try:
+        names = _names(files.read(path).value)
+    except (InputError, OSError):  # which reading it says, with the file's name in front
+        return "ncsnv2"
+    return next((source for start, source in _STARTS.items() if any(n.startswith(start) for n in names)), "ncsn")
+
+
+_STARTS = {  # of names, and whose they are; NCSN's own have nothing that NCSNv2's don't
+    "all_modules.": "score_sde_pytorch",
+    "down_blocks.": "diffusers",
+    "model.": "edm",
+    "sigmas": "ncsnv2",
+}
+
+
+def _names(contents: Any) -> list[str]:
+    """The names of a file's tensors: of a list, score SDE's dict or a bare state dict."""
+    first = contents[0] if isinstance(contents, list | tuple) and contents else contents
+    state = first.get("model", first) if isinstance(first, dict) else {}
+    return [str(name).removeprefix("module.") for name in state] if isinstance(state, dict) else []
 
 
 def load(
     path: str | os.PathLike,
     base: ConfigDict,
     *,
-    source: str,
+    source: str | None = None,
     source_config: Mapping[str, Any] | str | os.PathLike | None = None,
     use_ema: bool = True,
     size: int | None = None,
@@ -101,17 +123,26 @@ def load(
     Args:
       path: of the checkpoint.
       base: `configs.base.get_config()`, of which the sampler's settings are changed.
-      source: see `interop.load`.
+      source: see `interop.load`; None is `usual_source`.
       source_config: the source's own config, where the checkpoint doesn't say.
       use_ema: take the moving average of the parameters.
       size: side of the images; None is what the source's config says, or that of the data set with as many levels.
       sampler: another sampler than the authors', on a grid that suits it.
       steps: another number of steps.
+
+    Raises:
+      InputError: in one line, which says what the source was taken for where it wasn't given.
     """
-    checkpoint = open_checkpoint(path, source=source, config=source_config, use_ema=use_ema)
-    with naming(path):
-        model = as_score(checkpoint, source)
-        defaults = DEFAULTS[source](source, checkpoint, model)
+    given, source = source, source or usual_source(path)
+    try:
+        checkpoint = open_checkpoint(path, source=source, config=source_config, use_ema=use_ema)
+        with naming(path):
+            model = as_score(checkpoint, source)
+            defaults = DEFAULTS[source](source, checkpoint, model)
+    except InputError as error:
+        if given is None:
+            raise InputError(f"{error}; read as {source}, --source=... if it is another's") from error
+        raise
     config = base.copy_and_resolve_references()
     config.update_from_flattened_dict(defaults.settings)
     change(config, sampler, steps)

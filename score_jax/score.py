@@ -7,7 +7,7 @@ else is adapted in a line: a plain function is a score function as it stands, an
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from score_jax import arrays
 from score_jax.parameterization import Parameterization
 from score_jax.sde import SDE
 from score_jax.types import Array, Key, PyTree
+
+Condition: TypeAlias = Callable[[SDE, Array], Array]  # (sde, t) -> cond, of the shape of t
 
 
 @struct.dataclass
@@ -37,7 +39,7 @@ class ScoreModel:
     sde: SDE
     module: Any = struct.field(pytree_node=False)
     parameterization: Parameterization
-    condition: Callable[[SDE, Array], Array] | None = struct.field(pytree_node=False, default=None)
+    condition: Condition | None = struct.field(pytree_node=False, default=None)
 
     def __call__(self, x: Array, t: Array, *, label: Array | None = None, key: Key | None = None) -> Array:
         """Returns the score at x `(B, *S)` and t `()` or `(B,)`.

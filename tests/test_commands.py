@@ -322,6 +322,16 @@ def test_a_checkpoint_that_cannot_be_sampled_is_one_line(arguments, message):
     assert code == 2 and error.startswith("error: ") and message in error and len(error.splitlines()) == 1, error
 
 
+def test_counts_on_the_command_line_are_whole_numbers_from_one(monkeypatch):
+    for text, expected in [(None, None), ("1", 1), ("32", 32)]:
+        monkeypatch.setattr(sys, "argv", ["sample.py", *([] if text is None else [f"--size={text}"])])
+        assert command_line.given_count("size", "the side") == expected
+    for text in ["0", "-1", "²", "big", "1.5", "9" * 5_000]:
+        monkeypatch.setattr(sys, "argv", ["sample.py", f"--size={text}"])
+        with pytest.raises(InputError, match="--size is the side, from 1, got "):
+            command_line.given_count("size", "the side")
+
+
 @pytest.mark.slow
 def test_the_readmes_examples_run_and_find_all_modes(tmp_path, monkeypatch):
     text = (ROOT / "README.md").read_text()

@@ -11,16 +11,12 @@ They are compared and hashed by their numbers, so that a model built twice is on
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 
 from score_jax.sde import SDE
 from score_jax.types import Array, InputError, require_at_least, require_positive
-
-Condition: TypeAlias = Callable[[SDE, Array], Array]  # (sde, t) -> cond, of the shape of t
 
 
 @dataclasses.dataclass(frozen=True)

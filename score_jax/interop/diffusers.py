@@ -22,7 +22,7 @@ import numpy as np
 
 from score_jax import parameterization
 from score_jax.interop import files
-from score_jax.interop.conditions import Condition, KnotIndex, NoiseLevel
+from score_jax.interop.conditions import KnotIndex, NoiseLevel
 from score_jax.interop.files import Contents
 from score_jax.interop.mapping import Tensors, named
 from score_jax.interop.settings import Config, Examples, choice, flag, number, shown, value, whole, wholes
@@ -30,6 +30,7 @@ from score_jax.interop.torch_files import Tensor
 from score_jax.networks import DivideBySigma, GaussianFourier, ResidualUNet, positional
 from score_jax.networks.presets import FIR
 from score_jax.parameterization import Parameterization
+from score_jax.score import Condition
 from score_jax.sde import SDE, VE, Tabulated, ddpm_schedule
 from score_jax.types import InputError
 

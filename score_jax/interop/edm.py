@@ -15,7 +15,7 @@ import numpy as np
 
 from score_jax import networks, parameterization
 from score_jax.interop import files, persistence
-from score_jax.interop.conditions import Condition, NoiseLevel
+from score_jax.interop.conditions import NoiseLevel
 from score_jax.interop.files import Contents
 from score_jax.interop.mapping import Tensors, named
 from score_jax.interop.preconditioned import EDMPrecond, Preconditioned, VEPrecond, VPPrecond
@@ -23,6 +23,7 @@ from score_jax.interop.settings import Config, Examples, choice, number, value, 
 from score_jax.interop.torch_files import Tensor
 from score_jax.networks import GaussianFourier, ResidualUNet, positional
 from score_jax.parameterization import Parameterization
+from score_jax.score import Condition
 from score_jax.sde import EDM, SDE
 from score_jax.types import InputError
 

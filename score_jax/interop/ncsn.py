@@ -43,7 +43,7 @@ def state_dict(contents: Any, use_ema: bool) -> dict[str, Tensor | np.ndarray]:
 def ncsn(tensors: Tensors, config: Config) -> NCSN:
     """Returns the NCSN that the tensors belong to."""
     if "sigmas" in tensors:
-        raise InputError('has a table of sigmas, as NCSNv2 has: give source="ncsnv2"')
+        raise InputError('has a table of sigmas, as NCSNv2 has: give source="ncsnv2" (--source=ncsnv2)')
     tables = [(name, 2, 0) for name in tensors if name.endswith("embed.weight")]
     num_levels = _vote("levels", tensors, tables, MOST_LEVELS) if tables else None
     if num_levels is not None:
@@ -54,7 +54,9 @@ def ncsn(tensors: Tensors, config: Config) -> NCSN:
 def ncsnv2(tensors: Tensors, config: Config) -> NCSNv2:
     """Returns the NCSNv2 that the tensors belong to."""
     if "sigmas" not in tensors:
-        raise InputError('lacks sigmas, the table of noise levels; an NCSN has none: give source="ncsn"')
+        raise InputError(
+            'lacks sigmas, the table of noise levels; an NCSN has none: give source="ncsn" (--source=ncsn)'
+        )
     agree(config, "model.num_classes", _vote("levels", tensors, [("sigmas", 1, 0)], MOST_LEVELS))
     sigmas = np.asarray(read_array("sigmas", tensors["sigmas"]))
     if not jnp.issubdtype(sigmas.dtype, jnp.floating) or not (sigmas > 0).all() or not np.isfinite(sigmas).all():

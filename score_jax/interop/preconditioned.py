@@ -7,6 +7,9 @@
 | VEPrecond      | 1              | σ           | 1            | log(σ/2)             |
 
 with t(σ) the time of a VP process whose σ/α is σ. Karras et al. 2022, table 1.
+
+`parameterization.edm` trains with the first of them. It knows F of a score function, not D of a network, and needs a
+process to say so; four numbers of σ are shorter than a conversion of it.
 """
 
 import dataclasses
@@ -17,6 +20,7 @@ import jax.numpy as jnp
 
 from score_jax.arrays import expand_right, per_example
 from score_jax.networks import ResidualUNet
+from score_jax.sde import VP
 from score_jax.types import Array
 
 Coefficients = tuple[Array, Array, Array, Array]
@@ -44,8 +48,7 @@ class VPPrecond:
 
     def __call__(self, sigma: Array) -> Coefficients:
         """Returns (c_skip, c_out, c_in, c_noise), each of the shape of sigma."""
-        exponent = jnp.log1p(sigma**2)
-        t = 2 * exponent / (jnp.sqrt(self.beta_min**2 + 2 * self.beta_d * exponent) + self.beta_min)
+        t = VP(self.beta_min, self.beta_min + self.beta_d).time(-2 * jnp.log(sigma))
         return jnp.ones_like(sigma), -sigma, 1 / jnp.sqrt(sigma**2 + 1), (self.M - 1) * t
 
 

@@ -23,12 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax import networks, parameterization
-from score_jax.interop.conditions import Condition, KnotIndex, LevelIndex, NoiseLevel, Timestep
+from score_jax.interop.conditions import KnotIndex, LevelIndex, NoiseLevel, Timestep
 from score_jax.interop.mapping import Tensors, named, read_array
 from score_jax.interop.settings import MOST_LEVELS, Config, Examples, choice, flag, number, whole, wholes
 from score_jax.interop.torch_files import Tensor
 from score_jax.networks import DivideBySigma, GaussianFourier, ResidualUNet, positional
 from score_jax.parameterization import Parameterization
+from score_jax.score import Condition
 from score_jax.sde import SDE, VE, VP, SubVP, Tabulated
 from score_jax.types import InputError
 

@@ -42,7 +42,9 @@ def value(config: Config, key: str, default: Any = _REQUIRED) -> Any:
     if name in found:
         return found[name]
     if default is _REQUIRED:
-        raise InputError(f"needs {key}, which its tensors don't show: give the config that it was trained with")
+        raise InputError(
+            f"needs {key}, which its tensors don't show: give the config (--source_config) it was trained with"
+        )
     return default
 
 

@@ -10,13 +10,12 @@ import numpy as np
 from flax import traverse_util
 
 from score_jax.interop import diffusers, edm, files, ncsn, ncsn_names, score_sde, unet_names
-from score_jax.interop.conditions import Condition
 from score_jax.interop.files import Contents
 from score_jax.interop.mapping import Entry, Tensors, to_tensors, to_variables
 from score_jax.interop.settings import Config, Examples, merged
 from score_jax.interop.torch_files import Tensor
 from score_jax.parameterization import Parameterization
-from score_jax.score import ScoreModel
+from score_jax.score import Condition, ScoreModel
 from score_jax.sde import SDE
 from score_jax.types import InputError, PyTree
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from score_jax.interop.mapping import Entry, shapes
 from score_jax.interop.preconditioned import Preconditioned
-from score_jax.networks import GaussianFourier, ResidualUNet
+from score_jax.networks import ResidualUNet
 
 # A layer's form in the source: name of an array here -> (name there, axes here, axes there)
 _FORMS = {
@@ -102,7 +102,7 @@ def construction(net: ResidualUNet) -> Iterator[str]:
     """Yields the layers in the order in which score SDE makes them: their numbers in all_modules."""
     levels, last = range(len(net.multipliers)), len(net.multipliers) - 1
     attended = {level % len(levels) for level in net.attention}
-    yield from ["embedding"] if isinstance(net.embedding, GaussianFourier) else []
+    yield from ["embedding"] if net.embedding is not None and net.embedding.keeps_arrays else []
     yield from ["condition/inner", "condition/outer", "in"]
     for level in levels:
         for i in range(net.blocks):

@@ -15,6 +15,7 @@ Vaswani et al. 2017, section 3.5 (geometric frequencies); Tancik et al. 2020, eq
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -42,6 +43,7 @@ class Sinusoidal(nn.Module):
     `cosine_first` puts the cosines before the sines, as some published networks do.
     """
 
+    keeps_arrays: ClassVar[bool] = False
     features: int = 64
     lowest: float = 0.25
     highest: float = 4.0
@@ -72,6 +74,7 @@ class GaussianFourier(nn.Module):
     reach them while checkpoints keep them. `of` is applied to the condition first: `jnp.log` where that is σ.
     """
 
+    keeps_arrays: ClassVar[bool] = True
     features: int = 64
     scale: float = 0.5
     of: Callable[[Array], Array] | None = None

@@ -14,6 +14,7 @@ from score_jax import build, interop, networks, parameterization, published
 from score_jax.interop.settings import merged
 from score_jax.interop.sources import as_score, open_checkpoint
 from score_jax.types import InputError
+from tests.interop.test_published import FILES as NCSNS
 from tests.interop.test_unets import FILES, OUTPUTS, source_of
 
 SOURCE_CONFIGS = {name: None if name == "diffusers" else OUTPUTS[name].with_suffix(".json") for name in FILES}
@@ -177,11 +178,19 @@ def test_a_checkpoints_source_is_told_by_its_looks():
         FILES["diffusers"]: "diffusers",
         "edm/cifar10.pkl": "edm",
         "runs/checkpoint.pth": "ncsnv2",
-        FILES["edm"]: "ncsnv2",
+        FILES["edm"]: "edm",
+        FILES["ncsnpp"]: "score_sde_pytorch",
+        NCSNS["ncsn"]: "ncsn",
+        NCSNS["ncsnv2"]: "ncsnv2",
+        FILES["diffusers"] / "diffusion_pytorch_model.safetensors": "diffusers",
     }
     assert {path: published.usual_source(path) for path in looks} == looks
     with pytest.raises(InputError, match="is neither a folder, nor a file, nor a hub id"):
         published.load("runs/nothing.safetensors", base.get_config(), source="diffusers")
+    with pytest.raises(InputError, match=r"needs model.*--source_config.*; read as score_sde_pytorch, --source=\.\.\."):
+        published.load(FILES["ncsnpp"], base.get_config())
+    with pytest.raises(InputError, match=r"nothing\.pth: cannot be read.*; read as ncsnv2, --source="):
+        published.load("runs/nothing.pth", base.get_config())
 
 
 class Constant(NamedTuple):
