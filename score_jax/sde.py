@@ -51,7 +51,10 @@ class SDE:
         raise NotImplementedError
 
     def time(self, log_snr: ArrayLike) -> Array:
-        """Returns the t at which `log_snr(t)` has the given value; bisection to float precision unless overridden."""
+        """Returns the t at which `log_snr(t)` has the given value; bisection to float precision unless overridden.
+
+        Closed forms go on beyond [t_min, t_max]; bisection, and a table, end there.
+        """
         target = _as_time(log_snr)
         low, high = jnp.full_like(target, self.t_min), jnp.full_like(target, self.t_max)
 

@@ -446,10 +446,12 @@ WORDS = [
     *(("objective.name", word) for word in ("esm", "ism", "ssm", "fd_ssm", "dsm")),
     *(("objective.dsm.noise", word) for word in build.NOISES),
     *(("weighting.name", word) for word in ("sigma2", "likelihood", "edm", "min_snr")),
-    *(("times.name", word) for word in ("uniform", "discrete", "lognormal", "importance")),
+    *(("times.name", word) for word in ("uniform", "discrete", "knots", "lognormal", "importance")),
     *(("sampler.name", word) for word in build.SAMPLERS),
-    *(("sampler.grid", word) for word in ("levels", "uniform", "karras", "log_snr")),
+    *(("sampler.grid", word) for word in ("levels", "uniform", "karras", "log_snr", "cosine", "ddpm")),
+    *(("sampler.threshold", word) for word in ("none", "static", "dynamic")),
 ]
+TABLES = {"knots", "ddpm"}  # words of a tabulated SDE
 
 
 @pytest.mark.parametrize(("setting", "word"), WORDS)
@@ -457,13 +459,14 @@ def test_every_choice_is_a_one_word_swap(setting, word):
     """With the exact score in place of a network, which is the same whatever else is chosen."""
     config = toy.get_config()
     config.data.n = 16
-    config.update_from_flattened_dict({setting: word})
+    config.update_from_flattened_dict({setting: word} | ({"sde.name": "tabulated"} if word in TABLES else {}))
     oracle, sde = build.data(config).oracle, build.sde(config)
     score_fn = build.score_of(oracle, sde)
 
     def step_and_sample(x0):
         values = build.objective(config, sde, oracle)(key(), score_fn, x0, build.draw_times(config, sde))
-        return values, sampling.sample(key(), build.sampler(config, sde, score_fn), x0, build.grid(config, sde))
+        sampler = build.sampler(config, sde, build.thresholded(config, sde, score_fn))
+        return values, sampling.sample(key(), sampler, x0, build.grid(config, sde))
 
     values, drawn = jax.eval_shape(step_and_sample, jax.ShapeDtypeStruct((4, 2), np.float32))
     assert values.shape == (4,) and drawn.shape == (4, 2) and values.dtype == drawn.dtype == jnp.float32

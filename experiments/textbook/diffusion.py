@@ -63,7 +63,7 @@ def published() -> sdes.Tabulated:
 
 def all_steps(sde: sdes.Tabulated) -> Array:
     """The table's times, descending, down to t = 0: DDPM's last step, to x_0 itself, included."""
-    return jnp.append(sampling.grids.ddpm(sde, t_end=0.0), 0.0)
+    return sampling.grids.ddpm(sde, t_end=0.0)
 
 
 def reverse_mean(sde: sdes.SDE, score_fn: ScoreFn, x: Array, t: Array, s: Array) -> Array:

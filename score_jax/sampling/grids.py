@@ -5,6 +5,7 @@ Spacing in σ means σ/α, the variance-exploding equivalent. Ends are exact, no
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from score_jax.sampling.base import check_grid
 from score_jax.sde import SDE
@@ -78,24 +79,30 @@ def levels(sde: SDE, sigmas: ArrayLike) -> Array:
 
 
 def ddpm(sde: SDE, n: int | None = None, *, t_end: ArrayLike | None = None) -> Array:
-    """Returns the N knots of a `Tabulated` SDE, descending, and then t_end: the N steps of DDPM.
+    """Returns the knots of a `Tabulated` SDE above t_end, descending, and then t_end: N steps down to t_min.
 
-    With `t_end=1/N` it ends at the first knot, for an explicit `sde.denoise` there. With n, only every ⌊N/n⌋-th knot
-    from the first on: the n steps of DDIM's "linear" sub-sequence, τ_k = ⌊N/n⌋ k (Song et al. 2020, appendix D.2). Such
-    a grid begins below t_max, as published: from N(0, I) all the same.
+    With `t_end=1/N` it ends at the first knot, for an explicit `sde.denoise` there: N − 1 steps and the denoise make
+    the N calls published. With n, only every ⌊N/n⌋-th knot from the first on: the n calls of DDIM's "linear"
+    sub-sequence, τ_k = ⌊N/n⌋ k (Song et al. 2020, appendix D.2). Such a grid begins below t_max, as published: from
+    N(0, I) all the same. A traced t_end can't say how many knots are above it: those below stand at it.
 
     Raises:
-      InputError: for an SDE without a table, or more steps than the table has.
+      InputError: for an SDE without a table, more steps than the table has, or a t_end with no knot above it.
     """
     if not hasattr(sde, "knots"):
         raise InputError(
             f"grids.ddpm visits the knots of sde.Tabulated; {type(sde).__name__} has none: use grids.uniform"
         )
-    knots = sde.knots()
+    with jax.ensure_compile_time_eval():
+        knots = np.asarray(sde.knots())
     if n is not None:
         if not 1 <= n <= len(knots):
             raise InputError(f"grids.ddpm: n must be from 1 to the table's {len(knots)} knots, got {n}")
         knots = knots[:: len(knots) // n][:n]
-    end = jnp.asarray(_end(sde, t_end), knots.dtype)
-    knots = jnp.maximum(knots[::-1], end)
-    return jnp.append(knots, end) if t_end is None else knots
+    end = _end(sde, t_end)
+    if isinstance(end, jax.core.Tracer):
+        return jnp.append(jnp.maximum(knots[::-1], end), end)
+    end = np.asarray(end, knots.dtype)
+    ts = np.append(knots[knots > end][::-1], end)
+    check_grid(ts)
+    return jnp.asarray(ts)

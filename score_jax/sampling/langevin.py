@@ -252,7 +252,8 @@ def langevin_corrector(
     Norms are per example, so that no sample depends on its batch. The published code averages them over the batch,
     here `norm="batch"`: a sample then depends on all others of its batch, and on its size. (On VP the code multiplies δ
     by 1 − β, too; the paper doesn't.) Meant for images: where norms concentrate, δ hardly depends on x. In a few
-    dimensions ‖score‖ comes near 0, δ has heavy tails and the correction is biased: use `annealed_langevin` there.
+    dimensions ‖score‖ comes near 0, δ has heavy tails and the correction is biased: use `annealed_langevin` there. On
+    N(0, v I) in d dimensions the chain's variance is (1 + snr²)(d + 2)/(d − 2) v: at snr = 0.16, 1.03 v with d = 3,072.
 
     Args:
       sde: the noising process.

@@ -11,7 +11,8 @@ of the past; UniPC (Zhao et al. 2023) does too and, where it arrives, repeats th
 A grid begins with one estimate, at first order, and the order rises as they come. A step more than twice as long as
 the one before is of first order too: further than that a polynomial is not to be trusted. That takes the place of the
 lower order that released code gives to the last steps, and does so on the grids that need it: `grids.uniform`, whose
-last step is four times as long (3M in 10 steps: error 1.34 without, 0.08 with the rule), not `grids.log_snr`.
+last step is four times as long (on VP, 3M in 10 steps down to t = 1e-3: root mean square error 1.35 without the rule,
+0.08 with it), not `grids.log_snr`.
 """
 
 from collections.abc import Sequence
@@ -115,7 +116,8 @@ def dpm_solver_pp(sde: SDE, score_fn: ScoreFn, *, order: int = 2, eta: ArrayLike
     (1 − e^{−h'}) (x̂_0(t) + h/(2 h_before) (x̂_0(t) − x̂_0(before))). η = 0 is the flow, η = 1 SDE-DPM-Solver++, and
     between them η is `ddim`'s: order 1 is `ddim(eta)`, with η = 1 `ancestral`.
 
-    Released code halves 3M's quadratic term, with which the order is 2: here it is the polynomial's, and 3.
+    Two things are not as published. A step more than twice as long in λ as the one before is of first order. Released
+    code halves 3M's quadratic term, with which the order is 2: here it is the polynomial's, and 3.
 
     Args:
       sde: the noising process.
@@ -157,6 +159,8 @@ def unipc(sde: SDE, score_fn: ScoreFn, *, order: int = 2) -> Sampler:
     A step evaluates x̂_0 at t, takes the step that led to t again with it as a further value of the polynomial, and
     goes on from there to s through the estimates at t and the `order − 1` times before. The estimate at t is not taken
     again after the correction, so that a step costs one call; the last x is not corrected. Of order `order + 1`.
+
+    Not as published: a step more than twice as long in λ as the one before is predicted at first order.
 
     Args:
       sde: the noising process.

@@ -60,7 +60,7 @@ def test_grids_are_the_authors():
     np.testing.assert_allclose(sigmas(loaded("ncsnpp")), np.geomspace(50, 0.01, 1000), rtol=1e-4)
     diffusers = loaded("diffusers")
     ts = np.asarray(build.grid(diffusers.config, diffusers.model.sde))
-    np.testing.assert_allclose(ts, np.append(np.arange(1000, 0, -1), 1) / 1000, rtol=1e-6)
+    np.testing.assert_allclose(ts, np.arange(1000, 0, -1) / 1000, rtol=1e-6)
     ddpmpp = loaded("ddpmpp")  # 1000 times from 1 to 1e-3 (Song et al. 2021)
     ts = np.asarray(build.grid(ddpmpp.config, ddpmpp.model.sde))
     np.testing.assert_allclose(ts, np.linspace(1, 1e-3, 1000), rtol=1e-5)
@@ -166,10 +166,11 @@ def test_another_sampler_runs_on_a_grid_that_suits_it():
     np.testing.assert_allclose(sigmas(opened), np.geomspace(*ends, 21), rtol=2e-4)
     assert loaded("edm", sampler="unipc").config.sampler.grid == "karras"
     assert loaded("ncsnpp", sampler="heun").config.sampler.corrector is False
-    # DDIM's own steps: every 100th knot, and the first again for the denoise there
+    # DDIM's own steps: every 100th knot, the last of them for the denoise there: 10 calls
     ddim = loaded("diffusers", sampler="ddim", steps=10)
     ts = np.asarray(build.grid(ddim.config, ddim.model.sde))
-    np.testing.assert_allclose(ts, np.append(np.arange(901, 0, -100), 1) / 1000, rtol=1e-6)
+    np.testing.assert_allclose(ts, np.arange(901, 0, -100) / 1000, rtol=1e-6)
+    assert len(ts) - 1 + ddim.config.sampler.denoise == 10
 
 
 def test_a_checkpoints_source_is_told_by_its_looks():

@@ -1,5 +1,6 @@
 """Grids: exact ends, their spacing, published values, and one clear line for a grid that increases."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -68,6 +69,25 @@ def test_ddpm_visits_the_knots():
     np.testing.assert_array_equal(grids.ddpm(sde, t_end=1e-3), sde.knots()[::-1])
 
 
+@pytest.mark.parametrize(("t_end", "above"), [(0.0, 1000), (5e-4, 1000), (0.002, 998), (0.5, 500), (0.5005, 500)])
+def test_ddpm_ends_at_t_end_and_never_stands(t_end, above):
+    sde = SDES["tabulated"]
+    ts = grids.ddpm(sde, t_end=t_end)
+    np.testing.assert_array_equal(ts[:-1], sde.knots()[::-1][:above])
+    assert ts[-1] == jnp.float32(t_end) and np.all(np.diff(ts) < 0)
+
+
+@pytest.mark.parametrize("n", [10, 30, 1000])
+def test_a_table_that_ends_at_its_first_knot_takes_one_call_a_step(n):
+    """DDIM's n calls are n − 1 steps and the last denoise: n points; also where the SDE itself is traced."""
+    sde = sdes.Tabulated(sdes.ddpm_schedule(1000).alphas_bar, t_min=1e-3)
+    ts = grids.ddpm(sde, n)
+    assert len(ts) == n and ts[-1] == jnp.float32(1e-3) and np.all(np.diff(ts) < 0)
+    np.testing.assert_array_equal(jax.jit(lambda: grids.ddpm(sde, n))(), ts)
+    # A traced end can't drop the knot that it stands on.
+    np.testing.assert_array_equal(jax.jit(lambda sde: grids.ddpm(sde, n))(sde), [*ts, ts[-1]])
+
+
 @pytest.mark.parametrize(("n", "skip"), [(10, 100), (20, 50), (50, 20), (100, 10), (1000, 1), (30, 33)])
 def test_ddpm_with_n_visits_ddims_published_indices(n, skip):
     """DDIM's code takes range(0, 1000, 1000 // n), of which these are the first n, and then goes to x0."""
@@ -85,6 +105,7 @@ def test_ddpm_with_n_visits_ddims_published_indices(n, skip):
         (lambda: grids.levels(sdes.VE(), np.array([1.0, -0.5])), "must be positive, got -0.5"),
         (lambda: grids.ddpm(sdes.VP()), "sde.Tabulated; VP has none"),
         (lambda: grids.ddpm(SDES["tabulated"], 1001), "n must be from 1 to the table's 1000 knots, got 1001"),
+        (lambda: grids.ddpm(SDES["tabulated"], t_end=1.0), "at least two times"),
         (lambda: grids.uniform(sdes.VP(), 1), "at least 2 points, got n = 1"),
         (lambda: grids.karras(sdes.VP(), 5, 0.0), "rho must be positive"),
         (lambda: grids.levels(sdes.VE(), 1.0), "non-empty vector"),

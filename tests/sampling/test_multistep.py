@@ -2,12 +2,14 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from score_jax import distributions, sampling
-from tests.helpers import SAMPLERS, SDES, key
+from score_jax.sampling import grids, multistep
+from tests.helpers import SAMPLERS, SDES, key, mixture
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -109,3 +111,26 @@ def test_it_is_the_published_algorithm(make, published, x64):
     for sde in (SDES["vp"], SDES["ve"], SDES["flow"]):
         x = sampling.sample(key(), make(sde, linear_score(sde)), jnp.full((1, 1), 1.3), jnp.asarray(TIMES))
         np.testing.assert_allclose(x[0, 0], published(*schedule(sde, TIMES), 1.3), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "with_rule", "without"), [("dpm_solver_pp_3", 0.081, 1.35), ("unipc_3", 0.082, 1.44)])
+def test_a_step_over_twice_as_long_as_the_last_is_of_first_order(name, with_rule, without, monkeypatch):
+    """Ten uniform steps on VP down to 1e-3, of which the last is 4.6 times as long in λ as the one before.
+
+    Root mean square errors of 256 rows against 100 steps in log-SNR, themselves wrong by less than 1e-4; the starts are
+    always the same, and what is beyond rounding (1e-6, which the extrapolation multiplies by some 50) is 5 %.
+    """
+    sde, rows = SDES["vp"], 256
+    score_fn, x = distributions.score_of(mixture(), sde), mixture().perturbed(sde, sde.t_max).sample(key(1), rows)
+
+    def compiled():
+        sampler = SAMPLERS[name](sde, score_fn)
+        return jax.jit(lambda ts: sampling.sample(key(), sampler, x, ts))
+
+    fine, coarse = (make(sde, n, t_end=1e-3) for make, n in ((grids.log_snr, 101), (grids.uniform, 11)))
+    coarse = jnp.append(coarse, jnp.full(90, coarse[-1]))  # stands at the end: one program for both
+    run = compiled()
+    truth, found = run(fine), run(coarse)
+    monkeypatch.setattr(multistep, "_trusted", lambda places, count: count)
+    errors = [float(jnp.sqrt(((x - truth) ** 2).mean())) for x in (found, compiled()(coarse))]
+    np.testing.assert_allclose(errors, [with_rule, without], rtol=0.05)
