@@ -113,7 +113,7 @@ def divergence(f: Callable[[Array], Array], x: Array, *, key: Key | None = None,
         return sum_dims(jax.jvp(f, (x,), (v,))[1] * v)
 
     if key is not None:
-        return jax.vmap(lambda k: along(rademacher(k, x)))(split(key, n_probes)).mean(0)
+        return jax.vmap(lambda k: along(rademacher(k, x)))(split(example_keys(key, len(x)), n_probes)).mean(0)
     dims = x[0].size
 
     def column(i: Array) -> Array:

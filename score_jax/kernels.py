@@ -153,7 +153,7 @@ class GaussianMixtureNoise(Kernel):
 
     def sample(self, key: Key, x: Array) -> Array:
         weights, means, scales = (jnp.asarray(v, x.dtype) for v in (self.weights, self.means, self.scales))
-        key_component, key_noise = arrays.split(key)
+        key_component, key_noise = arrays.split(arrays.example_keys(key, len(x)))
 
         def categorical(key, shape, dtype):
             return jax.random.categorical(key, jnp.log(weights), shape=shape)

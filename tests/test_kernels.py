@@ -32,6 +32,12 @@ def test_score_is_the_gradient_of_log_prob(kernel, shape):
     np.testing.assert_allclose(kernel.score(x_tilde, x), gradient, rtol=2e-4, atol=2e-4)
 
 
+@each_kernel
+def test_one_key_draws_what_its_example_keys_draw(kernel):
+    x = jnp.ones((4, 2))
+    np.testing.assert_array_equal(kernel.sample(key(1), x), kernel.sample(arrays.example_keys(key(1), 4), x))
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_samples_have_the_moments_of_the_density(name):
     noise = KERNELS[name].sample(key(3), jnp.full((40_000, 2), 1.5)) - 1.5

@@ -47,6 +47,7 @@ def diffusion_loss(
       control: coefficient of the control variate (`losses.control_variate`), `(sde, t) -> (B,)` such as
         `weighting.small_noise(scale)`; it costs one more call of `score_fn`.
     """
+    key = arrays.example_keys(key, len(x0))
     t, weight = times(arrays.fold_in(key, 0), sde, len(x0))
     alpha, sigma = arrays.expand_right(sde.alpha(t), x0), arrays.expand_right(sde.sigma(t), x0)
     origin = jnp.zeros_like(x0)
@@ -79,6 +80,7 @@ def perturbed(
     """
 
     def loss(key: Key, score_fn: ScoreFn, x0: Array) -> Array:
+        key = arrays.example_keys(key, len(x0))
         t, weight = times(arrays.fold_in(key, 0), sde, len(x0))
         x, _ = sde.perturb(arrays.fold_in(key, 1), x0, t)
         sigma = arrays.expand_right(sde.sigma(t), x)

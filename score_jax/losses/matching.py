@@ -79,7 +79,7 @@ def sliced_score_matching(
         energy = arrays.sum_dims(score**2) if variance_reduced else arrays.sum_dims(v * score) ** 2
         return arrays.sum_dims(v * derivative) + 0.5 * energy
 
-    return jax.vmap(one)(arrays.split(key, n_projections)).mean(0)
+    return jax.vmap(one)(arrays.split(arrays.example_keys(key, len(x)), n_projections)).mean(0)
 
 
 def finite_difference_score_matching(
@@ -111,7 +111,7 @@ def finite_difference_score_matching(
         trace = arrays.sum_dims(w * (ahead - behind)) * (dims / (2 * eps**2))
         return arrays.sum_dims((ahead + behind) ** 2) / 8 + trace
 
-    return jax.vmap(one)(arrays.split(key, n_projections)).mean(0)
+    return jax.vmap(one)(arrays.split(arrays.example_keys(key, len(x)), n_projections)).mean(0)
 
 
 def denoising_score_matching(

@@ -158,6 +158,7 @@ def hybrid_loss(
     """
     require_levels("hybrid_loss", levels)
     levels = jnp.asarray(levels)
+    key = arrays.example_keys(key, len(x0))
     t, importance = (discrete(levels) if times is None else times)(arrays.fold_in(key, 0), sde, len(x0))
     index = jnp.abs(levels[None] - t[:, None]).argmin(1)
     s = jnp.append(levels, 0)[index + 1]

@@ -26,7 +26,7 @@ class State(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """A sampling method: `init(x) -> state`, `step(key, state, t, s) -> state`, `state.x` is the sample.
+    """A sampling method: `init(x) -> state`, `step(key (B,), state, t, s) -> state`, `state.x` is the sample.
 
     `calls` is how often a step evaluates the score on the whole batch: NFE is `calls` times the steps of the grid, and
     one more for a last `sde.denoise`.

@@ -105,7 +105,8 @@ def test_smld_loss_is_the_published_one():
     x0 = mixture().sample(key(), 6)
     score_fn = lambda x, t: jnp.tanh(x) * arrays.expand_right(t + 1, x)  # noqa: E731
     loss = losses.diffusion_loss(key(1), score_fn, x0, sde, times=draw)
-    key_t, key_noise = arrays.fold_in(key(1), 0), arrays.fold_in(key(1), 1)
+    keys = arrays.example_keys(key(1), 6)
+    key_t, key_noise = arrays.fold_in(keys, 0), arrays.fold_in(keys, 1)
     t, _ = draw(key_t, sde, 6)
     sigma = np.exp(np.log(0.01) + np.asarray(t) * np.log(100))[:, None]
     z = arrays.normal(key_noise, x0)
@@ -126,7 +127,8 @@ def test_ddpm_simple_loss_is_the_published_one():
     loss = losses.diffusion_loss(
         key(1), lambda x, t: -eps_model(x) / arrays.expand_right(sde.sigma(t), x), x0, sde, times=draw
     )
-    key_t, key_noise = arrays.fold_in(key(1), 0), arrays.fold_in(key(1), 1)
+    keys = arrays.example_keys(key(1), 8)
+    key_t, key_noise = arrays.fold_in(keys, 0), arrays.fold_in(keys, 1)
     index = np.round(np.asarray(draw(key_t, sde, 8)[0]) * 1000).astype(int) - 1
     alpha_bar, eps = tables.alphas_bar[index][:, None], np.asarray(arrays.normal(key_noise, x0))
     simple = ((eps - np.sin(np.sqrt(alpha_bar) * x0 + np.sqrt(1 - alpha_bar) * eps)) ** 2).sum(1)
@@ -253,6 +255,24 @@ def test_weights_multiply_the_loss():
     )
     np.testing.assert_allclose(doubled, 2 * plain, rtol=1e-6)
     np.testing.assert_allclose(tripled, 3 * plain, rtol=1e-6)
+
+
+def test_one_key_draws_at_every_level_what_its_example_keys_draw():
+    x0, sde = jnp.ones((3, 2)), sdes.VP()
+    score_fn = lambda x, t: jnp.sin(x)  # noqa: E731
+    decoder = lambda x0, mean, variance: arrays.sum_dims(mean)  # noqa: E731
+
+    def drawn(k):
+        both, options = lambda x, t, s: (-x, x**2 + 1), {"levels": jnp.array([0.9, 0.5, 0.1]), "decoder": decoder}
+        return {
+            "diffusion": losses.diffusion_loss(k, score_fn, x0, sde),
+            "lifted": losses.perturbed(IMPLICIT_OBJECTIVES["fd_ssm"], sde)(k, score_fn, x0),
+            "hybrid": losses.hybrid_loss(k, both, x0, sde, **options),
+        }
+
+    whole, by_row = jax.jit(lambda k: (drawn(k), drawn(arrays.example_keys(k, 3))))(key(5))
+    for name, values in whole.items():
+        np.testing.assert_array_equal(values, by_row[name], err_msg=name)
 
 
 def test_losses_follow_the_dtype_of_the_data(x64):

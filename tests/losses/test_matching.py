@@ -189,6 +189,13 @@ def test_a_batch_of_keys_gives_each_example_the_loss_of_its_own_key():
     )
 
 
+@each_objective
+def test_one_key_draws_what_its_example_keys_draw(objective):
+    x, score_fn = mixture().sample(key(), 3), lambda x: jnp.sin(x) * x[:, ::-1]
+    whole, by_row = (objective(k, score_fn, x) for k in (key(9), arrays.example_keys(key(9), 3)))
+    np.testing.assert_array_equal(whole, by_row)
+
+
 def test_losses_of_half_precision_data_are_float32():
     x = jnp.ones((2, 3), jnp.bfloat16)
     assert losses.denoising_score_matching(key(), jnp.negative, x, kernels.Gaussian(0.5)).dtype == jnp.float32

@@ -35,8 +35,9 @@ def ours(sde, parameterize, draw, weigh):
         return losses.diffusion_loss(key(1), score_fn, x0, sde, times=draw, weighting=weigh).mean()
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.asarray(THETA))
-    t, _ = draw(arrays.fold_in(key(1), 0), sde, BATCH)
-    eps = arrays.normal(arrays.fold_in(key(1), 1), x0)
+    keys = arrays.example_keys(key(1), BATCH)
+    t, _ = draw(arrays.fold_in(keys, 0), sde, BATCH)
+    eps = arrays.normal(arrays.fold_in(keys, 1), x0)
     return value, gradient, np.asarray(t)[:, None], np.asarray(eps), np.asarray(x0)
 
 

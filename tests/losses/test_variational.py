@@ -353,7 +353,7 @@ def hybrid():
             return values, (pullback(jnp.ones(6))[0]["params"], jax.grad(simple)(variables)["params"])
 
         values, gradients = jax.device_get(compute(model.variables))
-        eps = arrays.normal(arrays.fold_in(key(1), 1), x0)
+        eps = arrays.normal(arrays.fold_in(arrays.example_keys(key(1), 6), 1), x0)
     return index, np.asarray(x0), np.asarray(eps), values, gradients
 
 
