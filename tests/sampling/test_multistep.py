@@ -134,3 +134,17 @@ def test_a_step_over_twice_as_long_as_the_last_is_of_first_order(name, with_rule
     monkeypatch.setattr(multistep, "_trusted", lambda places, count: count)
     errors = [float(jnp.sqrt(((x - truth) ** 2).mean())) for x in (found, compiled()(coarse))]
     np.testing.assert_allclose(errors, [with_rule, without], rtol=0.05)
+
+
+def test_twice_the_step_before_is_where_extrapolation_ends():
+    sde, start = SDES["vp"], jnp.full((1, 1), 1.3)
+    makers = [functools.partial(make, order=p) for make in (sampling.dpm_solver_pp, sampling.unipc) for p in (1, 2)]
+    ends = jax.jit(
+        lambda ts: [sampling.sample(key(), make(sde, linear_score(sde)), start, ts)[0, 0] for make in makers]
+    )
+    for ratio, extrapolated in ((1.98, True), (2.02, False)):
+        ts = sde.time(2 * jnp.asarray([-1.0, -0.5, -0.5 + 0.5 * ratio]))  # log-SNR is 2 λ
+        first, second, unipc_first, unipc_second = ends(ts)
+        # the second order moves the end by a tenth of x̂_0's change, rounding by 1e-7
+        assert (abs(second - first) > 1e-3) == extrapolated
+        assert (abs(unipc_second - unipc_first) > 1e-3) == extrapolated

@@ -450,11 +450,14 @@ def test_eight_devices_draw_what_one_draws():
     np.testing.assert_allclose(spread.reshape(16, 2), alone, rtol=1e-4, atol=1e-4)
 
 
-def test_sampling_is_one_program_traced_once():
-    sde, score_fn = sdes.VP(), trace_counter(distributions.score_of(mixture(), sdes.VP()))
-    run = jax.jit(lambda k, x: sampling.sample(k, sampling.ddim(sde, score_fn), x, grids.uniform(sde, 50)))
-    run(key(0), jnp.zeros((2, 2))), run(key(1), jnp.ones((2, 2)))
-    assert score_fn.count == 1
+@each_sampler
+def test_sampling_is_one_program_traced_once(make):
+    """A step's calls of the score are traced once, however many the steps, and not again for another SDE's numbers."""
+    score_fn = trace_counter(lambda x, t: -x)
+    run = jax.jit(lambda sde, k, x: sampling.sample(k, make(sde, score_fn), x, grids.uniform(sde, 50)))
+    for seed, beta_max in enumerate((20.0, 10.0)):
+        run.trace(sdes.VP(0.1, beta_max), key(seed), jnp.full((2, 2), float(seed)))
+    assert score_fn.count == make(sdes.VP(), score_fn).calls
 
 
 def test_options_that_do_not_exist_are_refused():
