@@ -5,6 +5,8 @@ Override any of them on the command line, `--config.training.batch_size=64`. Wha
 chosen section is read. A misspelt key or a value of another type is an error.
 """
 
+import math
+
 from ml_collections import ConfigDict
 
 
@@ -42,7 +44,8 @@ def get_config() -> ConfigDict:
     sde.tabulated = {"n_steps": 1000, "kind": "linear"}  # a published DDPM table: linear quadratic cosine
 
     # What the network's output means: score eps x0 v flow edm; eps_as_given, of a network that sees x as it is, where
-    # the others' see it scaled to variance one: that differs on subvp
+    # the others' see it scaled to variance one: that differs on subvp. learned_eps: eps and the variance of a step, of
+    # published U-Nets, with times knots or discrete and objective hybrid
     config.parameterization = ConfigDict({"name": "eps", "edm": {"sigma_data": 0.5}})
 
     # mlp (points and tiny images) compact_ncsn unet. As published: ncsn ncsnv2, on times.discrete levels, and the
@@ -70,7 +73,8 @@ def get_config() -> ConfigDict:
     network.song_unet = {**family, "multipliers": (2, 2, 2), "blocks": 4}
     network.adm = {**family, "channels": 192, "multipliers": (1, 2, 3, 4), "attention": (1, 2, 3), "blocks": 3}
 
-    # Which objective compares scores, at every noise level: esm (toys, whose score is known) ism ssm fd_ssm dsm
+    # Which objective compares scores, at every noise level: esm (toys, whose score is known) ism ssm fd_ssm dsm, and
+    # hybrid: dsm and `weight` times the variational bound, which teaches learned_eps its variance
     objective = config.objective = ConfigDict()
     objective.name = "dsm"
     objective.esm = {}
@@ -80,6 +84,9 @@ def get_config() -> ConfigDict:
     # dsm: law of the noise, gaussian laplace student_t mixture, all of variance 1; and, above 0, the scale of detail in
     # the data below which a control variate takes noise out of the loss (one more network call)
     objective.dsm = {"noise": "gaussian", "control_scale": 0.0}
+    # Published: 0.001, of the bound in bits beside a loss without its ½. decoder: grey_levels, of 256, not dequantized,
+    # on (-1.0, 1.0); or gaussian, of data with a density
+    objective.hybrid = {"weight": 0.001 / (2 * math.log(2)), "decoder": "grey_levels"}
 
     # Weight of the noise levels: sigma2 likelihood edm min_snr
     config.weighting = ConfigDict({"name": "sigma2"})
@@ -128,7 +135,7 @@ def get_config() -> ConfigDict:
     sampler.consistent_annealed = {"step_size": 3.6e-5}  # one step a level, eps at the smallest
     sampler.euler_maruyama = {}
     sampler.reverse_diffusion = {}
-    sampler.ancestral = {"variance": "posterior"}  # or transition
+    sampler.ancestral = {"variance": "posterior"}  # or transition, or learned (of learned_eps)
     sampler.ddim = {"eta": 0.0}
     sampler.euler = {}
     sampler.heun = {"churn": 0.0, "s_min": 0.0, "s_max": 1e9, "s_noise": 1.0}
@@ -149,9 +156,7 @@ def get_config() -> ConfigDict:
     sampler.batch_size = 64
 
     evaluation = config.evaluation = ConfigDict({"n": 512, "levels": 12})
-    evaluation.likelihood_n = (
-        0  # held-out images whose bits per dimension are found, dequantized; 0: none, it takes long
-    )
+    evaluation.likelihood_n = 0  # held-out images whose bits per dimension are found: it takes long
     evaluation.likelihood_probes = 1  # of Hutchinson's estimate of the divergence
     evaluation.likelihood_tolerance = 1e-5  # relative and absolute, of the integration along the probability flow
     return config

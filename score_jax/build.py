@@ -24,9 +24,11 @@ from score_jax.distributions import GaussianMixture, score_of
 from score_jax.interop.conditions import KnotIndex, LevelIndex, NoiseLevel, Timestep
 from score_jax.kernels import Kernel
 from score_jax.losses import times, weighting
+from score_jax.losses.variational import Decoder, gaussian_decoder, grey_level_decoder
 from score_jax.parameterization import Parameterization
 from score_jax.sampling import Sampler, grids
-from score_jax.score import Condition, ScoreModel
+from score_jax.sampling.sde import StepVariance
+from score_jax.score import Condition, ScoreModel, ScoreWithVariance
 from score_jax.sde import SDE
 from score_jax.training.logging import LoggerFactory, tensorboard, wandb
 from score_jax.types import Array, InputError, Key, ScoreFn, require_at_least, require_positive
@@ -175,6 +177,8 @@ PARAMETERIZATIONS: dict[str, Callable[..., Parameterization]] = {
     "flow": parameterization.Flow,
     "edm": parameterization.EDM,
 }
+# Those that learn the variance of a step too, at twice the channels
+LEARNED: dict[str, Callable[[], Parameterization]] = {"learned_eps": parameterization.Eps}
 
 ACTIVATIONS = {"swish": nn.swish, "softplus": nn.softplus, "tanh": nn.tanh, "elu": nn.elu, "relu": nn.relu}
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None follows x
@@ -222,8 +226,21 @@ def network(config: ConfigDict, source: Source) -> nn.Module:
     else:
         classes = {"num_classes": source.num_classes, "dropout": options.dropout}
         told = _told(config) if options.name in UNETS else {}
-        module = make(dtype=dtype, **classes, **told, **_options(options))
+        module = make(dtype=dtype, **classes, **told, **_doubled(config), **_options(options))
     return networks.Conservative(module) if options.conservative else module
+
+
+def _doubled(config: ConfigDict) -> dict[str, Any]:
+    """The field of a network that has further channels for a learned variance."""
+    network, meant = config.network, config.parameterization.name
+    if meant not in LEARNED:
+        return {}
+    if network.name not in UNETS or network.conservative:
+        raise InputError(
+            f"parameterization {meant!r} needs twice the channels, which {', '.join(UNETS)} have if not conservative: "
+            "set --config.network.name, or --config.parameterization.name=eps"
+        )
+    return {"outputs": 2}
 
 
 def _told(config: ConfigDict) -> dict[str, Any]:
@@ -285,13 +302,23 @@ def _trained_levels(config: ConfigDict) -> tuple[float, ...]:
         return tuple(np.asarray(_levels(sde(config), config.times.discrete.n)).tolist())
 
 
+def meaning(config: ConfigDict) -> Parameterization:
+    """Returns what the network's output stands for."""
+    name = config.parameterization.name
+    kind = _choose("parameterization", name, PARAMETERIZATIONS | LEARNED)
+    if name not in LEARNED:
+        return kind(**_options(config.parameterization))
+    process = sde(config)
+    before, last = level_times(config, process)[-2:]
+    return parameterization.learned(kind(), floor=process.posterior_variance(before, last))
+
+
 def model(config: ConfigDict, source: Source) -> ScoreModel:
     """Returns the score function, its parameters drawn from `config.seed`."""
     module = network(config, source)
     example = jnp.zeros((1, *source.shape)), jnp.ones(1), jnp.zeros(1, jnp.int32) if source.num_classes else None
     variables = jax.jit(module.init)(jax.random.key(config.seed), *example)
-    kind = _choose("parameterization", config.parameterization.name, PARAMETERIZATIONS)
-    return ScoreModel(variables, sde(config), module, kind(**_options(config.parameterization)), condition(config))
+    return ScoreModel(variables, sde(config), module, meaning(config), condition(config))
 
 
 # Objective
@@ -310,12 +337,30 @@ def _levels(sde: SDE, n: int) -> Array:
     return jnp.exp(-0.5 * jnp.linspace(sde.log_snr(sde.t_max), sde.log_snr(sde.t_min), n))
 
 
+def level_times(config: ConfigDict, sde: SDE) -> Array:
+    """Returns the times t_1 > … > t_N of the noise levels that training draws from.
+
+    Raises:
+      InputError: where it draws from a continuum.
+    """
+    table: dict[str, Callable[[], Array]] = {
+        "discrete": lambda: grids.levels(sde, _levels(sde, config.times.discrete.n))[1:],
+        "knots": lambda: grids.ddpm(sde)[:-1],
+    }
+    if config.times.name not in table:
+        raise InputError(
+            f"a learned variance is that of a step between levels, and times {config.times.name!r} have none: "
+            "set --config.times.name=knots with --config.sde.name=tabulated, or --config.times.name=discrete"
+        )
+    return table[config.times.name]()
+
+
 def draw_times(config: ConfigDict, sde: SDE) -> times.Times:
     """Returns how noise levels are drawn."""
     table: dict[str, Callable[..., times.Times]] = {
         "uniform": times.uniform,
-        "discrete": lambda n: times.discrete(grids.levels(sde, _levels(sde, n))[1:]),
-        "knots": lambda: times.discrete(grids.ddpm(sde)[:-1]),
+        "discrete": lambda n: times.discrete(level_times(config, sde)),
+        "knots": lambda: times.discrete(level_times(config, sde)),
         "lognormal": times.lognormal,
         "importance": times.importance,
     }
@@ -331,6 +376,24 @@ def weights(config: ConfigDict) -> weighting.Weighting:
         "min_snr": weighting.min_snr,
     }
     return _choose("weighting", config.weighting.name, table)(**_options(config.weighting))
+
+
+# What turns the last level into data: images of 256 grey levels on [−1, 1], or data with a density.
+DECODERS: dict[str, Decoder] = {"grey_levels": grey_level_decoder(), "gaussian": gaussian_decoder}
+
+
+def _check_hybrid(config: ConfigDict) -> None:
+    if config.parameterization.name not in LEARNED or config.weighting.name != "sigma2":
+        raise InputError(
+            "objective 'hybrid' teaches a learned variance, with weights of its own: set "
+            f"--config.parameterization.name={', '.join(LEARNED)} --config.weighting.name=sigma2"
+        )
+    stored = not config.data.dequantize and value_range(config) == (-1.0, 1.0)
+    if config.objective.hybrid.decoder == "grey_levels" and not stored:
+        raise InputError(
+            "objective.hybrid.decoder 'grey_levels' is of images that are not dequantized, on (-1.0, 1.0): set "
+            "--config.data.dequantize=False and data.value_range, or --config.objective.hybrid.decoder=gaussian"
+        )
 
 
 def objective(config: ConfigDict, sde: SDE, oracle: GaussianMixture | None) -> training.step.Objective:
@@ -359,13 +422,25 @@ def objective(config: ConfigDict, sde: SDE, oracle: GaussianMixture | None) -> t
         zero = lifted(lambda key, error, x: losses.explicit_score_matching(error, x, jnp.zeros_like))
         return lambda key, s, x0, times: zero(key, lambda x, t: s(x, t) - truth(x, t), x0, times)
 
+    def hybrid(weight, decoder):
+        _check_hybrid(config)
+        options = {"weight": weight, "decoder": _choose("objective.hybrid.decoder", decoder, DECODERS)}
+        options |= {"levels": level_times(config, sde)}
+        return lambda key, s, x0, times: losses.hybrid_loss(key, s.with_variance, x0, sde, times=times, **options)
+
     table: dict[str, Callable[..., training.step.Objective]] = {
         "dsm": denoising,
         "esm": explicit,
         "ism": implicit,
         "ssm": lambda **options: lifted(partial(losses.sliced_score_matching, **options)),
         "fd_ssm": lambda **options: lifted(partial(losses.finite_difference_score_matching, **options)),
+        "hybrid": hybrid,
     }
+    if config.parameterization.name in LEARNED and config.objective.name != "hybrid":
+        raise InputError(
+            f"objective {config.objective.name!r} leaves the variance of parameterization "
+            f"{config.parameterization.name!r} untaught: set --config.objective.name=hybrid"
+        )
     if config.objective.name == "fd_ssm" and config.network.dtype != "float32":
         raise InputError(
             "objective 'fd_ssm' takes differences that bfloat16 rounds away: set --config.network.dtype=float32"
@@ -432,8 +507,23 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 }
 
 
+def _learned_variance(config: ConfigDict, score_fn: Any) -> StepVariance | None:
+    """The variance that was learned beside the score, where the sampler is to take it."""
+    if _options(config.sampler).get("variance") != "learned":
+        return None
+    if config.parameterization.name not in LEARNED:
+        raise InputError(
+            f"sampler.ancestral.variance 'learned' is not in a model of parameterization "
+            f"{config.parameterization.name!r}: choose posterior or transition, or train {', '.join(LEARNED)}"
+        )
+    return score_fn.variance
+
+
 def thresholded(config: ConfigDict, sde: SDE, score_fn: ScoreFn) -> ScoreFn:
-    """Returns the score function that sampling uses: its estimates of x0 kept in `data.value_range` if so wished."""
+    """Returns the score function that sampling uses: its estimates of x0 kept in `data.value_range` if so wished.
+
+    A learned variance stays as it is.
+    """
     low, high = value_range(config)
     table: dict[str, Callable[[], ScoreFn]] = {
         "none": lambda: score_fn,
@@ -442,13 +532,18 @@ def thresholded(config: ConfigDict, sde: SDE, score_fn: ScoreFn) -> ScoreFn:
             sde, score_fn, low=low, high=high, quantile=config.sampler.quantile
         ),
     }
-    return _choose("sampler.threshold", config.sampler.threshold, table)()
+    kept, variance = (
+        _choose("sampler.threshold", config.sampler.threshold, table)(),
+        _learned_variance(config, score_fn),
+    )
+    return kept if variance is None else ScoreWithVariance(kept, variance)
 
 
 def sampler(config: ConfigDict, sde: SDE, score_fn: ScoreFn) -> Sampler:
-    """Returns the sampler, with its corrector if there is one."""
-    options = config.sampler
-    chosen = _choose("sampler", options.name, SAMPLERS)(sde, score_fn, **_options(options))
+    """Returns the sampler, with its corrector if there is one; a learned variance is `score_fn.variance`."""
+    options, variance = config.sampler, _learned_variance(config, score_fn)
+    learned = {} if variance is None else {"variance": variance}
+    chosen = _choose("sampler", options.name, SAMPLERS)(sde, score_fn, **(_options(options) | learned))
     if not options.corrector:
         return chosen
     corrector = sampling.langevin_corrector(sde, score_fn, **options.langevin_corrector)

@@ -132,9 +132,8 @@ def likelihood(
 
     @jax.jit
     def batch(keys, model, x, labels):
-        score_fn = lambda x, t: model(x, t, label=labels)  # noqa: E731
         options: dict[str, Any] = {"t_min": t_min, "n_probes": n_probes, "rtol": tolerance, "atol": tolerance}
-        found = log_likelihood(sde, score_fn, x, key=keys, **options)
+        found = log_likelihood(sde, model.given(label=labels), x, key=keys, **options)
         return bits_per_dim(found.log_prob, dims=x[0].size, data_range=data_range, levels=levels), found.nfe
 
     values, calls = [], []

@@ -56,7 +56,7 @@ def draw(
       traced: number of samples whose path is kept.
     """
     sde = model.sde
-    plain = lambda x, t: model(x, t, label=labels)  # noqa: E731
+    plain = model.given(label=labels)
     score_fn = transform(sde, plain) if transform else plain
     key_prior, key_steps = arrays.split(arrays.example_keys(key, shape[0]))
     x = (start or sde.prior_sample)(key_prior, shape)

@@ -16,7 +16,7 @@ from flax import struct
 from score_jax import arrays
 from score_jax.parameterization import Parameterization
 from score_jax.sde import SDE
-from score_jax.types import Array, Key, PyTree
+from score_jax.types import Array, Key, PyTree, ScoreFn
 
 Condition: TypeAlias = Callable[[SDE, Array], Array]  # (sde, t) -> cond, of the shape of t
 
@@ -52,6 +52,10 @@ class ScoreModel:
         """
         return self.parameterization.to_score(self.sde, x, t, self._output(x, t, label, key))
 
+    def given(self, *, label: Array | None = None, key: Key | None = None) -> "Given":
+        """Returns the score function `(x, t)` of these labels and dropout keys: see `__call__`."""
+        return Given(self, label, key)
+
     def with_variance(
         self, x: Array, t: Array, s: Array, *, label: Array | None = None, key: Key | None = None
     ) -> tuple[Array, Array]:
@@ -86,6 +90,39 @@ class ScoreModel:
 
         # Row by row, so that each example's dropout comes from its own key; vmap keeps it one batched program.
         return jax.vmap(one)(arrays.example_keys(key, len(x)), x, cond, label)
+
+
+@struct.dataclass
+class Given:
+    """A score model whose labels and dropout keys are chosen: what losses and samplers call, `(x, t) -> score`."""
+
+    model: ScoreModel
+    label: Array | None
+    key: Key | None
+
+    def __call__(self, x: Array, t: Array) -> Array:
+        """Returns the score at x `(B, *S)` and t."""
+        return self.model(x, t, label=self.label, key=self.key)
+
+    def with_variance(self, x: Array, t: Array, s: Array) -> tuple[Array, Array]:
+        """Returns the score and the learned variance of the step from t to s: for `losses.hybrid_loss`."""
+        return self.model.with_variance(x, t, s, label=self.label, key=self.key)
+
+    def variance(self, x: Array, t: Array, s: Array) -> Array:
+        """Returns the learned variance of the step from t to s: for `sampling.ancestral(variance=...)`."""
+        return self.with_variance(x, t, s)[1]
+
+
+@struct.dataclass
+class ScoreWithVariance:
+    """A score function and a learned variance of its steps, `(x, t, s)`: a thresholded score, say, and `Given`'s."""
+
+    score_fn: ScoreFn = struct.field(pytree_node=False)
+    variance: Callable[[Array, Array, Array], Array] = struct.field(pytree_node=False)
+
+    def __call__(self, x: Array, t: Array) -> Array:
+        """Returns the score at x `(B, *S)` and t."""
+        return self.score_fn(x, t)
 
 
 def energy_score(energy_fn: Callable[..., Array]) -> Callable[..., Array]:

@@ -2,6 +2,7 @@
 
 import inspect
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from configs import base, ddpm, digits, edm, fashion_mnist, ncsn, ncsnv2, score_sde, toy
-from score_jax import arrays, build, losses, networks, published, sampling, training
+from score_jax import arrays, build, losses, networks, published, runs, sampling, training
 from score_jax import data as datasets
 from score_jax import sde as sdes
 from score_jax.networks.refinenet import LAYOUTS, Layout, Stage
@@ -21,7 +22,10 @@ from tests.networks import test_residual_unet
 
 VARIANTS = {
     "toy": (toy, ["dsm", "esm", "ism", "ssm", "ssm_plain", "fd_ssm", "energy"]),
-    "digits": (digits, ["dsm", "ssm", "fd_ssm", "energy", "ddpm", "edm", "compact_ncsn", "mlp", "ddpmpp", "ncsnpp"]),
+    "digits": (
+        digits,
+        ["dsm", "ssm", "fd_ssm", "energy", "ddpm", "edm", "compact_ncsn", "mlp", "ddpmpp", "ncsnpp", "improved_ddpm"],
+    ),
     "fashion_mnist": (fashion_mnist, ["ncsn", "ddpm", "ddpmpp", "ncsnpp"]),
 }
 CONFIGS = {f"{name}:{v}": (module, v) for name, (module, variants) in VARIANTS.items() for v in variants}
@@ -96,7 +100,7 @@ def test_every_config_is_built_and_shape_checked(module, variant):
 
     def step_and_sample(x, labels):
         model = build.model(config, source)
-        score_fn = lambda x, t: model(x, t, label=labels)  # noqa: E731
+        score_fn = model.given(label=labels)
         x0 = build.prepare(config, source)(key(), x)
         drawn = build.draw_times(config, model.sde)
         values = build.objective(config, model.sde, oracle)(key(), score_fn, x0, drawn)
@@ -272,7 +276,7 @@ def test_published_unet_configs_train_and_sample_in_shape(variant, module):
 
     def loss_and_sample(x, labels):
         model = build.model(config, source)
-        score_fn = lambda x, t: model(x, t, label=labels)  # noqa: E731
+        score_fn = model.given(label=labels)
         x0, drawn = build.prepare(config, source)(key(), x), build.draw_times(config, model.sde)
         values = build.objective(config, model.sde, None)(key(), score_fn, x0, drawn)
         sampler, ts = build.sampler(config, model.sde, score_fn), build.grid(config, model.sde)
@@ -293,10 +297,8 @@ def drawn_by_numpy(config, source):
     draw = lambda p: rng.normal(scale=0.1, size=p.shape).astype(p.dtype)  # noqa: E731
     drawn = {"fixed": {}} | jax.tree.map(draw, shapes.variables)
     fixed = {"sigmas": np.float32(shapes.module.sigmas)} if "sigmas" in drawn["fixed"] else drawn["fixed"]
-    meaning = config.parameterization
-    kind = build.PARAMETERIZATIONS[meaning.name](**meaning.get(meaning.name, {}))
     variables = {"params": drawn["params"], "fixed": fixed}
-    return shapes.replace(variables=variables, sde=build.sde(config), parameterization=kind)
+    return shapes.replace(variables=variables, sde=build.sde(config), parameterization=build.meaning(config))
 
 
 def two_steps(config):
@@ -375,6 +377,99 @@ def test_published_unets_take_two_steps_of_their_warm_up_and_average_as_publishe
     np.testing.assert_allclose(ema, expected, atol=1e-6)
 
 
+class Head(nn.Module):
+    """ε̂ and v as one convolution of x: a learned variance without the U-Net's compilation."""
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x, cond, label=None, train=False):
+        return nn.Conv(self.outputs * x.shape[-1], (3, 3))(x)
+
+
+@pytest.fixture
+def improved_ddpm(monkeypatch):
+    monkeypatch.setitem(build.UNETS, "ddpm", lambda *, outputs, **_: Head(outputs))
+    return digits.get_config("improved_ddpm")
+
+
+def test_a_variance_is_learned_by_config(improved_ddpm):
+    """Two steps move both halves of the output; the loss of each noise level, the last below the table, is a number."""
+    config, mesh = improved_ddpm, training.data_mesh(jax.devices()[:1])
+    theta, _ = two_steps(config)
+    assert (np.diff(theta, axis=0).reshape(2, 10, 2) != 0).all()  # the bias and 3×3 weights of ε̂ and of v
+    source = build.data(config).train
+    model = drawn_by_numpy(config, source)
+    evaluate = training.make_eval_step(
+        model, build.objective(config, model.sde, None), mesh=mesh, prepare=build.prepare(config, source), levels=4
+    )
+    batch = {"x": source.batch(np.arange(8))["x"][None]}
+    state = training.replicate(training.create(key(), model.variables, build.optimizer(config)), mesh)
+    losses_by_level = evaluate(state, training.put_batches(batch, mesh))
+    assert losses_by_level.shape == (4,) and np.isfinite(losses_by_level).all()
+
+
+@pytest.mark.parametrize("threshold", ["none", "static"])
+def test_a_learned_variance_is_sampled_with_by_config(improved_ddpm, threshold):
+    """A step with v = 0 has the noise √(std of posterior · std of transition); thresholding leaves it alone."""
+    config, options = improved_ddpm, improved_ddpm.sampler
+    options.threshold = threshold
+    model = drawn_by_numpy(config, source_for(config))
+    given = model.replace(variables=jax.tree.map(jnp.zeros_like, model.variables)).given()
+    sde, x, keys = model.sde, 2 * jnp.ones((4, 8, 8, 1)), arrays.example_keys(key(1), 4)
+    t, s = build.grid(config, sde)[-3:-1]
+    low, high = np.sqrt(sde.posterior_variance(t, s)), np.sqrt(sde.transition(t, s)[1])
+    moved = {}
+    for options.ancestral.variance in ("posterior", "learned", "transition"):
+        sampler = build.sampler(config, sde, build.thresholded(config, sde, given))
+        moved[options.ancestral.variance] = sampler.step(keys, sampler.init(x), t, s).x
+    z = arrays.normal(keys, x)
+    assert low < 0.9 * high
+    np.testing.assert_allclose(moved["learned"] - moved["posterior"], (np.sqrt(low * high) - low) * z, atol=2e-6)
+    np.testing.assert_allclose(moved["transition"] - moved["learned"], (high - np.sqrt(low * high)) * z, atol=2e-6)
+
+
+@pytest.mark.parametrize("threshold", ["static", "dynamic"])
+def test_thresholded_samples_stay_in_the_range_of_the_data(improved_ddpm, threshold):
+    """By config, after the last denoise, with a learned variance; an untrained network's estimates leave it."""
+    config = improved_ddpm
+    config.sampler.update(threshold=threshold, n=4, steps=10)
+    drawn = runs.draw(config, drawn_by_numpy(config, source_for(config)), (8, 8, 1), n=4, seed=0).x
+    assert np.isfinite(drawn).all()
+    # Of x̂_0 = (x + σ² score)/α at α ≈ 1 a few roundings of x are left; and the limit is met.
+    assert abs(abs(drawn).max() - 1) < 1e-5
+
+
+LEARNING = {"parameterization.name": "learned_eps", "network.name": "ddpm", "network.condition": "timestep"}
+KNOTS = {"sde.name": "tabulated", "times.name": "knots"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"parameterization.name": "learned_eps"}, "needs twice the channels, which ddpm, ddpmpp, ncsnpp, song_unet"),
+        ({**LEARNING, "network.conservative": True}, "needs twice the channels, .* if not conservative"),
+        (LEARNING, "times 'uniform' have none: set --config.times.name=knots with --config.sde.name=tabulated"),
+        ({**LEARNING, **KNOTS}, "objective 'dsm' leaves the variance .* set --config.objective.name=hybrid"),
+        ({**KNOTS, "objective.name": "hybrid"}, "objective 'hybrid' teaches a learned variance"),
+        (
+            {**LEARNING, **KNOTS, "objective.name": "hybrid", "weighting.name": "edm"},
+            "set .*--config.weighting.name=sigma2",
+        ),
+        ({**LEARNING, **KNOTS, "objective.name": "hybrid"}, "'grey_levels' is of images that are not dequantized"),
+        ({"sampler.name": "ancestral", "sampler.ancestral.variance": "learned"}, "is not in a model of .* 'eps'"),
+    ],
+)
+def test_a_learned_variance_that_does_not_fit_says_so(settings, message):
+    config = base.get_config()
+    config.update_from_flattened_dict(settings)
+    with pytest.raises(InputError, match=message):
+        build.network(config, source_for(config))
+        build.meaning(config)
+        build.objective(config, build.sde(config), None)
+        build.sampler(config, build.sde(config), jnp.sin)
+
+
 def test_the_base_config_states_every_option_and_no_other():
     """An option that a function lost or gained cannot hide: sections and signatures agree."""
     config = base.get_config()
@@ -391,6 +486,7 @@ def test_the_base_config_states_every_option_and_no_other():
     assert set(config.objective.ssm) == options(losses.sliced_score_matching)
     assert set(config.objective.fd_ssm) == options(losses.finite_difference_score_matching)
     assert set(config.objective.dsm) == {"noise", "control_scale"}
+    assert set(config.objective.hybrid) == {"weight", "decoder"} <= options(losses.hybrid_loss)
     shared = {"dropout", "dtype", "num_classes", "embedding", "parent", "name"}
     for name, module in {"mlp": networks.MLP, "compact_ncsn": networks.CompactNCSN, "unet": networks.UNet}.items():
         assert set(config.network[name]) == options(module, *shared), name

@@ -83,8 +83,7 @@ def bits(key: Key, run: runs.Run, n: int) -> tuple[float, float]:
     def nats(key, variables, x):
         model = replace(run.model, variables=variables, sde=sde)
         label = jnp.full(len(x), -1) if run.data.train.num_classes else None
-        score_fn = lambda x, t: model(x, t, label=label)  # noqa: E731
-        return likelihood.log_likelihood(sde, score_fn, x, key=key, rtol=1e-4, atol=1e-4).log_prob
+        return likelihood.log_likelihood(sde, model.given(label=label), x, key=key, rtol=1e-4, atol=1e-4).log_prob
 
     low, high = build.value_range(run.config)
     value = -np.asarray(nats(key, run.model.variables, x), np.float64) / (x[0].size * math.log(2))

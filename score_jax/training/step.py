@@ -194,7 +194,7 @@ def _gradient(recipe: _Recipe, state: TrainState, examples: _Examples, scale: fl
 
     def total(params):
         network = recipe.model.replace(variables={**state.fixed, "params": params})
-        score_fn = lambda x, t: network(x, t, label=examples.label, key=examples.dropout_key)  # noqa: E731
+        score_fn = network.given(label=examples.label, key=examples.dropout_key)
         drawn = lambda *_: (examples.t, examples.weight)  # noqa: E731
         losses = recipe.objective(examples.key, score_fn, examples.x0, drawn)
         return scale * losses.sum(), losses
@@ -345,8 +345,9 @@ def make_eval_step(
         def batch_loss(t, start, batch):
             at_t = lambda key, sde, n: (jnp.full(n, t), jnp.ones(n, t.dtype))  # noqa: E731
             examples = _draw_examples(key, start, model.sde, batch, at_t, prepare)
-            score_fn = lambda x, t: network(x, t, label=examples.label)  # noqa: E731
-            return objective(examples.key, score_fn, examples.x0, at_t).sum() / examples.x0.size
+            return (
+                objective(examples.key, network.given(label=examples.label), examples.x0, at_t).sum() / examples.x0.size
+            )
 
         def level_loss(t):
             starts = size * jnp.arange(n, dtype=jnp.uint32)

@@ -1,5 +1,6 @@
 import dataclasses
 import re
+import types
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import pytest
 
 from score_jax import arrays, parameterization
 from score_jax.losses import diffusion_loss, times
-from score_jax.score import ScoreModel
+from score_jax.score import Given, ScoreModel
 from score_jax.sde import VE
 from score_jax.training import create, ema_decay, make_eval_step, make_train_step, optimizer, put_batches, replicate
 from score_jax.training.step import level_sigmas, level_sums
@@ -210,7 +211,8 @@ class Closed:
     sde: VE = tiny.SDE
 
     def replace(self, variables):
-        return lambda x, t, label=None, key=None: self.score(variables["params"]["a"], x, t, label, key)
+        closed = lambda x, t, *, label, key: self.score(variables["params"]["a"], x, t, label, key)  # noqa: E731
+        return types.SimpleNamespace(given=lambda *, label=None, key=None: Given(closed, label, key))
 
 
 def _closed_state(a):
