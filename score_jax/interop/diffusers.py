@@ -265,8 +265,8 @@ def _betas(config: Config) -> np.ndarray:
     name = value(config, "scheduler._class_name", "DDPMScheduler")
     if not isinstance(name, str) or name not in _TABLES:
         raise InputError(f"the config's scheduler is {shown(name)}, which is not read: expected DDPM's or the like")
-    for key in ("rescale_betas_zero_snr", "use_flow_sigmas"):
-        choice(config, f"scheduler.{key}", [False], False)
+    for key, only in [("rescale_betas_zero_snr", False), ("use_flow_sigmas", False), ("timestep_type", "discrete")]:
+        choice(config, f"scheduler.{key}", [only], only)
     trained = value(config, "scheduler.trained_betas", None)
     if trained is None:
         kind = choice(config, "scheduler.beta_schedule", _SCHEDULES, "linear")

@@ -112,8 +112,9 @@ def test_schedulers_on_a_table_are_read_and_others_refused_by_name():
     for name in refused:
         with pytest.raises(InputError, match=rf"the config's scheduler is '?{name}'?, which is not read"):
             loaded("diffusers", changed={"scheduler": {"_class_name": name}})
-    with pytest.raises(InputError, match="use_flow_sigmas is True"):
-        loaded("diffusers", changed={"scheduler": {"use_flow_sigmas": True}})
+    for key, odd in [("use_flow_sigmas", True), ("timestep_type", "continuous")]:  # the latter is told log(σ)/4
+        with pytest.raises(InputError, match=f"{key} is {odd!r}, expected one of"):
+            loaded("diffusers", changed={"scheduler": {key: odd}})
 
 
 def test_edm_takes_more_steps_for_larger_images_and_noise_for_imagenet():
