@@ -400,6 +400,8 @@ def test_a_variance_is_learned_by_config(improved_ddpm):
     assert (np.diff(theta, axis=0).reshape(2, 10, 2) != 0).all()  # the bias and 3×3 weights of ε̂ and of v
     source = build.data(config).train
     model = drawn_by_numpy(config, source)
+    published_floor = sdes.ddpm_schedule(1000, "cosine").posterior_variance[1]
+    np.testing.assert_allclose(model.parameterization.floor, published_floor, rtol=1e-4)  # float32 near ᾱ = 1
     evaluate = training.make_eval_step(
         model, build.objective(config, model.sde, None), mesh=mesh, prepare=build.prepare(config, source), levels=4
     )
@@ -487,6 +489,7 @@ def test_the_base_config_states_every_option_and_no_other():
     assert set(config.objective.fd_ssm) == options(losses.finite_difference_score_matching)
     assert set(config.objective.dsm) == {"noise", "control_scale"}
     assert set(config.objective.hybrid) == {"weight", "decoder"} <= options(losses.hybrid_loss)
+    assert config.objective.hybrid.weight == inspect.signature(losses.hybrid_loss).parameters["weight"].default
     shared = {"dropout", "dtype", "num_classes", "embedding", "parent", "name"}
     for name, module in {"mlp": networks.MLP, "compact_ncsn": networks.CompactNCSN, "unet": networks.UNet}.items():
         assert set(config.network[name]) == options(module, *shared), name
