@@ -24,6 +24,7 @@ from score_jax import build, likelihood, runs
 from score_jax.types import Key
 
 SIGMA_MIN = 0.02  # of the noise ratio, at data in [-1, 1]: the likelihood's t_min on either process
+RANGES = ("common range", "own range")  # of noise ratios, for the likelihood
 KINDS = ("SMLD", "DDPM")
 
 
@@ -70,35 +71,41 @@ def drawn_as(run: runs.Run, kind: str, size: Size, folder: Path) -> runs.Run:
     return runs.new(config(kind, size, run.config.seed), folder).with_state(run.state)
 
 
-def bits(key: Key, run: runs.Run, n: int) -> tuple[float, float]:
-    """Bits per dimension of n held-out images by the probability flow, and the standard error.
+def bits(key: Key, run: runs.Run, n: int) -> dict[str, tuple[float, float]]:
+    """Bits per dimension of n held-out images by the probability flow, and the standard error, by `RANGES`.
 
-    For L grey levels, dequantized uniformly: −log₂ p/D + log₂(L/width of the data's interval).
+    For L grey levels, dequantized uniformly: −log₂ p/D + log₂(L/width of the data's interval). The common range ends
+    at SMLD's largest noise ratio, the process's own at its t_max.
     """
     source = run.data.held_out
     x = build.prepare(run.config, source)(key, jnp.asarray(source.batch(np.arange(n))["x"]))
     sde = run.model.sde.replace(t_min=run.model.sde.time(-2 * math.log(SIGMA_MIN)))
+    common = sde.time(-2 * math.log(run.config.sde.ve.sigma_max))
 
     @jax.jit
-    def nats(key, variables, x):
-        model = replace(run.model, variables=variables, sde=sde)
+    def nats(key, variables, x, t_max):
+        process = sde.replace(t_max=t_max)
+        model = replace(run.model, variables=variables, sde=process)
         label = jnp.full(len(x), -1) if run.data.train.num_classes else None
-        return likelihood.log_likelihood(sde, model.given(label=label), x, key=key, rtol=1e-4, atol=1e-4).log_prob
+        score_fn = model.given(label=label)
+        return likelihood.log_likelihood(process, score_fn, x, key=key, rtol=1e-4, atol=1e-4).log_prob
 
     low, high = build.value_range(run.config)
-    value = -np.asarray(nats(key, run.model.variables, x), np.float64) / (x[0].size * math.log(2))
-    value = value + math.log2(source.levels / (high - low))
-    return float(value.mean()), float(value.std(ddof=1) / math.sqrt(n))
+    found = {}
+    for name, t_max in zip(RANGES, (common, jnp.asarray(sde.t_max)), strict=True):
+        value = -np.asarray(nats(key, run.model.variables, x, t_max), np.float64) / (x[0].size * math.log(2))
+        value = value + math.log2(source.levels / (high - low))
+        found[name] = float(value.mean()), float(value.std(ddof=1) / math.sqrt(n))
+    return found
 
 
-def row(trained_as: str, sampled_as: str, numbers: dict, bpd: tuple[float, float], n: int) -> study.Row:
+def row(trained_as: str, sampled_as: str, numbers: dict, bpd: dict) -> study.Row:
     """A row of the table, from `runs.evaluate`'s numbers."""
     found = {
         "trained as": trained_as,
         "sampled as": sampled_as,
         "network calls": 160,
-        "bits/dim": round(bpd[0], 3),
-        "s.e.": round(bpd[1], 3),
+        **{f"bits/dim, {name}": f"{mean:.3f} ± {error:.3f}" for name, (mean, error) in bpd.items()},
         "classifier's confidence": numbers["confidence"],
         "… on data": numbers["held_out_confidence"],
         "class imbalance": numbers["class_total_variation"],
@@ -120,14 +127,15 @@ def measure(seed: int, full: bool = False, chosen: Size | None = None) -> study.
             for other in KINDS:
                 swapped = drawn_as(run, other, setting, Path(folder) / f"{kind} as {other}")
                 bpd = bits(jax.random.key(seed + 1), swapped, setting.likelihood)
-                rows.append(row(kind, other, runs.evaluate(swapped), bpd, setting.likelihood))
+                rows.append(row(kind, other, runs.evaluate(swapped), bpd))
                 n = 20
                 labels = runs.classes_in_turn(swapped, n)
                 pictures[f"trained as {kind}\nsampled as {other}"] = runs.samples(swapped, n=n, labels=labels).x
     data = setting.base.data.name
     conditions = (
         f"{data}, compact U-Net, {setting.steps:,} steps of batch {setting.base.training.batch_size}, seed {seed}; "
-        f"{setting.samples} samples a row; bits/dim of {setting.likelihood} held-out images, Hutchinson's estimate. "
+        f"{setting.samples} samples a row; bits/dim of {setting.likelihood} held-out images and their standard "
+        "error over images, Hutchinson's estimate. "
         f"Training took {clock[0] / 60:.1f} and {clock[1] / 60:.1f} CPU core-minutes."
     )
     return study.Result(rows, {f"networks_{data}.png": image_panels(pictures, columns=5)}, conditions)
