@@ -72,6 +72,7 @@ VE_DISCRETE: dict[str, Any] = {
     "times.name": "discrete",
     "times.discrete.n": 1000,
     "sampler.grid": "levels",
+    "sampler.steps": 1000,
 }
 VP: dict[str, Any] = {
     "sde.name": "vp",
@@ -87,6 +88,7 @@ VP_DISCRETE: dict[str, Any] = {
     "sampler.name": "ancestral",
     "sampler.ancestral.variance": "transition",
     "sampler.grid": "ddpm",
+    "sampler.steps": 1000,
 }
 SUBVP: dict[str, Any] = {
     **VP,
@@ -135,13 +137,13 @@ def _large(network: str, **options: Any) -> dict[str, Any]:
 
 
 def _skips(sigma_max: float, *, snr: float, **options: Any) -> dict[str, Any]:
-    """NCSN++ of 256 and 1024 pixels: image and output on all levels, 2000 steps."""
+    """NCSN++ of 256 and 1024 pixels: image and output on all levels, 2000 times."""
     paths = {"input_path": "skip", "output_path": "skip"}
     return {
         **NCSNPP,
         **_large("ncsnpp", **{"multipliers": (1, 1, 2, 2, 2, 2, 2)} | paths | options),
         "sde.ve.sigma_max": sigma_max,
-        "sampler.steps": 2000,
+        "sampler.steps": 1999,
         "sampler.langevin_corrector.snr": snr,
     }
 
@@ -210,6 +212,6 @@ def get_config(variant: str = "ve_ncsnpp_continuous") -> ConfigDict:
     config.training.checkpoint_every = 10_000
     config.training.keep_every = 50_000
     config.sampler.grid = "uniform"
-    config.sampler.steps = 1000  # published: 999 intervals, each taken as 1/1000
+    config.sampler.steps = 999  # of 1000 times, the last of them denoised; published steps count as 1/1000 each
     config.sampler.n = config.sampler.batch_size = 64
     return base.variant(config, VARIANTS, variant)

@@ -48,23 +48,23 @@ PUBLISHED: dict[Any, dict[str, tuple]] = {
             ("tabulated", SIGNED, "knots", 2e-4, 0.9999, 128, 1300, 0.1, ANCESTRAL, None, 1000, None, None),
         "vp_ncsnpp": ("tabulated", SIGNED, "knots", 2e-4, 0.9999, 128, 1300, 0.1, REVERSE, None, 1000, None, None),
         "vp_ddpm_continuous vp_ddpmpp_continuous vp_ncsnpp_continuous":
-            ("vp", SIGNED, "uniform", 2e-4, 0.9999, 128, 1300, 0.1, EULER, None, 1000, None, None),
-        DEEP_VP: ("vp", SIGNED, "uniform", 2e-4, 0.9999, 128, 950, 0.1, EULER, None, 1000, None, None),
-        SUBVP: ("subvp", SIGNED, "uniform", 2e-4, 0.9999, 128, 1300, 0.1, EULER, None, 1000, None, None),
-        DEEP_SUBVP: ("subvp", SIGNED, "uniform", 2e-4, 0.9999, 128, 950, 0.1, EULER, None, 1000, None, None),
+            ("vp", SIGNED, "uniform", 2e-4, 0.9999, 128, 1300, 0.1, EULER, None, 999, None, None),
+        DEEP_VP: ("vp", SIGNED, "uniform", 2e-4, 0.9999, 128, 950, 0.1, EULER, None, 999, None, None),
+        SUBVP: ("subvp", SIGNED, "uniform", 2e-4, 0.9999, 128, 1300, 0.1, EULER, None, 999, None, None),
+        DEEP_SUBVP: ("subvp", SIGNED, "uniform", 2e-4, 0.9999, 128, 950, 0.1, EULER, None, 999, None, None),
         "ve_ddpm ve_ncsnpp": ("ve", UNIT, LEVELS, 2e-4, 0.999, 128, 1300, 0.1, REVERSE, 0.16, 1000, 50.0, None),
-        "ve_ncsnpp_continuous": ("ve", UNIT, "uniform", 2e-4, 0.999, 128, 1300, 0.1, REVERSE, 0.16, 1000, 50.0, None),
+        "ve_ncsnpp_continuous": ("ve", UNIT, "uniform", 2e-4, 0.999, 128, 1300, 0.1, REVERSE, 0.16, 999, 50.0, None),
         "ve_ncsnpp_deep_continuous":
-            ("ve", UNIT, "uniform", 2e-4, 0.999, 128, 950, 0.1, REVERSE, 0.16, 1000, 50.0, None),
+            ("ve", UNIT, "uniform", 2e-4, 0.999, 128, 950, 0.1, REVERSE, 0.16, 999, 50.0, None),
         "vp_bedroom vp_church":
             ("tabulated", SIGNED, "knots", 2e-5, 0.9999, 64, 2400, 0.0, ANCESTRAL, None, 1000, None, 300.0),
         "vp_celebahq": ("tabulated", SIGNED, "knots", 2e-5, 0.9999, 64, 2400, 0.0, ANCESTRAL, None, 1000, None, 500.0),
-        "ve_bedroom": ("ve", UNIT, "uniform", 2e-4, 0.999, 64, 2400, 0.0, REVERSE, 0.075, 2000, 378.0, 300.0),
-        "ve_church": ("ve", UNIT, "uniform", 2e-4, 0.999, 64, 2400, 0.0, REVERSE, 0.075, 2000, 380.0, 300.0),
+        "ve_bedroom": ("ve", UNIT, "uniform", 2e-4, 0.999, 64, 2400, 0.0, REVERSE, 0.075, 1999, 378.0, 300.0),
+        "ve_church": ("ve", UNIT, "uniform", 2e-4, 0.999, 64, 2400, 0.0, REVERSE, 0.075, 1999, 380.0, 300.0),
         "ve_celebahq ve_ffhq":
-            ("ve", UNIT, "uniform", 2e-4, 0.999, 64, 2400, 0.0, REVERSE, 0.075, 2000, 348.0, 500.0),
+            ("ve", UNIT, "uniform", 2e-4, 0.999, 64, 2400, 0.0, REVERSE, 0.075, 1999, 348.0, 500.0),
         "ve_celebahq_1024 ve_ffhq_1024":
-            ("ve", UNIT, "uniform", 2e-4, 0.9999, 8, 2400, 0.0, REVERSE, 0.15, 2000, 1348.0, 500.0),
+            ("ve", UNIT, "uniform", 2e-4, 0.9999, 8, 2400, 0.0, REVERSE, 0.15, 1999, 1348.0, 500.0),
         "ve_celeba": ("ve", UNIT, LEVELS, 2e-4, 0.999, 128, 1300, 0.1, REVERSE, 0.17, 1000, 90.0, 0.2),
     },
     ddpm: {
