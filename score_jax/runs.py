@@ -391,7 +391,7 @@ def _likelihood(run: Run) -> dict[str, Any]:
 
     From the least noisy level that training knew: the first knot of a table whose knots alone it drew from.
     """
-    config = run.config
+    config, sde = run.config, run.model.sde
     batch = run.data.held_out.batch(np.arange(min(config.evaluation.likelihood_n, len(run.data.held_out))))
     key_noise, key_probes = evaluation.keys(config.seed, 4)[2:]
     dequantized = config.copy_and_resolve_references()
@@ -407,7 +407,7 @@ def _likelihood(run: Run) -> dict[str, Any]:
         labels,
         levels=run.data.held_out.levels,
         data_range=high - low,
-        t_min=float(grids.ddpm(run.model.sde)[-2] if config.times.name == "knots" else run.model.sde.t_min),
+        t_min=float(build.level_times(config, sde)[-1] if config.times.name == "knots" else sde.t_min),
         n_probes=config.evaluation.likelihood_probes,
         tolerance=config.evaluation.likelihood_tolerance,
         batch_size=config.sampler.batch_size,
