@@ -116,6 +116,9 @@ SAMPLERS = {
         sampling.ancestral(sde, s), sampling.annealed_langevin(sde, s, step_size=0.05, n_steps=1, sigma_min=1.0)
     ),
 }
+# What remembers nothing can be corrected, conditioned by replacement, … between steps.
+MULTISTEP = {name: make for name, make in SAMPLERS.items() if make(SDES["vp"], jnp.sin).multistep}
+ONE_STEP = {name: make for name, make in SAMPLERS.items() if name not in MULTISTEP}
 
 
 def mixture(dims: int = 2, full: bool = False) -> distributions.GaussianMixture:

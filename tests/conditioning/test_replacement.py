@@ -11,7 +11,7 @@ from score_jax.conditioning import impose, replacement
 from score_jax.conditioning.operators import Mask
 from score_jax.sampling import grids
 from score_jax.types import InputError
-from tests.helpers import SAMPLERS, key, mixture
+from tests.helpers import MULTISTEP, ONE_STEP, key, mixture
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -44,7 +44,7 @@ def levels(n, repeats):
     return grids.levels(VE, jnp.repeat(sdes.geometric_sigmas(10.0, 0.01, n), repeats))
 
 
-@pytest.mark.parametrize("make", SAMPLERS.values(), ids=SAMPLERS.keys())
+@pytest.mark.parametrize("make", ONE_STEP.values(), ids=ONE_STEP.keys())
 def test_the_observed_part_is_exact_at_every_step_and_the_rest_keeps_its_last_update(make):
     sde, mask = sdes.VE(0.01, 10.0), Mask(np.array([[1, 0, 1], [0, 0, 1]]))
     data = distributions.GaussianMixture(jnp.ones(2), jnp.stack([jnp.ones((2, 3)), -jnp.ones((2, 3))]), 0.3)
@@ -149,9 +149,9 @@ def test_what_the_start_holds_in_the_observed_part_does_not_matter():
 
 
 def test_unusable_samplers_and_observations_are_refused():
-    multistep = sampling.Sampler(lambda x: x, lambda key, state, t, s: state, multistep=True)
-    with pytest.raises(InputError, match="replacement changes x between steps"):
-        replacement(multistep, VE, FIRST, Y)
+    for make in MULTISTEP.values():
+        with pytest.raises(InputError, match="replacement changes x between steps"):
+            replacement(make(VE, correlated), VE, FIRST, Y)
     ddim = sampling.ddim(VE, lambda x, t: x)
     with pytest.raises(InputError, match=r"mask of shape \(2,\) does not fit examples of shape \(3,\)"):
         replacement(ddim, VE, FIRST, jnp.zeros((1, 3)))
