@@ -41,7 +41,7 @@ smoke: install  ## a few seconds of training and sampling: for a second Python v
 claims: install  ## run the textbook's claims and rewrite docs/claims.md
 	$(RUN) experiments/claims.py
 
-reproduce: install  ## the toy studies: run each and rewrite its result, about 8 minutes on 2 cores
+reproduce: install  ## the toy studies: run each and rewrite its result, about 3 minutes on 2 cores
 	for study in $(STUDIES); do $(RUN) -m experiments.$$study || exit 1; done
 
 techniques: install  ## NCSN to NCSNv2 on Fashion-MNIST: 30 core-minutes
