@@ -22,6 +22,17 @@ def require_images(x: Array, network: str) -> None:
         raise InputError(f"{network} takes images (B, H, W, C), got shape {x.shape}; use MLP for vectors")
 
 
+def attended_levels(attention: tuple[int, ...], levels: int) -> set[int]:
+    """Returns which of the levels 0 to `levels` − 1 have attention; negative ones count from the coarsest.
+
+    Raises:
+      InputError: for a level that does not exist.
+    """
+    if any(not -levels <= level < levels for level in attention):
+        raise InputError(f"attention={attention} names a level that does not exist; there are {levels}, from 0")
+    return {level % levels for level in attention}
+
+
 def even(x: Array) -> Array:
     """Repeats the last row and column of `(B, H, W, C)` where H or W is odd."""
     height, width = x.shape[1:3]

@@ -23,7 +23,7 @@ from flax.typing import Dtype
 
 from score_jax.arrays import expand_right, per_example
 from score_jax.networks.embeddings import at_least_float32, positional
-from score_jax.networks.layers import require_images
+from score_jax.networks.layers import attended_levels, require_images
 from score_jax.networks.ncsn import level_weights
 from score_jax.networks.residual_blocks import (
     Condition,
@@ -176,11 +176,12 @@ class ResidualUNet(nn.Module):
 
     def _down(self, image: Array, block) -> tuple[Array, list[Array]]:
         """Returns the coarsest activations, and all outputs on the way there."""
+        attended = attended_levels(self.attention, len(self.multipliers))
         h = self._layers.conv(image, self.channels, "in")
         skips, last = [h], len(self.multipliers) - 1
         for level, multiplier in enumerate(self.multipliers):
             for i in range(self.blocks):
-                attention = level in self._attended_levels()
+                attention = level in attended
                 h = block(h, self.channels * multiplier, f"down_{level}_{i}", attention=attention)
                 skips.append(h)
             if level < last:
@@ -190,10 +191,10 @@ class ResidualUNet(nn.Module):
 
     def _up(self, h: Array, skips: list[Array], channels: int, block) -> Array:
         """Returns the output, `channels` wide, from the coarsest activations and all outputs of the way down."""
-        output = None
+        attended, output = attended_levels(self.attention, len(self.multipliers)), None
         for level in reversed(range(len(self.multipliers))):
             for i in range(self.blocks + 1):
-                attention = level in self._attended_levels() and (self.attention_up == "every" or i == self.blocks)
+                attention = level in attended and (self.attention_up == "every" or i == self.blocks)
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = block(h, self.channels * self.multipliers[level], f"up_{level}_{i}", attention=attention)
             h, output = self._with_output(h, output, level, channels)
@@ -255,11 +256,3 @@ class ResidualUNet(nn.Module):
                 )
         if self.embedding is None and (self.num_classes or label is not None):
             raise InputError("ResidualUNet: labels enter with the noise's embedding: give one, or num_classes=0")
-
-    def _attended_levels(self) -> set[int]:
-        levels = len(self.multipliers)
-        if any(not -levels <= level < levels for level in self.attention):
-            raise InputError(
-                f"attention={self.attention} names a level that does not exist; there are {levels}, from 0"
-            )
-        return {level % levels for level in self.attention}

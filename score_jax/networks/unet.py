@@ -12,9 +12,9 @@ from flax.typing import Dtype
 
 from score_jax.arrays import per_example
 from score_jax.networks.embeddings import ConditionEmbedding, Sinusoidal, at_least_float32
-from score_jax.networks.layers import SelfAttention, downsample, require_images, upsample
+from score_jax.networks.layers import SelfAttention, attended_levels, downsample, require_images, upsample
 from score_jax.networks.norms import GroupNorm
-from score_jax.types import Array, InputError, require_at_least
+from score_jax.types import Array, require_at_least
 
 
 class ResidualBlock(nn.Module):
@@ -71,7 +71,7 @@ class UNet(nn.Module):
         require_images(x, "UNet")
         require_at_least("UNet", 1, channels=self.channels, blocks=self.blocks, levels=len(self.multipliers))
         require_at_least("UNet", 1, multipliers=min(self.multipliers))
-        attended = self._attended_levels()
+        attended = attended_levels(self.attention, len(self.multipliers))
         condition = ConditionEmbedding(
             4 * self.channels, self.embedding, self.num_classes, self.dtype, name="condition"
         )
@@ -99,11 +99,3 @@ class UNet(nn.Module):
         h = nn.swish(GroupNorm(self.dtype, name="norm")(h))
         h = nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(h)
         return h.astype(at_least_float32(x))
-
-    def _attended_levels(self) -> set[int]:
-        levels = len(self.multipliers)
-        if any(not -levels <= level < levels for level in self.attention):
-            raise InputError(
-                f"attention={self.attention} names a level that does not exist; there are {levels}, from 0"
-            )
-        return {level % levels for level in self.attention}
