@@ -110,6 +110,7 @@ def likelihood(
     levels: int,
     data_range: float,
     t_min: float,
+    t_max: float,
     n_probes: int,
     tolerance: float,
     batch_size: int,
@@ -124,6 +125,7 @@ def likelihood(
       levels: number of grey levels.
       data_range: width of the range of training.
       t_min: where the flow starts, the least noisy time that training knew.
+      t_max: where it ends, in the prior of that time: the SDE's, or less for a network trained with less noise.
       n_probes: of Hutchinson's estimate.
       tolerance: relative and absolute, of the integration.
       batch_size: images at once; the last batch is filled up and cut.
@@ -132,8 +134,8 @@ def likelihood(
 
     @jax.jit
     def batch(keys, model, x, labels):
-        options: dict[str, Any] = {"t_min": t_min, "n_probes": n_probes, "rtol": tolerance, "atol": tolerance}
-        found = log_likelihood(sde, model.given(label=labels), x, key=keys, **options)
+        options: dict[str, Any] = {"t_min": t_min, "t_max": t_max, "rtol": tolerance, "atol": tolerance}
+        found = log_likelihood(sde, model.given(label=labels), x, key=keys, n_probes=n_probes, **options)
         return bits_per_dim(found.log_prob, dims=x[0].size, data_range=data_range, levels=levels), found.nfe
 
     values, calls = [], []
@@ -145,16 +147,19 @@ def likelihood(
         calls.append(int(nfe))
     found = np.concatenate(values).astype(np.float64)
     arrived = found[np.isfinite(found)]
-    sigma = float(np.exp(-0.5 * sde.log_snr(t_min)))
+    sigma, largest = (float(np.exp(-0.5 * sde.log_snr(t))) for t in (t_min, t_max))
     given = "" if labels is None or (labels < 0).all() else ", of p(x|y) given the label y"
+    flow = (
+        f"probability flow from t = {t_min:g} (σ/α = {sigma:.3g}) to the prior at t = {t_max:g} (σ/α = {largest:.3g}), "
+        f"Hutchinson's estimate with {n_probes} probes, tolerance {tolerance:g}"
+    )
     return {
         "bits_per_dim": float(arrived.mean()) if len(arrived) else None,
         "bits_per_dim_standard_error": float(arrived.std(ddof=1) / len(arrived) ** 0.5) if len(arrived) > 1 else None,
         "bits_per_dim_n": len(arrived),
         "bits_per_dim_not_integrated": len(found) - len(arrived),
         "bits_per_dim_sigma": sigma,
-        "bits_per_dim_convention": f"{bits.convention}{given}; probability flow from t = {t_min:g} (σ/α = {sigma:.3g}) "
-        f"to the prior, Hutchinson's estimate with {n_probes} probes, tolerance {tolerance:g}",
+        "bits_per_dim_convention": f"{bits.convention}{given}; {flow}",
         "bits_per_dim_nfe": max(calls),
     }
 

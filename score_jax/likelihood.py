@@ -53,6 +53,7 @@ def log_likelihood(
     key: Key | None = None,
     n_probes: int = 1,
     t_min: ArrayLike | None = None,
+    t_max: ArrayLike | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
 ) -> LogLikelihood:
@@ -69,21 +70,22 @@ def log_likelihood(
       key: None, or a key `()` or `(B,)`.
       n_probes: number of probes with a key; two or more give a standard error.
       t_min: where to start, the SDE's unless given: 1/N for a network trained on the knots of a table alone.
+      t_max: where to end, in the prior N(0, σ(t_max)² I); the SDE's unless given.
       rtol: relative tolerance of a step.
       atol: absolute tolerance of a step.
 
     Raises:
       InputError: for integers, for images that take a few values only, for probes without a key, and for a concrete
-        t_min outside the SDE's range.
+        t_min or t_max outside the SDE's range.
     """
     require_at_least("log_likelihood", 1, n_probes=n_probes)
     if key is None and n_probes != 1:
         raise InputError(f"log_likelihood: {n_probes} probes need a key; without one the divergence is exact")
     _refuse_grey_levels(x)
-    t_min = sde.t_min if t_min is None else t_min
-    flow.require_inside("log_likelihood", sde, t_min=t_min)
+    t_min, t_max = (sde.t_min if t_min is None else t_min), (sde.t_max if t_max is None else t_max)
+    flow.require_inside("log_likelihood", sde, t_min=t_min, t_max=t_max)
     dtype, x = x.dtype, x.astype(arrays.wide(x.dtype))
-    t0, t1 = jnp.asarray(t_min, x.dtype), jnp.asarray(sde.t_max, x.dtype)
+    t0, t1 = jnp.asarray(t_min, x.dtype), jnp.asarray(t_max, x.dtype)
     start, end = flow.radius(sde, t0), flow.radius(sde, t1)
     divergence = _exact if key is None else _along(_probes(key, x, n_probes))
     velocity = flow.velocity(sde, score_fn)
@@ -95,7 +97,7 @@ def log_likelihood(
     y0 = x / arrays.expand_right(start, x), jnp.zeros((len(x), n_probes), x.dtype)
     (z, change), nfe = integrate.solve(field, y0, flow.angle(sde, t0), flow.angle(sde, t1), rtol=rtol, atol=atol)
     z = z * arrays.expand_right(end, x)
-    log_prob = sde.prior_log_prob(z) + x[0].size * jnp.log(end / start) + change.mean(1)
+    log_prob = sde.prior_log_prob(z, t1) + x[0].size * jnp.log(end / start) + change.mean(1)
     return LogLikelihood(
         log_prob, z.astype(dtype), nfe, jnp.zeros_like(log_prob) if key is None else _standard_error(change)
     )

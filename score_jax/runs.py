@@ -383,13 +383,19 @@ def _evaluate_images(run: Run) -> dict[str, Any]:
     if "class_shares" in numbers:
         shares = np.array(numbers["class_shares"]), np.array(numbers["data_class_shares"])
         save(histogram_classes(*shares), run.workdir / "figures" / "classes.png")
-    return numbers | (_likelihood(run) if config.evaluation.likelihood_n else {})
+    return numbers | (likelihood(run) if config.evaluation.likelihood_n else {})
 
 
-def _likelihood(run: Run) -> dict[str, Any]:
-    """Bits per dimension of held-out images, dequantized whether or not training was; without labels where it can.
+def likelihood(run: Run, *, t_min: float | None = None, t_max: float | None = None) -> dict[str, Any]:
+    """Returns bits per dimension of `evaluation.likelihood_n` held-out images by the probability flow.
 
-    From the least noisy level that training knew: the first knot of a table whose knots alone it drew from.
+    The images are dequantized whether or not training's were, and have no label where the model can do without.
+
+    Args:
+      run: a trained run.
+      t_min: where the flow starts; else the least noisy time of training: the first knot of a table whose knots alone
+        it drew from.
+      t_max: where the flow ends, in the prior; else the SDE's.
     """
     config, sde = run.config, run.model.sde
     batch = run.data.held_out.batch(np.arange(min(config.evaluation.likelihood_n, len(run.data.held_out))))
@@ -400,6 +406,8 @@ def _likelihood(run: Run) -> dict[str, Any]:
     if run.data.train.num_classes:
         labels = np.full(len(batch["x"]), -1, np.int32) if config.training.label_dropout else batch["label"]
     low, high = build.value_range(config)
+    if t_min is None:
+        t_min = float(build.level_times(config, sde)[-1] if config.times.name == "knots" else sde.t_min)
     return evaluation.likelihood(
         key_probes,
         run.model,
@@ -407,7 +415,8 @@ def _likelihood(run: Run) -> dict[str, Any]:
         labels,
         levels=run.data.held_out.levels,
         data_range=high - low,
-        t_min=float(build.level_times(config, sde)[-1] if config.times.name == "knots" else sde.t_min),
+        t_min=t_min,
+        t_max=float(sde.t_max if t_max is None else t_max),
         n_probes=config.evaluation.likelihood_probes,
         tolerance=config.evaluation.likelihood_tolerance,
         batch_size=config.sampler.batch_size,

@@ -111,9 +111,9 @@ class SDE:
         z = arrays.draw(jax.random.normal, key, shape, dtype)
         return arrays.expand_right(self.sigma(self.t_max), z) * z
 
-    def prior_log_prob(self, x: Array) -> Array:
-        """Returns log N(x; 0, σ(t_max)² I) in nats, `(B,)`."""
-        scale = arrays.expand_right(self.sigma(self.t_max), x)
+    def prior_log_prob(self, x: Array, t: ArrayLike | None = None) -> Array:
+        """Returns log N(x; 0, σ(t)² I) in nats, `(B,)`; t is t_max unless given."""
+        scale = arrays.expand_right(self.sigma(self.t_max if t is None else t), x)
         return arrays.sum_dims(jax.scipy.stats.norm.logpdf(x, scale=scale))
 
     def denoise(self, x: Array, t: ArrayLike, score: Array) -> Array:

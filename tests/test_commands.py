@@ -70,7 +70,7 @@ def test_bits_per_dim_of_held_out_images_are_evaluated_on_request(run, tmp_path)
     run = run._replace(config=config, workdir=tmp_path, model=replace(run.model, sde=build.sde(config)))
     config.evaluation.likelihood_n, config.evaluation.likelihood_probes = 3, 2
     config.evaluation.likelihood_tolerance, config.sampler.batch_size = 1e-3, 2
-    numbers = runs._likelihood(run)
+    numbers = runs.likelihood(run)
     assert numbers["bits_per_dim_n"] == 3 and numbers["bits_per_dim_not_integrated"] == 0
     for words in ("17 grey levels, uniformly dequantized", "p(x|y)", "from t = 0.001 (σ/α = 0.01)"):
         assert words in numbers["bits_per_dim_convention"]
@@ -95,7 +95,7 @@ def test_bits_per_dim_are_from_t_min_and_without_labels_where_they_can_be(run, m
     monkeypatch.setattr(evaluation, "likelihood", lambda *args, **options: asked.update(options, labels=args[3]) or {})
     config = tiny_digits()
     config.evaluation.likelihood_n = 3
-    runs._likelihood(run._replace(config=config))
+    runs.likelihood(run._replace(config=config))
     assert asked["t_min"] == 1e-5 and (asked["labels"] == -1).all()
 
 

@@ -44,8 +44,8 @@ def oracle():
     """An anisotropic mixture on VP, its exact likelihood from t and Hutchinson's with 2 probes, both compiled once."""
     sde, data = SDES["vp"], mixture(3, full=True)
     score_fn = distributions.score_of(data, sde)
-    from_time = jax.jit(lambda x, t: likelihood.log_likelihood(sde, score_fn, x, t_min=t))
-    exact = lambda x, t=sde.t_min: from_time(x, t)  # noqa: E731
+    between = jax.jit(lambda x, low, high: likelihood.log_likelihood(sde, score_fn, x, t_min=low, t_max=high))
+    exact = lambda x, t_min=sde.t_min, t_max=sde.t_max: between(x, t_min, t_max)  # noqa: E731
     estimate = jax.jit(lambda key, x: likelihood.log_likelihood(sde, score_fn, x, key=key, n_probes=2))
     return sde, data, exact, estimate
 
@@ -84,13 +84,15 @@ def test_half_precision_is_integrated_in_float32(oracle):
     assert found.z.dtype == jnp.bfloat16 and found.log_prob.dtype == jnp.float32 and found.nfe == expected.nfe
 
 
-def test_the_likelihood_may_start_above_t_min(oracle):
-    """At t = 0.3, of the law there."""
+@pytest.mark.parametrize("t_max", [0.8, 1.0])
+def test_the_likelihood_may_start_above_t_min_and_end_below_t_max(oracle, t_max):
+    """From t = 0.3, of the law there, to where the law is not yet the prior N(0, σ(0.8)²)."""
     t = 0.3
     sde, data, exact, _ = oracle
     x = data.perturbed(sde, t).sample(key(), 64)
-    found, truth = exact(x, t), data.perturbed(sde, t).log_prob(x)
-    mismatch = data.perturbed(sde, sde.t_max).log_prob(found.z) - sde.prior_log_prob(found.z)
+    found, truth = exact(x, t, t_max), data.perturbed(sde, t).log_prob(x)
+    prior = normal_log_prob(np.asarray(found.z), 0, float(sde.sigma(t_max)))
+    mismatch = data.perturbed(sde, t_max).log_prob(found.z) - prior
     # Fifteen steps within 1e-5·(1 + 5 nats), as much again for errors of x times the score.
     np.testing.assert_allclose(found.log_prob + mismatch, truth, atol=2e-3)
 

@@ -8,20 +8,15 @@ is how often each noise ratio is met: uniformly from 1,000 levels, a geometric l
 import math
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from configs import digits, fashion_mnist
 from experiments import study
 from experiments.ddpm_equivalence.figures import image_panels
-from score_jax import build, likelihood, runs
-from score_jax.types import Key
+from score_jax import runs
 
 SIGMA_MIN = 0.02  # of the noise ratio, at data in [-1, 1]: the likelihood's t_min on either process
 RANGES = ("common range", "own range")  # of noise ratios, for the likelihood
@@ -71,31 +66,20 @@ def drawn_as(run: runs.Run, kind: str, size: Size, folder: Path) -> runs.Run:
     return runs.new(config(kind, size, run.config.seed), folder).with_state(run.state)
 
 
-def bits(key: Key, run: runs.Run, n: int) -> dict[str, tuple[float, float]]:
+def bits(run: runs.Run, n: int) -> dict[str, tuple[float, float]]:
     """Bits per dimension of n held-out images by the probability flow, and the standard error, by `RANGES`.
 
-    For L grey levels, dequantized uniformly: −log₂ p/D + log₂(L/width of the data's interval). The common range ends
-    at SMLD's largest noise ratio, the process's own at its t_max.
+    The common range ends at SMLD's largest noise ratio, the process's own at its t_max.
     """
-    source = run.data.held_out
-    x = build.prepare(run.config, source)(key, jnp.asarray(source.batch(np.arange(n))["x"]))
-    sde = run.model.sde.replace(t_min=run.model.sde.time(-2 * math.log(SIGMA_MIN)))
-    common = sde.time(-2 * math.log(run.config.sde.ve.sigma_max))
-
-    @jax.jit
-    def nats(key, variables, x, t_max):
-        process = sde.replace(t_max=t_max)
-        model = replace(run.model, variables=variables, sde=process)
-        label = jnp.full(len(x), -1) if run.data.train.num_classes else None
-        score_fn = model.given(label=label)
-        return likelihood.log_likelihood(process, score_fn, x, key=key, rtol=1e-4, atol=1e-4).log_prob
-
-    low, high = build.value_range(run.config)
+    config, sde = run.config.copy_and_resolve_references(), run.model.sde
+    config.evaluation.likelihood_n, config.evaluation.likelihood_tolerance = n, 1e-4
+    ratios = config.sde.ve.sigma_min, config.sde.ve.sigma_max
+    low, high = float(sde.t_min), float(sde.t_max)
+    t_min, common = (min(max(float(sde.time(-2 * math.log(ratio))), low), high) for ratio in ratios)
     found = {}
-    for name, t_max in zip(RANGES, (common, jnp.asarray(sde.t_max)), strict=True):
-        value = -np.asarray(nats(key, run.model.variables, x, t_max), np.float64) / (x[0].size * math.log(2))
-        value = value + math.log2(source.levels / (high - low))
-        found[name] = float(value.mean()), float(value.std(ddof=1) / math.sqrt(n))
+    for name, t_max in zip(RANGES, (common, high), strict=True):
+        numbers = runs.likelihood(run._replace(config=config), t_min=t_min, t_max=t_max)
+        found[name] = numbers["bits_per_dim"], numbers["bits_per_dim_standard_error"]
     return found
 
 
@@ -126,7 +110,7 @@ def measure(seed: int, full: bool = False, chosen: Size | None = None) -> study.
             clock.append(time.process_time() - start)
             for other in KINDS:
                 swapped = drawn_as(run, other, setting, Path(folder) / f"{kind} as {other}")
-                bpd = bits(jax.random.key(seed + 1), swapped, setting.likelihood)
+                bpd = bits(swapped, setting.likelihood)
                 rows.append(row(kind, other, runs.evaluate(swapped), bpd))
                 n = 20
                 labels = runs.classes_in_turn(swapped, n)
