@@ -159,6 +159,7 @@ def get_config() -> ConfigDict:
     evaluation.likelihood_n = 0  # held-out images whose bits per dimension are found: it takes long
     evaluation.likelihood_probes = 1  # of Hutchinson's estimate of the divergence
     evaluation.likelihood_tolerance = 1e-5  # relative and absolute, of the integration along the probability flow
+    evaluation.bound_n = 0  # held-out images whose variational bound is found, of the ancestral sampler on its grid
     return config
 
 

@@ -3,8 +3,9 @@
     python experiments/evaluate.py --workdir=runs/digits
 
 2-D data: score error against the exact score by noise level, sliced Wasserstein-2, MMD, energy distance, mode weights.
-Images: accuracy and class balance by a simple classifier trained on the real images, nearest-neighbour distances; with
---config.evaluation.likelihood_n=100, bits/dim of that many held-out images under the probability flow.
+Images: accuracy and class balance by a simple classifier trained on the real images, nearest-neighbour distances.
+--config.evaluation.likelihood_n=100: bits/dim of that many held-out images under the probability flow.
+--config.evaluation.bound_n=100: the variational bound of an ancestral sampler's steps, in bits/dim, with its parts.
 Writes evaluation.json and figures/ into the run folder and prints the numbers.
 """
 

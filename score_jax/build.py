@@ -16,13 +16,14 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from score_jax import arrays, kernels, losses, networks, parameterization, sampling, training
+from score_jax import arrays, kernels, likelihood, losses, networks, parameterization, sampling, training
 from score_jax import data as datasets
 from score_jax import sde as sdes
 from score_jax.data import Source, toy
 from score_jax.distributions import GaussianMixture, score_of
 from score_jax.interop.conditions import KnotIndex, LevelIndex, NoiseLevel, Timestep
 from score_jax.kernels import Kernel
+from score_jax.likelihood import VariationalBound
 from score_jax.losses import times, weighting
 from score_jax.losses.variational import Decoder, gaussian_decoder, grey_level_decoder
 from score_jax.parameterization import Parameterization
@@ -56,11 +57,16 @@ def check(config: ConfigDict) -> None:
     sampler, evaluation = config.sampler, config.evaluation
     require_at_least("sampler", 1, steps=sampler.steps, n=sampler.n, batch_size=sampler.batch_size)
     require_at_least("evaluation", 2, n=evaluation.n, levels=evaluation.levels)
-    require_at_least("evaluation", 0, likelihood_n=evaluation.likelihood_n)
+    require_at_least("evaluation", 0, likelihood_n=evaluation.likelihood_n, bound_n=evaluation.bound_n)
     require_at_least("evaluation", 1, likelihood_probes=evaluation.likelihood_probes)
     require_positive("evaluation", likelihood_tolerance=evaluation.likelihood_tolerance)
     require_at_least("times.discrete", 1, n=config.times.discrete.n)
     value_range(config)
+    if evaluation.bound_n and (sampler.name != "ancestral" or sampler.corrector):
+        raise InputError(
+            f"the variational bound is of ancestral steps, not of {sampler.name}{' corrected' * sampler.corrector}: "
+            "set --config.sampler.name=ancestral --config.sampler.corrector=False, or --config.evaluation.bound_n=0"
+        )
 
 
 # Data
@@ -537,6 +543,29 @@ def thresholded(config: ConfigDict, sde: SDE, score_fn: ScoreFn) -> ScoreFn:
         _learned_variance(config, score_fn),
     )
     return kept if variance is None else ScoreWithVariance(kept, variance)
+
+
+def bound(config: ConfigDict, sde: SDE, levels: int) -> Callable[[Key, ScoreFn, Array], VariationalBound]:
+    """Returns `(key, score_fn, x0) -> VariationalBound` of the config's ancestral sampler, on its grid.
+
+    It ends with the density of dequantized images, or with the grey levels of those stored as they are.
+    """
+    stored = not config.data.dequantize
+    if stored and value_range(config) != (-1.0, 1.0):
+        raise InputError(
+            f"the bound of grey levels is of images on (-1.0, 1.0), got data.value_range {value_range(config)}: set "
+            "--config.evaluation.bound_n=0"
+        )
+    ts = grid(config, sde)
+    ts = ts[1:] if config.sampler.grid == "levels" else ts  # whose first is there twice
+    decoder = grey_level_decoder(levels) if stored else gaussian_decoder
+
+    def terms(key: Key, score_fn: ScoreFn, x0: Array) -> VariationalBound:
+        variance = _learned_variance(config, score_fn) or config.sampler.ancestral.variance
+        kept = thresholded(config, sde, score_fn)
+        return likelihood.variational_bound(key, sde, kept, x0, ts, variance=variance, decoder=decoder)
+
+    return terms
 
 
 def sampler(config: ConfigDict, sde: SDE, score_fn: ScoreFn) -> Sampler:

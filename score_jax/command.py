@@ -143,6 +143,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     def guarded(_: Sequence[str]) -> None:
         cache_compilations()
         logging.set_verbosity(logging.WARNING)  # Orbax narrates every write
+        # … and warns of what `sample` and `evaluate` ask of it.
+        logging.get_absl_logger().addFilter(lambda record: "directory is read only" not in record.getMessage())
         try:
             code = main()
         except InputError as error:

@@ -5,20 +5,22 @@ data, so fresh data of the same size go through the same functions.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from score_jax import metrics
 from score_jax.arrays import example_keys, split
 from score_jax.data import toy
 from score_jax.distributions import GaussianMixture
-from score_jax.likelihood import bits_per_dim, log_likelihood
+from score_jax.likelihood import VariationalBound, bits_per_dim, log_likelihood
 from score_jax.metrics import ScoreError
 from score_jax.sampling import grids
 from score_jax.score import ScoreModel
-from score_jax.types import Array, Key
+from score_jax.types import Array, Key, ScoreFn
 
 Numbers = dict[str, Any]
 
@@ -130,23 +132,17 @@ def likelihood(
       tolerance: relative and absolute, of the integration.
       batch_size: images at once; the last batch is filled up and cut.
     """
-    size, sde = min(batch_size, len(x)), model.sde
+    sde = model.sde
 
     @jax.jit
-    def batch(keys, model, x, labels):
+    def batch(keys, x, labels, model):
         options: dict[str, Any] = {"t_min": t_min, "t_max": t_max, "rtol": tolerance, "atol": tolerance}
         found = log_likelihood(sde, model.given(label=labels), x, key=keys, n_probes=n_probes, **options)
-        return bits_per_dim(found.log_prob, dims=x[0].size, data_range=data_range, levels=levels), found.nfe
+        bits = bits_per_dim(found.log_prob, dims=x[0].size, data_range=data_range, levels=levels)
+        return bits, jnp.full(len(x), found.nfe)
 
-    values, calls = [], []
-    for first in range(0, len(x), size):
-        rows = np.resize(np.arange(first, min(first + size, len(x))), size)
-        row_labels = None if labels is None else labels[rows]
-        bits, nfe = batch(example_keys(key, len(x))[rows], model, x[rows], row_labels)
-        values.append(np.asarray(bits.value)[: len(x) - first])
-        calls.append(int(nfe))
-    found = np.concatenate(values).astype(np.float64)
-    arrived = found[np.isfinite(found)]
+    bits, calls = _in_batches(partial(batch, model=model), key, x, labels, batch_size)
+    arrived = bits.value[np.isfinite(bits.value)]
     sigma, largest = (float(np.exp(-0.5 * sde.log_snr(t))) for t in (t_min, t_max))
     given = "" if labels is None or (labels < 0).all() else ", of p(x|y) given the label y"
     flow = (
@@ -154,13 +150,69 @@ def likelihood(
         f"Hutchinson's estimate with {n_probes} probes, tolerance {tolerance:g}"
     )
     return {
-        "bits_per_dim": float(arrived.mean()) if len(arrived) else None,
-        "bits_per_dim_standard_error": float(arrived.std(ddof=1) / len(arrived) ** 0.5) if len(arrived) > 1 else None,
-        "bits_per_dim_n": len(arrived),
-        "bits_per_dim_not_integrated": len(found) - len(arrived),
+        **_mean("bits_per_dim", arrived),
+        "bits_per_dim_not_integrated": len(bits.value) - len(arrived),
         "bits_per_dim_sigma": sigma,
         "bits_per_dim_convention": f"{bits.convention}{given}; {flow}",
-        "bits_per_dim_nfe": max(calls),
+        "bits_per_dim_nfe": int(calls.max()),
+    }
+
+
+def bound(
+    key: Key,
+    terms: Callable[[Key, ScoreFn, Array], VariationalBound],
+    model: ScoreModel,
+    x: np.ndarray,
+    labels: np.ndarray | None,
+    *,
+    convention: str,
+    offset: float,
+    batch_size: int,
+) -> Numbers:
+    """Returns the variational bound of images in bits per dimension, and its parts.
+
+    Args:
+      key: `()`, of the noise.
+      terms: `(keys, score_fn, x) -> VariationalBound`.
+      model: the score function.
+      x: images `(n, H, W, C)` in the range of training.
+      labels: classes `(n,)` of a conditional model, −1 for none.
+      convention: what the bits are of, in words.
+      offset: bits per dimension to add to the decoder's: of a density, the width of a grey level.
+      batch_size: images at once; the last batch is filled up and cut.
+    """
+
+    @jax.jit
+    def batch(keys, x, labels, model):
+        found = terms(keys, model.given(label=labels), x)
+        return found.prior, found.steps.sum(0), found.decoder
+
+    in_bits = 1 / (x[0].size * np.log(2))
+    parts = [part * in_bits for part in _in_batches(partial(batch, model=model), key, x, labels, batch_size)]
+    parts[2] += offset
+    means = {
+        f"bound_{name}": float(part.mean()) for name, part in zip(("prior", "steps", "decoder"), parts, strict=True)
+    }
+    return {**_mean("bound_bits_per_dim", sum(parts)), **means, "bound_convention": convention}
+
+
+def _in_batches(f: Callable[..., Any], key: Key, x: np.ndarray, labels: np.ndarray | None, size: int) -> Any:
+    """f(keys, x, labels) of all rows, `size` at a time: one program, whose last batch is filled up and cut."""
+    keys, size, parts = example_keys(key, len(x)), min(size, len(x)), []
+    for first in range(0, len(x), size):
+        rows = np.resize(np.arange(first, min(first + size, len(x))), size)
+        found = f(keys[rows], x[rows], None if labels is None else labels[rows])
+        parts.append(jax.tree.map(lambda v, n=len(x) - first: np.asarray(v, np.float64)[:n], found))
+    return jax.tree.map(lambda *values: np.concatenate(values), *parts)
+
+
+def _mean(name: str, values: np.ndarray) -> Numbers:
+    """The mean of values, its standard error and their number; None for a mean or an error of too few."""
+    n = len(values)
+    return {
+        name: float(values.mean()) if n else None,
+        f"{name}_standard_error": float(values.std(ddof=1) / n**0.5) if n > 1 else None,
+        f"{name}_n": n,
     }
 
 

@@ -31,7 +31,7 @@ from score_jax.score import ScoreModel
 from score_jax.training import TrainState, checkpoint
 from score_jax.training.logging import read_jsonl, write_json
 from score_jax.training.step import level_sigmas
-from score_jax.types import InputError
+from score_jax.types import InputError, Key
 
 _log = logging.getLogger(__name__)
 
@@ -313,10 +313,11 @@ def evaluate(run: Run) -> dict[str, Any]:
     Raises:
       InputError: where bits per dimension are asked for of data that have no grey levels; when samples diverged.
     """
-    if run.config.evaluation.likelihood_n and not run.data.held_out.levels:
+    asked = [name for name in ("likelihood_n", "bound_n") if run.config.evaluation[name]]
+    if asked and not run.data.held_out.levels:
         raise InputError(
             f"bits per dimension are of grey levels, which {run.config.data.name!r} has not: "
-            "set --config.evaluation.likelihood_n=0"
+            f"set --config.evaluation.{asked[0]}=0"
         )
     numbers: dict[str, Any] = {
         "step": int(run.state.step),
@@ -383,7 +384,8 @@ def _evaluate_images(run: Run) -> dict[str, Any]:
     if "class_shares" in numbers:
         shares = np.array(numbers["class_shares"]), np.array(numbers["data_class_shares"])
         save(histogram_classes(*shares), run.workdir / "figures" / "classes.png")
-    return numbers | (likelihood(run) if config.evaluation.likelihood_n else {})
+    numbers |= likelihood(run) if config.evaluation.likelihood_n else {}
+    return numbers | (bound(run) if config.evaluation.bound_n else {})
 
 
 def likelihood(run: Run, *, t_min: float | None = None, t_max: float | None = None) -> dict[str, Any]:
@@ -398,20 +400,15 @@ def likelihood(run: Run, *, t_min: float | None = None, t_max: float | None = No
       t_max: where the flow ends, in the prior; else the SDE's.
     """
     config, sde = run.config, run.model.sde
-    batch = run.data.held_out.batch(np.arange(min(config.evaluation.likelihood_n, len(run.data.held_out))))
     key_noise, key_probes = evaluation.keys(config.seed, 4)[2:]
-    dequantized = config.copy_and_resolve_references()
-    dequantized.data.dequantize, dequantized.data.flip = True, False
-    labels = None
-    if run.data.train.num_classes:
-        labels = np.full(len(batch["x"]), -1, np.int32) if config.training.label_dropout else batch["label"]
+    x, labels = _held_out(run, config.evaluation.likelihood_n, key_noise, dequantize=True)
     low, high = build.value_range(config)
     if t_min is None:
         t_min = float(build.level_times(config, sde)[-1] if config.times.name == "knots" else sde.t_min)
     return evaluation.likelihood(
         key_probes,
         run.model,
-        np.asarray(build.prepare(dequantized, run.data.held_out)(key_noise, jnp.asarray(batch["x"]))),
+        x,
         labels,
         levels=run.data.held_out.levels,
         data_range=high - low,
@@ -421,6 +418,39 @@ def likelihood(run: Run, *, t_min: float | None = None, t_max: float | None = No
         tolerance=config.evaluation.likelihood_tolerance,
         batch_size=config.sampler.batch_size,
     )
+
+
+def bound(run: Run) -> dict[str, Any]:
+    """Returns the variational bound of `evaluation.bound_n` held-out images, in bits per dimension, with its parts.
+
+    It is of the config's ancestral sampler and of images as they were trained on: dequantized, or the grey levels.
+    """
+    config, levels = run.config, run.data.held_out.levels
+    key_noise, key_steps = evaluation.keys(config.seed, 6)[4:]
+    x, labels = _held_out(run, config.evaluation.bound_n, key_noise, dequantize=config.data.dequantize)
+    low, high = build.value_range(config)
+    of = f"{levels} grey levels, {'uniformly dequantized' if config.data.dequantize else 'as stored'}"
+    return evaluation.bound(
+        key_steps,
+        build.bound(config, run.model.sde, levels),
+        run.model,
+        x,
+        labels,
+        convention=f"bits per dimension of {of}; variational bound of {config.sampler.steps} ancestral steps",
+        offset=float(np.log2(levels / (high - low))) if config.data.dequantize else 0.0,
+        batch_size=config.sampler.batch_size,
+    )
+
+
+def _held_out(run: Run, n: int, key: Key, *, dequantize: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """The first n held-out images in the range of training, and labels: those of a model that can't do without."""
+    config, source = run.config.copy_and_resolve_references(), run.data.held_out
+    config.data.dequantize, config.data.flip = dequantize, False
+    batch = source.batch(np.arange(min(n, len(source))))
+    labels = None
+    if run.data.train.num_classes:
+        labels = np.full(len(batch["x"]), -1, np.int32) if config.training.label_dropout else batch["label"]
+    return np.asarray(build.prepare(config, source)(key, jnp.asarray(batch["x"]))), labels
 
 
 def _drawn_to_measure(run: Run, n: int, labels: np.ndarray | None) -> np.ndarray:

@@ -15,6 +15,7 @@ from PIL import Image
 from configs import base, digits, toy
 from score_jax import build, data, evaluation, likelihood, metrics, noise_levels, published, runs
 from score_jax import command as command_line
+from score_jax.losses import variational
 from score_jax.types import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -85,9 +86,54 @@ def test_bits_per_dim_of_held_out_images_are_evaluated_on_request(run, tmp_path)
     np.testing.assert_allclose(numbers["bits_per_dim"], expected.mean(), rtol=1e-4)
     np.testing.assert_allclose(numbers["bits_per_dim_standard_error"], expected.std(ddof=1) / 3**0.5, rtol=1e-3)
     points = runs.new(toy.get_config(), tmp_path / "points")
-    points.config.evaluation.likelihood_n = 3
-    with pytest.raises(InputError, match="of grey levels, which 'eight_gaussians' has not"):
-        runs.evaluate(points)
+    for name in ("bound_n", "likelihood_n"):
+        points.config.evaluation[name] = 3
+        with pytest.raises(InputError, match=f"of grey levels, which 'eight_gaussians' has not: .*{name}=0"):
+            runs.evaluate(points)
+
+
+@pytest.mark.parametrize("dequantize", [True, False])
+def test_the_variational_bound_of_held_out_images_is_evaluated_on_request(run, dequantize):
+    """Of densities log₂(17/2) bits are a grey level's width in [−1, 1]; against variational_bound called by hand."""
+    config = tiny_digits()
+    config.data.value_range, config.data.dequantize = (-1.0, 1.0), dequantize
+    config.sampler.name, config.sampler.grid, config.sampler.steps, config.sampler.batch_size = (
+        "ancestral",
+        "levels",
+        5,
+        2,
+    )
+    config.evaluation.bound_n = 3
+    run = run._replace(config=config)
+    numbers = runs.bound(run)
+    words = "17 grey levels, uniformly dequantized" if dequantize else "17 grey levels, as stored"
+    assert words in numbers["bound_convention"] and numbers["bound_bits_per_dim_n"] == 3
+    key_noise, key_steps = evaluation.keys(0, 6)[4:]
+    stored = run.data.held_out.batch(np.arange(3))["x"]
+    x = data.images.prepare(key_noise, stored, levels=17, dequantize=dequantize)
+    ts = build.grid(config, run.model.sde)[1:]  # "levels" has its first twice
+    decoder = variational.gaussian_decoder if dequantize else variational.grey_level_decoder(17)
+    score_fn = run.model.given(label=jnp.full(3, -1))
+    found = likelihood.variational_bound(key_steps, run.model.sde, score_fn, x, ts, decoder=decoder)
+    bits = np.asarray(found.total, np.float64) / (64 * np.log(2)) + (np.log2(17 / 2) if dequantize else 0)
+    np.testing.assert_allclose(numbers["bound_bits_per_dim"], bits.mean(), rtol=1e-5)
+    np.testing.assert_allclose(numbers["bound_bits_per_dim_standard_error"], bits.std(ddof=1) / 3**0.5, rtol=1e-4)
+    np.testing.assert_allclose(numbers["bound_prior"], found.prior.mean() / (64 * np.log(2)), rtol=1e-5)
+    parts = sum(numbers[f"bound_{part}"] for part in ("prior", "steps", "decoder"))
+    np.testing.assert_allclose(parts, numbers["bound_bits_per_dim"], rtol=1e-6)
+
+
+def test_a_bound_that_is_not_of_the_sampler_is_refused(run, tmp_path):
+    config = tiny_digits()
+    config.evaluation.bound_n = 3
+    with pytest.raises(InputError, match="of ancestral steps, not of annealed_langevin: set"):
+        runs.new(config, tmp_path)
+    config.sampler.name, config.sampler.corrector = "ancestral", True
+    with pytest.raises(InputError, match="not of ancestral corrected"):
+        runs.new(config, tmp_path)
+    config.data.dequantize, config.sampler.corrector = False, False
+    with pytest.raises(InputError, match=r"on \(-1.0, 1.0\), got data.value_range \(0.0, 1.0\): set --config"):
+        runs.bound(run._replace(config=config))
 
 
 def test_bits_per_dim_are_from_t_min_and_without_labels_where_they_can_be(run, monkeypatch):
@@ -190,6 +236,7 @@ def test_images_of_four_channels_and_any_range_are_drawn(tmp_path):
         ("sampler.n", 0),
         ("evaluation.n", 0),
         ("evaluation.likelihood_n", -1),
+        ("evaluation.bound_n", -1),
         ("evaluation.likelihood_tolerance", 0.0),
         ("times.discrete.n", -1),
         ("data.value_range", (0.0, 1.0, 2.0)),
