@@ -194,7 +194,10 @@ class VP(_LinearBeta):
 
 @struct.dataclass
 class SubVP(_LinearBeta):
-    """Sub-VP: VP's α with σ = 1 − α², its variance squared (Song et al. 2021, eq. 33)."""
+    """Sub-VP: VP's α with σ = 1 − α², its variance squared (Song et al. 2021, eq. 33).
+
+    Published runs train from t = 1e-5, where σ = 1e-6: 17 spacings of float32 numbers near 1. At 1e-3 it is 1.1e-4.
+    """
 
     beta_min: ArrayLike = 0.1
     beta_max: ArrayLike = 20.0

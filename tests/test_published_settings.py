@@ -105,6 +105,10 @@ CONSTANTS = ADAM | {
     "sde.vp.beta_max": 20.0,
     "sde.subvp.beta_min": 0.1,
     "sde.subvp.beta_max": 20.0,
+    "sde.subvp.t_min": 1e-3,  # ours: published are 1e-5
+    "sde.subvp.t_max": 1.0,
+    "sde.vp.t_min": 1e-5,
+    "sde.vp.t_max": 1.0,
     "times.lognormal.mean": -1.2,
     "times.lognormal.std": 1.2,
     "parameterization.edm.sigma_data": 0.5,
