@@ -13,7 +13,6 @@ from configs import base, ddpm, digits, edm, fashion_mnist, ncsn, ncsnv2, score_
 from score_jax import arrays, build, losses, networks, published, runs, sampling, training
 from score_jax import data as datasets
 from score_jax import sde as sdes
-from score_jax.networks.refinenet import LAYOUTS, Layout, Stage
 from score_jax.training.loop import check_intervals
 from score_jax.types import InputError
 from tests import test_noise_levels
@@ -327,15 +326,23 @@ def two_steps(config):
     return theta, flat(state.ema)
 
 
-@pytest.mark.parametrize(
-    "module", [pytest.param(ncsn, id="ncsn", marks=pytest.mark.slow), pytest.param(ncsnv2, id="ncsnv2")]
-)
+class Head(nn.Module):
+    """One convolution of x in a network's place, without its compilation: ε̂, or ε̂ and v of two outputs."""
+
+    outputs: int = 1
+
+    @nn.compact
+    def __call__(self, x, cond, label=None, train=False):
+        return nn.Conv(self.outputs * x.shape[-1], (3, 3))(x)
+
+
+# What they do to whole networks, and the networks to them, is in `test_families`.
+
+
+@pytest.mark.parametrize("module", [ncsn, ncsnv2], ids=["ncsn", "ncsnv2"])
 def test_published_training_takes_two_steps_of_plain_adam_and_averages_as_published(module, monkeypatch):
-    """On the digits, with four levels, 8 features and two of the four stages: half of the time to compile."""
-    monkeypatch.setitem(LAYOUTS, "shallow", Layout((Stage(1, down=False), Stage(2)), (2, 1)))
     config = module.get_config()
-    config.network[config.network.name].update(features=8, depth="shallow")
-    config.times.discrete.n = 4
+    monkeypatch.setitem(build.LEVEL_NETWORKS, config.network.name, lambda *_, **__: Head())
     theta, ema = two_steps(config)
     # Adam's first step is lr·g/(|g| + ε): neither a warm-up nor an ε of the gradients' size makes it less.
     moved = abs(theta[1] - theta[0]) / config.optimizer.learning_rate
@@ -346,7 +353,7 @@ def test_published_training_takes_two_steps_of_plain_adam_and_averages_as_publis
     np.testing.assert_allclose(ema, expected, atol=1e-6)  # ten roundings of float32 near 1
 
 
-FAMILIES = {  # published learning rate, number of steps of its warm-up, decay of the average
+WARM_UPS = {  # published learning rate, number of steps of its warm-up, decay of the average
     "ve_ncsnpp_continuous": (score_sde, 2e-4, 5000, 0.999),
     "cifar10": (ddpm, 2e-4, 5000, 0.9999),
     "cifar10_cond": (edm, 1e-3, 10e6 / 512, 0.5 ** (512 / 500e3)),
@@ -355,16 +362,13 @@ FAMILIES = {  # published learning rate, number of steps of its warm-up, decay o
 
 
 @pytest.mark.parametrize(
-    ("variant", "module", "rate", "warmup", "d"),
-    [
-        pytest.param(v, *row, marks=[] if v == "ve_ncsnpp_continuous" else [pytest.mark.slow], id=v)
-        for v, row in FAMILIES.items()
-    ],
+    ("variant", "module", "rate", "warmup", "d"), [pytest.param(v, *row, id=v) for v, row in WARM_UPS.items()]
 )
-def test_published_unets_take_two_steps_of_their_warm_up_and_average_as_published(variant, module, rate, warmup, d):
-    """On the digits, one level of 8 features and one block."""
+def test_published_unets_take_two_steps_of_their_warm_up_and_average_as_published(
+    variant, module, rate, warmup, d, monkeypatch
+):
     config = module.get_config(variant)
-    config.network[config.network.name].update(channels=8, multipliers=(1,), blocks=1, attention=())
+    monkeypatch.setitem(build.UNETS, config.network.name, lambda **_: Head())
     config.optimizer.learning_rate = 1000 * rate  # a step of the warm-up would vanish in float32
     theta, ema = two_steps(config)
     # Adam's first step is lr·g/(|g| + ε), whatever the clipping; ε is of no gradient's size.
@@ -375,16 +379,6 @@ def test_published_unets_take_two_steps_of_their_warm_up_and_average_as_publishe
     first, second = (0.1, 2 / 11) if module is edm else (d, d)  # (1 + n)/(10 + n)
     expected = second * (first * theta[0] + (1 - first) * theta[1]) + (1 - second) * theta[2]
     np.testing.assert_allclose(ema, expected, atol=1e-6)
-
-
-class Head(nn.Module):
-    """ε̂ and v as one convolution of x: a learned variance without the U-Net's compilation."""
-
-    outputs: int
-
-    @nn.compact
-    def __call__(self, x, cond, label=None, train=False):
-        return nn.Conv(self.outputs * x.shape[-1], (3, 3))(x)
 
 
 @pytest.fixture
