@@ -145,6 +145,15 @@ def test_rows_that_cannot_arrive_are_nan_and_leave_the_others_alone():
     assert np.isnan(given_up.y).all() and given_up.n_calls == 1 + 6 * 9
 
 
+def test_a_row_whose_steps_no_longer_change_t_is_given_up():
+    """float32's times near 1000 are 6e-5 apart: the field turns by 60 radians from one to the next, and is lost."""
+    field = lambda t, y: 1e6 * jnp.cos(1e6 * t)[:, None] * jnp.ones_like(y)  # noqa: E731
+    solved = integrate.solve(field, jnp.zeros((1, 1)), 1000.0, 1001.0)
+    assert np.isnan(solved.y).all()
+    # errors of 1e6·step over 1e-5 shorten each step by 5: 0.01·5⁻⁴ is less than half of 6e-5; one attempt to spare
+    assert solved.n_calls <= 1 + 6 * 5
+
+
 def test_an_attempt_that_meets_nan_is_repeated_with_a_shorter_step():
     """√(1 − t)-like end: the field is NaN beyond t = 1, where the stages of a step too long would look."""
     field = lambda t, y: jnp.where(t < 1.0, 1.0, jnp.nan)[:, None] * jnp.ones_like(y)  # noqa: E731

@@ -18,8 +18,8 @@ from score_jax.interop import files, persistence
 from score_jax.interop.conditions import NoiseLevel
 from score_jax.interop.files import Contents
 from score_jax.interop.mapping import Tensors, named
-from score_jax.interop.preconditioned import EDMPrecond, Preconditioned, VEPrecond, VPPrecond
-from score_jax.interop.settings import Config, Examples, choice, number, value, whole, wholes
+from score_jax.interop.preconditioned import EDMPrecond, Preconditioned, VEPrecond, VPPrecond, iDDPMPrecond
+from score_jax.interop.settings import MOST_LEVELS, Config, Examples, choice, number, value, whole, wholes
 from score_jax.interop.torch_files import Tensor
 from score_jax.networks import GaussianFourier, ResidualUNet, positional
 from score_jax.parameterization import Parameterization
@@ -27,15 +27,16 @@ from score_jax.score import Condition
 from score_jax.sde import EDM, SDE
 from score_jax.types import InputError
 
-SPARE = r"model\.(.*\.resample_filter|map_augment\.weight)"
+SPARE = r"u|model\.(.*\.resample_filter|map_augment\.weight)"  # u: iDDPM's noise levels, which its constants give
 _PATHS = {"standard": "none", "skip": "skip", "residual": "residual"}
 
 
 def read(path: str | os.PathLike) -> Contents:
     """Returns the weights of a .pkl, .safetensors or .npz, and the constructor's arguments that a .pkl has."""
     with open(path, "rb") as file:
-        pickled = file.read(1) == b"\x80"
-    if not pickled:
+        start = file.read(9)
+    # The length of a header, with which safetensors begins, may have the first byte of a pickle.
+    if start[:1] != b"\x80" or start[8:] == b"{":
         return files.read(path)
     contents = persistence.read(path)
     module = contents.get("ema") if isinstance(contents, dict) else contents
@@ -53,9 +54,9 @@ def state_dict(contents: Any, use_ema: bool) -> dict[str, Tensor | np.ndarray]:
 
 def network(tensors: Tensors, config: Config) -> Preconditioned:
     """Returns the network inside its preconditioner, as the constructor's arguments describe them."""
-    coefficients, default, _ = _PRECONDITIONERS[_kind(config)]
+    coefficients, default, outputs, _ = _PRECONDITIONERS[_kind(config)]
     net = _NETWORKS[choice(config, "model_type", _NETWORKS, default)](tensors, config)
-    return Preconditioned(net, coefficients(config), whole(config, "img_resolution"))
+    return Preconditioned(net.clone(outputs=outputs), coefficients(config), whole(config, "img_resolution"))
 
 
 def _kind(config: Config) -> str:
@@ -64,14 +65,22 @@ def _kind(config: Config) -> str:
     return choice({"class_name": short}, "class_name", _PRECONDITIONERS)
 
 
-_PRECONDITIONERS: dict[str, tuple[Any, str, EDM]] = {  # coefficients, network unless given, range of noise to sample
-    "EDMPrecond": (lambda c: EDMPrecond(number(c, "sigma_data", 0.5)), "DhariwalUNet", EDM()),
+# Coefficients, network unless given, its outputs in multiples of the image's channels, range of noise to sample.
+_PRECONDITIONERS: dict[str, tuple[Any, str, int, EDM]] = {
+    "EDMPrecond": (lambda c: EDMPrecond(number(c, "sigma_data", 0.5)), "DhariwalUNet", 1, EDM()),
     "VPPrecond": (
         lambda c: VPPrecond(number(c, "beta_d", 19.9), number(c, "beta_min", 0.1), number(c, "M", 1000)),
         "SongUNet",
+        1,
         EDM(),
     ),
-    "VEPrecond": (lambda c: VEPrecond(), "SongUNet", EDM(0.02, 100.0)),
+    "VEPrecond": (lambda c: VEPrecond(), "SongUNet", 1, EDM(0.02, 100.0)),
+    "iDDPMPrecond": (
+        lambda c: iDDPMPrecond(number(c, "C_1", 0.001), number(c, "C_2", 0.008), whole(c, "M", 1000, most=MOST_LEVELS)),
+        "DhariwalUNet",
+        2,  # the second half is the learned variance, which D does without
+        EDM(0.0064254),  # level M − 1, up to what EDM samples from
+    ),
 }
 
 

@@ -14,7 +14,7 @@ import scipy.signal
 
 from score_jax import interop, networks
 from score_jax.interop import diffusers, edm, persistence, pickles, score_sde
-from score_jax.interop.preconditioned import EDMPrecond, Preconditioned, VEPrecond, VPPrecond
+from score_jax.interop.preconditioned import EDMPrecond, Preconditioned, VEPrecond, VPPrecond, iDDPMPrecond
 from score_jax.interop.settings import merged
 from score_jax.interop.sources import open_checkpoint
 from score_jax.interop.unet_names import construction, diffusers_entries, edm_entries, score_sde_entries
@@ -198,7 +198,7 @@ def test_a_published_pickle_is_read_and_its_source_code_is_not_run(tmp_path):
         ({"loss_fn": Call(Name("os", "system"), ("true",))}, r"names os\.system.*nothing was executed"),
         ({"ema": New(Name("torch.nn.modules.linear", "Linear"), {})}, r"names torch\.nn\.modules\.linear\.Linear"),
         ({"ema": None}, "has no network ema"),
-        ({"ema": rebuilt("iDDPMPrecond", {"weight": plain(np.ones(3))})}, "class_name is 'iDDPMPrecond', expected one"),
+        ({"ema": rebuilt("iCTPrecond", {"weight": plain(np.ones(3))})}, "class_name is 'iCTPrecond', expected one"),
         ({"ema": rebuilt("EDMPrecond")}, "has no state dict"),
         ({"ema": rebuilt("EDMPrecond", _modules=[])}, "EDMPrecond._modules is no dict"),
         ({"ema": rebuilt("EDMPrecond", {"weight": plain(np.ones(3))})}, "needs img_resolution, which"),
@@ -256,6 +256,17 @@ def test_a_state_dict_may_be_an_npz_that_is_not_compressed(tmp_path):
         interop.load(tmp_path / "edm.npz", source="edm", config=config_of("edm"))
 
 
+def test_safetensors_that_begin_as_a_pickle_does_are_none(tmp_path):
+    """The first byte is the length of the header modulo 256, a multiple of 8: one file in 32 has a pickle's 0x80."""
+    tensors, path = safetensors.numpy.load_file(FILES["edm"]), tmp_path / "edm.safetensors"
+    for n in range(0, 256, 8):
+        safetensors.numpy.save_file(tensors, path, metadata={"note": n * "-"})
+        if path.read_bytes()[:1] == b"\x80":
+            break
+    same_weights("edm", path, config=config_of("edm"))
+    assert path.read_bytes()[:1] == b"\x80"
+
+
 def test_preconditioners_have_the_published_coefficients():
     # Karras et al. 2022, table 1; the numbers are sde.md's
     for sigma, expected in [
@@ -267,9 +278,17 @@ def test_preconditioners_have_the_published_coefficients():
     vp = VPPrecond()(np.float32(152.16697028394637))
     np.testing.assert_allclose(vp, (1, -152.16697, 0.006571586494929619, 999), rtol=1e-5)
     np.testing.assert_allclose(VEPrecond()(np.float32(2 * np.e)), (1, 2 * np.e, 1, 1), rtol=1e-6)
-    for kind, found in [("VPPrecond", VPPrecond()), ("training.networks.VEPrecond", VEPrecond()), (None, EDMPrecond())]:
-        config = config_of("edm") | ({"class_name": kind} if kind else {})
-        assert edm.network({}, config).coefficients == found
+    # iDDPM's levels, and the nearest of them: number 8, of which the network is told 999 − 8
+    iddpm = iDDPMPrecond()
+    np.testing.assert_allclose(iddpm.levels[[0, 8, 999, 1000]], [20291.17, 80.2037, 0.00642541, 0], rtol=1e-6)
+    sigma = np.float32([0.7 * iddpm.levels[8] + 0.3 * iddpm.levels[i] for i in (7, 9)])
+    np.testing.assert_allclose(iddpm(sigma), [[1, 1], -sigma, 1 / np.hypot(sigma, 1), [991, 991]], rtol=1e-6)
+    kinds = {"VPPrecond": VPPrecond(), "training.networks.VEPrecond": VEPrecond(), "iDDPMPrecond": iddpm}
+    for kind, found in [*kinds.items(), (None, EDMPrecond())]:
+        module = edm.network({}, config_of("edm") | ({"class_name": kind} if kind else {}))
+        assert module.coefficients == found
+        assert module.network.outputs == (2 if found is iddpm else 1)  # a learned variance, not used
+    np.testing.assert_allclose(edm.score(module, {"class_name": "iDDPMPrecond"})[0].t_min, iddpm.levels[999], rtol=1e-5)
 
 
 # Names

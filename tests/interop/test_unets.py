@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from score_jax import parameterization
 from score_jax.interop import score_sde
@@ -39,8 +40,29 @@ OUTPUTS = {
 }
 
 
+# Modes that the files above do not have (tests/data/README.md): source/case, score SDE's by output and input path.
+# Their .npz list names and shapes of the original's state dict, and hold the buffers that keep their own values.
+MODES = (
+    "score_sde_pytorch/ncsnpp_skip_skip",
+    "score_sde_pytorch/ncsnpp_skip_residual",
+    "score_sde_pytorch/ncsnpp_residual_residual",
+    "score_sde_pytorch/ncsnpp_residual_none",
+    "score_sde_pytorch/ncsnpp_residual_skip_cat",
+    "score_sde_pytorch/ncsnpp_none_skip_cat",
+    "diffusers/defaults",
+    "diffusers/ncsnpp",
+    "edm/adm_edm",
+    "edm/adm_iddpm",
+    "edm/song_skip",
+    "edm/song_ve",
+    "edm/song_vp",
+)
+OUTPUTS |= {name: (DATA / name).with_suffix(".npz") for name in MODES}
+
+
 def source_of(name):
-    return name if name in SOURCES else "score_sde_pytorch"
+    source = name.split("/")[0]
+    return source if source in SOURCES else "score_sde_pytorch"
 
 
 def config_of(name):
@@ -50,8 +72,18 @@ def config_of(name):
 @functools.cache
 def opened(name):
     with tempfile.TemporaryDirectory() as folder:
-        path = FILES[name] or write_published(Path(folder) / "checkpoint.pth", config_of(name))
+        path = written(Path(folder), name) if name in MODES else FILES[name]
+        path = path or write_published(Path(folder) / "checkpoint.pth", config_of(name))
         return open_checkpoint(path, source=source_of(name), config=config_of(name))
+
+
+def written(folder, name):
+    """Writes the state dict of an original, and returns its path."""
+    data = np.load(OUTPUTS[name])
+    shapes = {key: tuple(shape[shape > 0]) for key, shape in zip(data["names"].tolist(), data["shapes"], strict=True)}
+    state = {key: data[key] if key in data else from_name(key, shape) for key, shape in shapes.items()}
+    safetensors.numpy.save_file(state, folder / "state.safetensors")
+    return folder / "state.safetensors"
 
 
 @functools.cache
@@ -60,7 +92,9 @@ def reference(name):
     data = np.load(OUTPUTS[name])
     x, out = (data[key].transpose(0, 2, 3, 1) for key in ("x", "out"))
     cond = np.float32(data["sigma"] if "sigma" in data else data["labels"])
-    return x, cond, ([data["labels"].argmax(-1).astype(np.int32)] if "sigma" in data else []), out
+    one_hot = data["labels"] if "sigma" in data else np.zeros((len(x), 0))
+    classes = data["classes"] if "classes" in data else one_hot.argmax(-1) if one_hot.shape[1] else None
+    return x, cond, ([] if classes is None else [classes.astype(np.int32)]), out
 
 
 def from_name(name, shape):
@@ -107,7 +141,7 @@ def write_published(path, config, change=lambda contents: None):
 # Parity
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, *MODES])
 def test_outputs_are_the_original_implementations(name):
     x, cond, label, expected = reference(name)
     found = opened(name)
