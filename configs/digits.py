@@ -49,10 +49,12 @@ def get_config(variant: str = "dsm") -> ConfigDict:
         "ddpm": {
             "data.value_range": (-1.0, 1.0),
             "sde.name": "tabulated",
+            "times.name": "knots",
             "parameterization.name": "eps",
             "sampler.name": "ancestral",
             "sampler.grid": "ddpm",
             "sampler.steps": 1000,
+            "sampler.t_end": 1e-3,  # the first of the table's times, from which the posterior mean is taken
         },
         "improved_ddpm": {
             "data.value_range": (-1.0, 1.0),
@@ -68,7 +70,7 @@ def get_config(variant: str = "dsm") -> ConfigDict:
             "sampler.ancestral.variance": "learned",
             "sampler.grid": "ddpm",
             "sampler.steps": 100,
-            "sampler.t_end": 1e-3,  # the first of the table's times, from which the posterior mean is taken
+            "sampler.t_end": 1e-3,
         },
         "ddpmpp": {
             "network.name": "ddpmpp",
