@@ -129,6 +129,7 @@ def get_config() -> ConfigDict:
     training.wandb = ""  # project; empty: off
 
     # Sampling. Names: annealed_langevin consistent_annealed euler_maruyama reverse_diffusion ancestral ddim euler heun
+    # dpm_solver_pp unipc probability_flow
     sampler = config.sampler = ConfigDict()
     sampler.name = "annealed_langevin"
     sampler.annealed_langevin = {"step_size": 4e-5, "n_steps": 5}  # step_size is eps at the smallest level
@@ -141,6 +142,7 @@ def get_config() -> ConfigDict:
     sampler.heun = {"churn": 0.0, "s_min": 0.0, "s_max": 1e9, "s_noise": 1.0}
     sampler.dpm_solver_pp = {"order": 2, "eta": 0.0}  # orders 1 to 3; eta 1.0: SDE-DPM-Solver++
     sampler.unipc = {"order": 2}  # orders 1 to 3
+    sampler.probability_flow = {"rtol": 1e-5, "atol": 1e-5}  # adaptive: `grid` and `steps` mean nothing to it
     sampler.corrector = False  # Langevin steps after each prediction
     sampler.langevin_corrector = {"snr": 0.16, "n_steps": 1, "norm": "example"}  # or batch, as published
     sampler.threshold = "none"  # of the estimate of x0: static (clipped to data.value_range) dynamic

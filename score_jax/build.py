@@ -485,8 +485,10 @@ def start(config: ConfigDict, sde: SDE) -> Start:
 
 
 def grid(config: ConfigDict, sde: SDE) -> Array:
-    """Returns the times a sampler visits: `config.sampler.steps` steps."""
+    """Returns the times a sampler visits: `config.sampler.steps` steps; both ends where it makes steps of its own."""
     options = config.sampler
+    if options.name == "probability_flow":
+        return grids.uniform(sde, 2, t_end=options.t_end or None)
     n, t_end = options.steps + 1, options.t_end or None
     table = {
         "levels": lambda: grids.levels(sde, _levels(sde, options.steps)),
@@ -510,6 +512,7 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "heun": sampling.heun,
     "dpm_solver_pp": sampling.dpm_solver_pp,
     "unipc": sampling.unipc,
+    "probability_flow": sampling.adaptive_flow,
 }
 
 

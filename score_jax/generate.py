@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax import arrays, sampling
-from score_jax.sampling import Sampler
+from score_jax.sampling import Sampler, grids
 from score_jax.score import ScoreModel
 from score_jax.sde import SDE
 from score_jax.types import Array, InputError, Key, ScoreFn
@@ -21,11 +21,31 @@ Start = Callable[[Key, tuple[int, ...]], Array]
 Transform = Callable[[SDE, ScoreFn], ScoreFn]
 
 
+_PATH = 2**26  # numbers that the path of a batch may have: 256 MiB, but at least one example's
+
+
+class Drawn(NamedTuple):
+    """A batch `(B, *S)`; of some of its rows the states after some steps, `(T, m, *S)`, as x/α; network calls, `()`."""
+
+    x: Array
+    path: Array
+    nfe: Array
+
+
 class Samples(NamedTuple):
-    """Samples `(n, *S)`, and of the first few the states after every step, `(T, m, *S)`, as x/α."""
+    """Samples `(n, *S)`, and the way of the first few.
+
+    Attributes:
+      x: the samples.
+      path: of m of them the states after T steps spread evenly over all, the last included, as x/α, `(T, m, *S)`.
+      times: of these states, `(T,)`.
+      nfe: network calls that a batch took, the most of any.
+    """
 
     x: np.ndarray
     path: np.ndarray
+    times: np.ndarray
+    nfe: int
 
 
 def draw(
@@ -40,8 +60,9 @@ def draw(
     labels: Array | None = None,
     denoise: bool = True,
     traced: int = 8,
-) -> tuple[Array, Array]:
-    """Draws `shape` = `(B, *S)` down the grid `ts`: `(x, path)`; pure, to be jitted by the caller.
+    frames: int = 60,
+) -> Drawn:
+    """Draws `shape` = `(B, *S)` down the grid `ts`; pure, to be jitted by the caller.
 
     Args:
       key: `()` or `(B,)`.
@@ -53,7 +74,8 @@ def draw(
       transform: `(sde, score_fn) -> score_fn`, as for thresholding; also of the last denoising.
       labels: classes `(B,)` of a conditional model, −1 for none.
       denoise: end with the posterior mean at the last time (Tweedie).
-      traced: number of samples whose path is kept.
+      traced: number of samples whose path is kept; fewer where it would be larger than 256 MiB.
+      frames: number of steps after which it is kept.
     """
     sde = model.sde
     plain = model.given(label=labels)
@@ -61,10 +83,15 @@ def draw(
     key_prior, key_steps = arrays.split(arrays.example_keys(key, shape[0]))
     x = (start or sde.prior_sample)(key_prior, shape)
     sampler = make_sampler(sde, score_fn)
-    x, path = sampling.sample(key_steps, sampler, x, ts, trace=lambda state: state.x[:traced])
-    alphas = sde.alpha(ts[1:]).reshape(-1, *[1] * (path.ndim - 1))
+    keep = grids.evenly(len(ts) - 1, frames)
+    rows = max(1, min(traced, _PATH // (len(keep) * max(x[0].size, 1))))
+    calls = lambda state: 0 if sampler.calls else state.nfe  # noqa: E731
+    trace = lambda state: (state.x[:rows], jnp.int32(calls(state)))  # noqa: E731
+    x, (path, counted) = sampling.sample(key_steps, sampler, x, ts, trace=trace, keep=keep)
+    alphas = sde.alpha(ts[1:][keep]).reshape(-1, *[1] * (path.ndim - 1))
     end = sde.denoise(x, ts[-1], score_fn(x, ts[-1])) if denoise else x
-    return end, path / alphas.astype(path.dtype)
+    nfe = counted[-1] + (len(ts) - 1) * sampler.calls + bool(denoise)
+    return Drawn(end, path / alphas.astype(path.dtype), nfe)
 
 
 def draw_many(
@@ -81,6 +108,7 @@ def draw_many(
     labels: np.ndarray | None = None,
     denoise: bool = True,
     traced: int = 8,
+    frames: int = 60,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Samples:
     """Draws n samples of one `shape` S in compiled batches.
@@ -97,7 +125,8 @@ def draw_many(
       transform: `(sde, score_fn) -> score_fn`, as for thresholding; also of the last denoising.
       labels: classes `(n,)`, or None.
       denoise: end with the posterior mean.
-      traced: number of samples whose path is kept.
+      traced: number of samples whose path is kept; fewer where it would be larger than 256 MiB.
+      frames: number of steps after which it is kept.
       progress: wraps the iterator over batches, such as `tqdm`.
 
     Raises:
@@ -116,15 +145,16 @@ def draw_many(
             "transform": transform,
             "labels": labels,
             "denoise": denoise,
-            "traced": min(traced, size),
+            "traced": traced,
+            "frames": frames,
         }
         return draw(keys, model, make_sampler, ts, (size, *shape), **options)
 
-    xs, first = [], None
+    batches: list[Drawn] = []
     for first_row in progress(range(0, n, size)):
         rows = None if labels is None else jnp.asarray(np.resize(labels[first_row : first_row + size], size))
-        x, path = batch(arrays.example_keys(key, size, first_row), model, rows)
-        xs.append(np.asarray(x))
-        first = np.asarray(path) if first is None else first
-    assert first is not None
-    return Samples(np.concatenate(xs)[:n], first)
+        drawn = jax.tree.map(np.asarray, batch(arrays.example_keys(key, size, first_row), model, rows))
+        batches.append(drawn if not batches else drawn._replace(path=np.empty(0)))
+    times = np.asarray(ts)[1:][grids.evenly(len(ts) - 1, frames)]
+    x, nfe = np.concatenate([drawn.x for drawn in batches])[:n], max(int(drawn.nfe) for drawn in batches)
+    return Samples(x, np.asarray(batches[0].path), times, nfe)

@@ -66,7 +66,8 @@ def log_likelihood(
     Args:
       sde: the noising process.
       score_fn: `(x, t) -> score`, t `(B,)`.
-      x: data at t_min, `(B, *S)`. Images of grey levels must be dequantized. Half precision is integrated in float32.
+      x: data at t_min, `(B, *S)`. Images of grey levels must be dequantized, which under `jit` nobody checks but for
+        integers. Half precision is integrated in float32.
       key: None, or a key `()` or `(B,)`.
       n_probes: number of probes with a key; two or more give a standard error.
       t_min: where to start, the SDE's unless given: 1/N for a network trained on the knots of a table alone.
@@ -75,8 +76,8 @@ def log_likelihood(
       atol: absolute tolerance of a step.
 
     Raises:
-      InputError: for integers, for images that take a few values only, for probes without a key, and for a concrete
-        t_min or t_max outside the SDE's range.
+      InputError: for integers, for images, flattened or not, that take a few values only, for probes without a key,
+        and for a concrete t_min or t_max outside the SDE's range.
     """
     require_at_least("log_likelihood", 1, n_probes=n_probes)
     if key is None and n_probes != 1:
@@ -131,16 +132,19 @@ def _standard_error(values: Array) -> Array:
 
 
 def _refuse_grey_levels(x: Array) -> None:
-    """Raises InputError for integers, and for concrete images that take at most 256 values, many of them often."""
+    """Raises InputError for integers, and for concrete images that take at most 256 values, many of them often.
+
+    Flattened ones too: from 16 dimensions on, since fewer may be the points of a lattice at which p is wanted.
+    """
     mend = "spread every grey level over its cell first: data.images.uniform_dequantization(key, grey_levels)"
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(f"log_likelihood: x is {x.dtype}, and whole numbers have no density; {mend}")
-    if x.ndim != 4 or isinstance(x, jax.core.Tracer):
+    if x[0].size < 16 or isinstance(x, jax.core.Tracer):
         return
     n = len(np.unique(np.asarray(x)))
     if 1 < n <= min(256, x.size // 2):
         raise InputError(
-            f"log_likelihood: the {x.size} pixels of x take {n} values only, and a density can be made as high as one "
+            f"log_likelihood: the {x.size} numbers of x take {n} values only, and a density can be made as high as one "
             f"likes on such a lattice; {mend}"
         )
 

@@ -13,15 +13,10 @@ import numpy as np
 from score_jax import plotting
 from score_jax.distributions import GaussianMixture
 from score_jax.metrics import nearest_neighbours
+from score_jax.sampling import grids
 from score_jax.types import Array, StaticScoreFn
 
 _STAGES = 10  # columns of the strip
-_FRAMES = 60  # of the GIF
-
-
-def _stages(n: int, wanted: int) -> np.ndarray:
-    """Indices of at most `wanted` of n steps, evenly spread, the last included."""
-    return np.unique(np.linspace(0, n - 1, min(n, wanted)).round().astype(int))
 
 
 def of_images(
@@ -40,8 +35,8 @@ def of_images(
     Args:
       folder: where.
       images: samples in [0, 1], `(n, H, W, C)`.
-      path: states of a few of them, in the same units, `(T, m, H, W, C)`; clipped to be shown.
-      sigmas: noise level after each step, `(T,)`.
+      path: states of a few of them, in the same units, `(T, m, H, W, C)`; clipped to be shown: the frames of the GIF.
+      sigmas: noise levels of these states, `(T,)`.
       train: training images in [0, 1], or None.
       columns: of the grid.
     """
@@ -49,8 +44,8 @@ def of_images(
     images, path = images[..., :shown_channels], path[..., :shown_channels]
     scale = max(1, 512 // (8 * images.shape[1]))
     shown = images[: columns * max(columns, 8)]
-    stages, frames = _stages(len(path), _STAGES), _stages(len(path), _FRAMES)
-    tiles = np.stack([plotting.grid_image(path[i].clip(0, 1), 4, scale=scale) for i in frames])
+    stages = grids.evenly(len(path), _STAGES)
+    tiles = np.stack([plotting.grid_image(state.clip(0, 1), 4, scale=scale) for state in path])
     written = [
         plotting.save_png(folder / "grid.png", plotting.grid_image(shown, columns, scale=scale)),
         plotting.save(plotting.strip(path[stages].clip(0, 1), sigmas=sigmas[stages]), folder / "annealing.png"),

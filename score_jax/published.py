@@ -15,9 +15,10 @@ samplers have N times from t_max to the end, at each of which the network is cal
 
 Where this differs: the authors of score SDE, and diffusers, take one Langevin step size for a batch, from its mean
 norms. Here each example has its own, so that it does not depend on the others; `sampler.langevin_corrector.norm=batch`
-is theirs.
+takes it of the batch. They correct before they predict, at t_max too, and score SDE on VP with a step shorter by 1 − β.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ from score_jax.interop.preconditioned import Preconditioned
 from score_jax.interop.settings import choice, flag, number, value, whole
 from score_jax.interop.sources import Checkpoint, as_score, open_checkpoint
 from score_jax.score import ScoreModel
+from score_jax.sde import SDE
 from score_jax.types import InputError, require_at_least
 
 
@@ -145,7 +147,8 @@ def load(
         raise
     config = base.copy_and_resolve_references()
     config.update_from_flattened_dict(defaults.settings)
-    change(config, sampler, steps)
+    change(config, model.sde, sampler, steps)
+    build.sampler(config, model.sde, build.thresholded(config, model.sde, model))  # a misspelt one is said now
     side, examples = defaults.side if size is None else size, checkpoint.examples
     if side is None:
         raise InputError(f"{path}: does not say the side of its images (sample_size, one number): give --size")
@@ -153,14 +156,30 @@ def load(
     return Published(model, config, (side, side, examples.channels), examples.num_classes)
 
 
-def change(config: ConfigDict, sampler: str | None, steps: int | None) -> None:
-    """Sets another sampler, on a grid that suits it, and another number of steps."""
+def change(config: ConfigDict, sde: SDE, sampler: str | None, steps: int | None) -> None:
+    """Sets another sampler, on a grid and with steps that suit it, and another number of steps."""
     options = config.sampler
-    if sampler is not None and sampler != options.name:
-        kept = options.grid == "karras" or sampler in ("ancestral", "ddim")  # the latter with any grid
-        options.update(name=sampler, grid=options.grid if kept else "log_snr", start="prior", corrector=False)
-    if steps is not None:
-        options.steps = steps
+    steps_before, options.steps = options.steps, options.steps if steps is None else steps
+    require_at_least("sampler", 1, steps=options.steps)
+    if sampler is None or sampler == options.name:
+        # Karras's S_churn over the number of levels, of which the last is the denoise.
+        churn = options.heun.churn * (steps_before + 1) / (options.steps + 1)
+        options.heun.churn = min(churn, math.sqrt(2) - 1)
+        return
+    langevin = sampler in ("annealed_langevin", "consistent_annealed")
+    kept = sampler in ("ancestral", "ddim") or (options.grid == "karras" and not langevin)  # the former with any grid
+    options.update(name=sampler, grid=options.grid if kept else "log_snr", start="prior", corrector=False)
+    if langevin:
+        options[sampler].step_size = _langevin_step_size(options, sde)
+
+
+def _langevin_step_size(options: ConfigDict, sde: SDE) -> float:
+    """ε at the smallest level: NCSNv2's for `annealed_langevin`; for `consistent_annealed` that of ancestral noise."""
+    log_ratio = 0.5 * float(sde.log_snr(sde.t_min) - sde.log_snr(sde.t_max)) / options.steps
+    sigma_min = float(sde.sigma(sde.t_min))
+    if options.name == "consistent_annealed":
+        return -2 * sigma_min**2 * math.expm1(-2 * log_ratio)
+    return noise_levels.step_size(sigma_min, math.exp(log_ratio), options.annealed_langevin.n_steps)
 
 
 # How they were sampled
@@ -303,8 +322,8 @@ def draw(published: Published, folder: Path, *, n: int, seed: int, label: int | 
       The paths.
     """
     labels = _labels(published, n, label)
-    drawn, sde = samples(published, n=n, seed=seed, labels=labels), published.model.sde
-    sigmas = np.exp(-0.5 * np.asarray(sde.log_snr(build.grid(published.config, sde)[1:])))
+    drawn = samples(published, n=n, seed=seed, labels=labels)
+    sigmas = np.exp(-0.5 * np.asarray(published.model.sde.log_snr(drawn.times)))
     written = pictures.of_images(folder, drawn.x, drawn.path, sigmas)
     classes: dict[str, Any] = {} if labels is None else {"label": labels}
     np.savez(folder / "samples.npz", x=drawn.x, **classes)
@@ -324,4 +343,4 @@ def samples(published: Published, *, n: int, seed: int = 0, labels: np.ndarray |
     """Draws n samples by the settings' sampler, in [0, 1]; sample i depends on the seed and i alone."""
     low, high = build.value_range(published.config)
     drawn = runs.draw(published.config, published.model, published.shape, n=n, seed=seed, labels=labels)
-    return Samples(*((value - low) / (high - low) for value in drawn))
+    return drawn._replace(x=(drawn.x - low) / (high - low), path=(drawn.path - low) / (high - low))

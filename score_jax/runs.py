@@ -185,7 +185,7 @@ def samples(run: Run, *, n: int, seed: int = 0, labels: np.ndarray | None = None
     """
     labels = _checked_labels(run, n, labels)
     drawn = draw(run.config, run.model, run.data.train.shape, n=n, seed=seed, labels=labels)
-    return Samples(*(_in_data_units(run, value) for value in drawn))
+    return drawn._replace(x=_in_data_units(run, drawn.x), path=_in_data_units(run, drawn.path))
 
 
 def draw(
@@ -269,8 +269,7 @@ def draw_pictures(run: Run, drawn: Samples | None = None, folder: Path | None = 
         return pictures.of_points(folder, drawn.x, _flow(run), data, run.data.oracle)
     if len(run.data.train.shape) != 3:
         return []  # vectors have no picture
-    sde = run.model.sde
-    sigmas = np.exp(-0.5 * np.asarray(sde.log_snr(build.grid(run.config, sde)[1:])))
+    sigmas = np.exp(-0.5 * np.asarray(run.model.sde.log_snr(drawn.times)))
     train = _pool(run.data.train, _NEIGHBOUR_POOL)["x"]
     # Black and white are the data's own extremes where they are not grey levels.
     low, high = (0.0, 1.0) if run.data.train.levels else (float(train.min()), float(train.max()))
@@ -284,7 +283,7 @@ def _flow(run: Run, particles: int = 48, steps: int = 60) -> np.ndarray:
     shape, ts = (particles, *run.data.train.shape), grids.log_snr(run.model.sde, steps + 1)
     key = jax.random.key(run.config.seed)
     draw = jax.jit(lambda model: generate.draw(key, model, sampling.heun, ts, shape, traced=particles))
-    return np.asarray(draw(run.model)[1])
+    return np.asarray(draw(run.model).path)
 
 
 def draw_figures(run: Run) -> list[Path]:
@@ -324,20 +323,12 @@ def evaluate(run: Run) -> dict[str, Any]:
         "ema": run.config.sampler.ema,
         "seed": run.config.seed,
         "sampler": run.config.sampler.name,
-        **_sampling_cost(run),
+        "sampler_steps": len(build.grid(run.config, run.model.sde)) - 1,
     }
     numbers |= _held_out_loss(run)
     numbers |= _evaluate_images(run) if len(run.data.train.shape) == 3 else _evaluate_points(run)
     write_json(run.workdir / "evaluation.json", numbers)
     return numbers
-
-
-def _sampling_cost(run: Run) -> dict[str, int]:
-    """Steps along the grid, and calls of the network that a batch of samples takes, the last denoising included."""
-    options, model = run.config.sampler, run.model
-    steps = len(build.grid(run.config, model.sde)) - 1
-    calls = build.sampler(run.config, model.sde, model).calls
-    return {"sampler_steps": steps, "nfe": steps * calls + bool(options.denoise)}
 
 
 def _held_out_loss(run: Run) -> dict[str, Any]:
@@ -358,9 +349,9 @@ def _held_out_loss(run: Run) -> dict[str, Any]:
 
 def _evaluate_points(run: Run) -> dict[str, Any]:
     n = min(run.config.evaluation.n, len(run.data.held_out) // 2)
-    drawn = _drawn_to_measure(run, n, None)
+    drawn, nfe = _drawn_to_measure(run, n, None)
     data, key = _pool(run.data.held_out, 2 * n)["x"], evaluation.keys(run.config.seed, 2)[1]
-    numbers = evaluation.of_points(key, drawn, data[:n], data[n:], run.config.data.name)
+    numbers = {"nfe": nfe, **evaluation.of_points(key, drawn, data[:n], data[n:], run.config.data.name)}
     if run.data.oracle is None:
         return numbers
     error = _score_error(run, run.data.oracle)
@@ -372,15 +363,15 @@ def _evaluate_points(run: Run) -> dict[str, Any]:
 def _evaluate_images(run: Run) -> dict[str, Any]:
     config, n = run.config, run.config.evaluation.n
     labels = classes_in_turn(run, n)
-    conditional = None if labels is None else (_drawn_to_measure(run, n, labels), labels)
-    if conditional is None or config.training.label_dropout:
-        drawn = _drawn_to_measure(run, n, None)
-    else:
-        drawn = conditional[0]
+    drawn, nfe = _drawn_to_measure(run, n, labels)
+    conditional = None if labels is None else (drawn, labels)
+    if conditional and config.training.label_dropout:
+        drawn, nfe = _drawn_to_measure(run, n, None)
     # Judged against everything there is to know of the data: labels too, which an unconditional model never saw.
     labelled = build.data(_with_labels(config)).train if "label" in run.data.held_out.batch(np.arange(1)) else None
     train = _pool(labelled or run.data.train, _NEIGHBOUR_POOL)
-    numbers = evaluation.of_images(drawn, train, _pool(run.data.held_out, _NEIGHBOUR_POOL), conditional)
+    numbers = {"nfe": nfe}
+    numbers |= evaluation.of_images(drawn, train, _pool(run.data.held_out, _NEIGHBOUR_POOL), conditional)
     if "class_shares" in numbers:
         shares = np.array(numbers["class_shares"]), np.array(numbers["data_class_shares"])
         save(histogram_classes(*shares), run.workdir / "figures" / "classes.png")
@@ -453,16 +444,16 @@ def _held_out(run: Run, n: int, key: Key, *, dequantize: bool) -> tuple[np.ndarr
     return np.asarray(build.prepare(config, source)(key, jnp.asarray(batch["x"]))), labels
 
 
-def _drawn_to_measure(run: Run, n: int, labels: np.ndarray | None) -> np.ndarray:
-    """Draws n samples, grey levels clipped to [0, 1]; those that are not finite have no distance to anything."""
-    x = samples(run, n=n, seed=run.config.seed, labels=labels).x
-    finite = _finite(x)
+def _drawn_to_measure(run: Run, n: int, labels: np.ndarray | None) -> tuple[np.ndarray, int]:
+    """Draws n samples, grey levels clipped to [0, 1], all finite: others have no distance to anything; and the NFE."""
+    drawn = samples(run, n=n, seed=run.config.seed, labels=labels)
+    x, finite = drawn.x, _finite(drawn.x)
     if not finite.all():
         raise InputError(
             f"{n - finite.sum()} of {n} samples are not finite, so there is nothing to measure: the sampler "
             f"{run.config.sampler.name} diverged; give it more or smaller steps, or train longer"
         )
-    return x.clip(0, 1) if run.data.train.levels else x
+    return x.clip(0, 1) if run.data.train.levels else x, drawn.nfe
 
 
 def _with_labels(config: ConfigDict) -> ConfigDict:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from configs import base, digits, toy
-from score_jax import build, data, evaluation, likelihood, metrics, noise_levels, published, runs
+from score_jax import build, data, evaluation, generate, likelihood, metrics, noise_levels, published, runs, sampling
 from score_jax import command as command_line
 from score_jax.losses import variational
 from score_jax.types import InputError
@@ -157,6 +158,32 @@ def test_samples_depend_on_the_seed_and_their_index_alone(run):
     whole = runs.samples(run, n=6, seed=3, labels=labels).x
     np.testing.assert_allclose(runs.samples(run, n=2, seed=3, labels=labels[:2]).x, whole[:2], rtol=1e-4, atol=1e-5)
     assert not np.allclose(runs.samples(run, n=2, seed=4, labels=labels[:2]).x, whole[:2])
+
+
+def test_paths_are_of_few_steps_whatever_the_grid_and_of_fewer_samples_the_larger_they_are(run):
+    """A thousand steps of eight images of 1024 pixels would be 94 GiB."""
+    config = tiny_digits()
+    config.sampler.update(name="ddim", grid="log_snr", steps=100, batch_size=4)
+    drawn = runs.draw(config, run.model, (8, 8, 1), n=9, seed=3)
+    assert drawn.path.shape == (60, 4, 8, 8, 1) and drawn.nfe == 101
+    ts = np.asarray(build.grid(config, run.model.sde))
+    np.testing.assert_array_equal(drawn.times, ts[1:][np.linspace(0, 99, 60).round().astype(int)])
+    # The states at these times, by a sampler that is asked for all of them.
+    key = jax.random.fold_in(jax.random.key(3), runs._SAMPLING)
+    whole = generate.draw(key, run.model, sampling.ddim, ts, (4, 8, 8, 1), frames=100)
+    np.testing.assert_allclose(drawn.path, whole.path[np.isin(ts[1:], drawn.times)], rtol=1e-4, atol=1e-4)
+    untrained = replace(run.model, module=Still(), variables={})
+    for side, rows in [(8, 8), (256, 5), (1024, 1)]:
+        large = lambda shape: generate.draw(key, untrained, sampling.ddim, ts, shape)  # noqa: E731
+        path = jax.eval_shape(lambda: large((8, side, side, 3))).path  # noqa: B023
+        assert path.shape == (60, rows, side, side, 3)
+
+
+class Still(NamedTuple):
+    """A network of output 0."""
+
+    def apply(self, variables, x, cond, label=None, *, train=False):
+        return jnp.zeros_like(x)
 
 
 def test_a_run_cut_off_by_an_error_goes_on_bit_for_bit(run, tmp_path, monkeypatch):

@@ -158,8 +158,12 @@ def test_data_without_a_density_are_refused():
     grey = jax.random.randint(key(), (2, 8, 8, 1), 0, 256).astype(jnp.uint8)
     with pytest.raises(InputError, match=r"x is uint8.*uniform_dequantization"):
         refused(grey)
-    with pytest.raises(InputError, match=r"128 pixels of x take \d+ values only.*uniform_dequantization"):
-        refused(images.to_range(images.scale(grey // 16, levels=16)))
+    scaled = images.to_range(images.scale(grey // 16, levels=16))
+    for lattice in (scaled, scaled.reshape(len(grey), -1), (grey // 16).reshape(len(grey), -1).astype(jnp.float32)):
+        with pytest.raises(InputError, match=r"128 numbers of x take \d+ values only.*uniform_dequantization"):
+            refused(lattice)
+    points = jnp.stack(jnp.meshgrid(jnp.arange(8.0), jnp.arange(8.0)), -1).reshape(-1, 2)
+    assert np.isfinite(refused(points).log_prob).all()  # a lattice of points at which p is wanted
     with pytest.raises(InputError, match="4 probes need a key"):
         refused(jnp.zeros((2, 2)), n_probes=4)
     with pytest.raises(InputError, match=r"log_likelihood: t_min = 1e-06 is outside .* of VP"):

@@ -2,7 +2,7 @@
 
 from score_jax.sampling import grids
 from score_jax.sampling.base import Sampler, predictor_corrector, sample
-from score_jax.sampling.flow import probability_flow
+from score_jax.sampling.flow import adaptive_flow, probability_flow
 from score_jax.sampling.langevin import (
     annealed_langevin,
     consistent_annealed,
@@ -18,6 +18,7 @@ from score_jax.sampling.thresholding import clipped, dynamically_thresholded, th
 
 __all__ = [
     "Sampler",
+    "adaptive_flow",
     "ancestral",
     "annealed_langevin",
     "clipped",

@@ -29,7 +29,7 @@ class Sampler(NamedTuple):
     """A sampling method: `init(x) -> state`, `step(key (B,), state, t, s) -> state`, `state.x` is the sample.
 
     `calls` is how often a step evaluates the score on the whole batch: NFE is `calls` times the steps of the grid, and
-    one more for a last `sde.denoise`.
+    one more for a last `sde.denoise`. It is 0 where the number depends on x: then `state.nfe` counts them.
     """
 
     init: Callable[[Array], Any]
@@ -60,7 +60,15 @@ def check_grid(ts: ArrayLike) -> None:
         )
 
 
-def sample(key: Key, sampler: Sampler, x: Array, ts: ArrayLike, *, trace: Callable[[Any], PyTree] | None = None) -> Any:
+def sample(
+    key: Key,
+    sampler: Sampler,
+    x: Array,
+    ts: ArrayLike,
+    *,
+    trace: Callable[[Any], PyTree] | None = None,
+    keep: ArrayLike | None = None,
+) -> Any:
     """Runs `sampler` from x along the grid `ts`; the only loop over noise levels there is.
 
     Args:
@@ -70,6 +78,8 @@ def sample(key: Key, sampler: Sampler, x: Array, ts: ArrayLike, *, trace: Callab
       ts: times, `(n,)`, never increasing (`sampling.grids`); n − 1 steps are taken. A step from t to t leaves x as it
         is, except for Langevin steps, which work at the level arrived at.
       trace: function of the state after each step; its results are stacked. Nothing is kept without it.
+      keep: indices of the steps whose traces are kept, increasing, `(m,)`; all of them unless given. Only so many are
+        ever held.
 
     Returns:
       x at `ts[-1]`, `(B, *S)`, or `(x, traced)`.
@@ -81,13 +91,33 @@ def sample(key: Key, sampler: Sampler, x: Array, ts: ArrayLike, *, trace: Callab
     ts = jnp.asarray(ts)
     keys = arrays.example_keys(key, len(x))
 
-    def step(state, inputs):
+    steps = jnp.arange(len(ts) - 1), ts[:-1], ts[1:]
+
+    def advance(state, inputs):
         i, t, s = inputs
-        state = sampler.step(arrays.fold_in(keys, i), state, t, s)
+        return sampler.step(arrays.fold_in(keys, i), state, t, s)
+
+    def step(state, inputs):
+        state = advance(state, inputs)
         return state, None if trace is None else trace(state)
 
-    state, traced = jax.lax.scan(step, sampler.init(x), (jnp.arange(len(ts) - 1), ts[:-1], ts[1:]))
-    return state.x if trace is None else (state.x, traced)
+    if trace is None or keep is None:
+        state, traced = jax.lax.scan(step, sampler.init(x), steps)
+        return state.x if trace is None else (state.x, traced)
+
+    # Each step writes to the place of the next one that is kept, the last of them for good, or past the end: nowhere.
+    places = jnp.searchsorted(jnp.asarray(keep), steps[0])
+
+    def step_kept(carry, inputs):
+        state, kept = carry
+        place, *rest = inputs
+        state = advance(state, rest)
+        return (state, jax.tree.map(lambda all, one: all.at[place].set(one), kept, trace(state))), None
+
+    state = sampler.init(x)
+    kept = jax.tree.map(lambda one: jnp.broadcast_to(one, (jnp.size(keep), *one.shape)), trace(state))
+    (state, kept), _ = jax.lax.scan(step_kept, (state, kept), (places, *steps))
+    return state.x, kept
 
 
 def predictor_corrector(predictor: Sampler, corrector: Sampler) -> Sampler:

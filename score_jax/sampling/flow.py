@@ -9,14 +9,16 @@ tolerance means the same everywhere, and v vanishes where the score is N(0, r² 
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from score_jax import arrays, integrate
+from score_jax.sampling.base import Sampler
 from score_jax.sde import SDE
-from score_jax.types import Array, ArrayLike, InputError, ScoreFn
+from score_jax.types import Array, ArrayLike, InputError, Key, ScoreFn
 
 
 def angle(sde: SDE, t: ArrayLike) -> Array:
@@ -94,3 +96,33 @@ def probability_flow(
     field = velocity(sde, score_fn)
     z, nfe = integrate.solve(field, wide / start, angle(sde, t0), angle(sde, t1), rtol=rtol, atol=atol)
     return (z * end).astype(x.dtype), nfe
+
+
+class _Counted(NamedTuple):
+    x: Array
+    nfe: Array  # calls so far, ()
+
+
+def adaptive_flow(sde: SDE, score_fn: ScoreFn, *, rtol: float = 1e-5, atol: float = 1e-5) -> Sampler:
+    """Steps t → s by `probability_flow` between the two: as many calls as the tolerances take, counted in `state.nfe`.
+
+    A grid says where to stop and show the state, no more: `[t_max, t_min]` will do, and each stop costs calls.
+
+    Args:
+      sde: the noising process.
+      score_fn: `(x, t) -> score`, t `(B,)`.
+      rtol: relative tolerance of a step of the integration.
+      atol: absolute tolerance of one, for data of scale 1.
+    """
+
+    def init(x: Array) -> _Counted:
+        # A zero made of x: under shard_map what the loop carries has to differ between devices from the start.
+        return _Counted(x, jnp.where(x.sum() > 0, 0, 0).astype(jnp.int32))
+
+    def step(key: Key, state: _Counted, t: Array, s: Array) -> _Counted:
+        del key
+        x, nfe = probability_flow(sde, score_fn, state.x, t0=t, t1=s, rtol=rtol, atol=atol)
+        return _Counted(x, state.nfe + nfe)
+
+    # Its count is a memory too: wrapped step by step it would be lost.
+    return Sampler(init, step, multistep=True, calls=0)

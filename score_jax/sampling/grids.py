@@ -29,6 +29,11 @@ def _sigma(sde: SDE, t: ArrayLike) -> Array:
     return jnp.exp(-0.5 * sde.log_snr(t))
 
 
+def evenly(n: int, wanted: int) -> np.ndarray:
+    """Returns the indices of at most `wanted` of n steps, evenly spread, the last included: what to keep of a path."""
+    return np.unique(np.linspace(0, n - 1, min(n, wanted)).round().astype(int))
+
+
 def uniform(sde: SDE, n: int, *, t_end: ArrayLike | None = None) -> Array:
     """Returns n times equally spaced in t."""
     _require_points("uniform", n)

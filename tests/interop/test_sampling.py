@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from configs import base, edm
-from score_jax import build, interop, networks, parameterization, published
+from score_jax import build, interop, networks, noise_levels, parameterization, published
+from score_jax import sde as sdes
 from score_jax.interop.settings import merged
 from score_jax.interop.sources import as_score, open_checkpoint
 from score_jax.types import InputError
@@ -172,6 +173,41 @@ def test_another_sampler_runs_on_a_grid_that_suits_it():
     ts = np.asarray(build.grid(ddim.config, ddim.model.sde))
     np.testing.assert_allclose(ts, np.arange(901, 0, -100) / 1000, rtol=1e-6)
     assert len(ts) - 1 + ddim.config.sampler.denoise == 10
+
+
+def test_another_samplers_settings_suit_the_checkpoints_noise_and_steps():
+    """Langevin steps of the base config, ε = 4e-5 for σ = 0.01, are 10 σ² at EDM's σ = 0.002: they would diverge."""
+    ratio = (80 / 0.002) ** (1 / 20)
+    annealed = loaded("edm", sampler="annealed_langevin", steps=20).config.sampler
+    assert (annealed.grid, annealed.steps) == ("log_snr", 20)
+    step_size = annealed.annealed_langevin.step_size
+    assert 0 < step_size < 2 * 0.002**2  # x ← (1 − ε/2σ²) x beyond is unstable
+    assert step_size == pytest.approx(noise_levels.step_size(0.002, ratio, annealed.annealed_langevin.n_steps))
+    # η = ε/2σ² = 1 − γ², whose noise is ancestral sampling's
+    consistent = loaded("edm", sampler="consistent_annealed", steps=20).config.sampler
+    assert consistent.consistent_annealed.step_size == pytest.approx(2 * 0.002**2 * (1 - ratio**-2))
+    # S_churn = 40 over N steps, the denoise being the last, and at most √2 − 1
+    noisy = base.get_config()
+    noisy.sampler.update(name="heun", steps=255)
+    noisy.sampler.heun.churn = 40 / 256
+    for steps, churn in [(255, 40 / 256), (511, 40 / 512), (127, 40 / 128), (39, 2**0.5 - 1), (None, 40 / 256)]:
+        config = noisy.copy_and_resolve_references()
+        published.change(config, sdes.EDM(), None, steps)
+        assert config.sampler.heun.churn == pytest.approx(churn)
+
+
+def test_langevin_samples_of_an_edm_denoiser_are_its_images():
+    """D = 0.4 everywhere, so the law at σ is N(0.4, σ²): annealed Langevin and consistent sampling end at 0.4."""
+    for sampler in ("annealed_langevin", "consistent_annealed", "probability_flow"):
+        opened = loaded("edm", sampler=sampler, steps=20)
+        opened = opened._replace(model=replace(opened.model, module=Constant()))
+        drawn = published.samples(opened, n=2, labels=np.full(2, 4))
+        np.testing.assert_allclose(drawn.x, (0.4 + 1) / 2, atol=1e-5)
+        last = drawn.path[-1] - 0.7  # before the last denoise: noise of σ = 0.002, in [0, 1] half of it
+        assert np.abs(last).max() < 0.02 and (sampler == "probability_flow" or 2e-4 < last.std() < 2.5e-3)
+    assert drawn.nfe > 7 and len(drawn.path) == 1  # counted, not of a grid
+    with pytest.raises(InputError, match="sampler 'heum' does not exist"):
+        loaded("edm", sampler="heum")
 
 
 def test_a_checkpoints_source_is_told_by_its_looks():

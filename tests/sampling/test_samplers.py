@@ -428,6 +428,18 @@ def test_nothing_is_held_of_the_steps_but_what_is_traced():
     assert traced.output_size_in_bytes - many.output_size_in_bytes >= 400 * x.nbytes
 
 
+def test_of_a_trace_only_the_steps_asked_for_are_held():
+    sde, x, ts = sdes.VP(), jnp.zeros((64, 2)), jnp.linspace(1, 0.1, 401)
+    sampler, keep = sampling.ancestral(sde, lambda x, t: -x), grids.evenly(400, 7)
+    np.testing.assert_array_equal(keep, [0, 66, 133, 200, 266, 332, 399])
+    draw = lambda k, x, **options: sampling.sample(k, sampler, x, ts, trace=lambda state: state.x, **options)  # noqa: E731
+    all_of_them, some = jax.jit(draw), jax.jit(lambda k, x: draw(k, x, keep=keep))
+    np.testing.assert_array_equal(all_of_them(key(), x)[1][keep], some(key(), x)[1])
+    np.testing.assert_array_equal(some(key(), x)[0], some(key(), x)[1][-1])
+    memory = some.lower(key(), x).compile().memory_analysis()
+    assert memory.output_size_in_bytes < 10 * x.nbytes and memory.temp_size_in_bytes < 60 * x.nbytes  # not 400
+
+
 def test_keys_and_hyperparameters_may_be_batched():
     """vmap over keys and over η: η = 0 is the flow, 1 the reverse SDE, each lane what it is alone."""
     sde = SDES["vp"]
