@@ -198,6 +198,11 @@ def equivalence_holds(numbers):
     assert len(orders) == 3 and all(abs(order - 1.5) < 0.03 for order in orders.values())
     assert abs(orders["DDIM, η = 1"] - orders["ancestral, posterior variance"]) < 1e-6
     assert numbers["ddim_is_euler"] < 1e-12
+    # float64, on chains from 50: each of 1,000 steps rounds by at most 1e-14
+    assert numbers["ladder"] < 1e-12 and numbers["smld"] < 1e-11
+    assert abs(numbers["ladder_order"] + 1) < 0.05
+    chain, langevin = numbers["ladder_error"].values()
+    assert chain < 0.02 < langevin < 0.1
     assert numbers["before"] > 50 and numbers["same_trajectories"] < 1e-10
     # The energy distance of 2,000 points to as many others has a standard error of about 0.001 when the laws agree.
     assert all(distance < 0.01 for distance in numbers["energy_distance"].values())
