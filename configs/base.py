@@ -66,7 +66,9 @@ def get_config() -> ConfigDict:
     network.unet = {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1, "attention": (-1,), "remat": False}
     # Of the published U-Nets: levels with attention, 0 the finest; rescale: see 2x - 1, for values in [0, 1].
     family = {"channels": 128, "multipliers": (1, 2, 2, 2), "attention": (1,), "rescale": False, "remat": False}
-    network.ddpm = {**family, "blocks": 2, "attention_up": "every"}  # or last: score SDE's, with fewer attention layers
+    # attention_up: every, or last: score SDE's, with fewer attention layers. group_channels: the fewest of a norm's
+    # groups, of which published widths have more; in groups of 1 a narrow network could not tell noise levels apart.
+    network.ddpm = {**family, "blocks": 2, "attention_up": "every", "group_channels": 4}
     network.ddpmpp = {**family, "blocks": 4}
     # none skip residual: how the image reaches the coarser levels, and how the output is made of all levels
     network.ncsnpp = {**family, "blocks": 4, "input_path": "residual", "output_path": "none"}

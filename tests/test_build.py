@@ -13,11 +13,12 @@ from configs import base, ddpm, digits, edm, fashion_mnist, ncsn, ncsnv2, score_
 from score_jax import arrays, build, losses, networks, published, runs, sampling, training
 from score_jax import data as datasets
 from score_jax import sde as sdes
+from score_jax.networks.norms import num_groups
 from score_jax.training.loop import check_intervals
 from score_jax.types import InputError
 from tests import test_noise_levels
 from tests.helpers import key
-from tests.networks import test_residual_unet
+from tests.networks import filling, test_residual_unet
 
 VARIANTS = {
     "toy": (toy, ["dsm", "esm", "ism", "ssm", "ssm_plain", "fd_ssm", "energy"]),
@@ -174,8 +175,27 @@ def test_published_unet_configs_build_the_networks_whose_parameters_are_counted(
     fields = {name: getattr(network, name) for name in ("dropout", "dtype", "rescale", "num_classes", "output_scale")}
     if not row.startswith(("NCSN++", "EDM", "ADM")):
         fields["embedding"] = network.embedding
+    fields["group_channels"] = network.group_channels  # the same norms at published widths: see below
     assert counted.copy(**fields) == network
     assert config.network.dropout == {"EDM": 0.13}.get(row, network.dropout)
+
+
+def test_norms_of_published_widths_have_32_groups_and_a_narrow_network_still_sees_the_noise_level():
+    """One channel a group would take the embedding out again, which is added to whole channels before the norm."""
+    config = digits.get_config("improved_ddpm")
+    fewest = config.network.ddpm.group_channels
+    widths = range(128, 2049, 128)  # and sums of two
+    assert {num_groups(c, 32, 1) for c in widths} == {num_groups(c, 32, fewest) for c in widths} == {32}
+    config.network.ddpm.update(multipliers=(1,), attention=())
+    module, x = build.network(config, source_for(config)), np.ones((2, 4, 4, 1), np.float32)
+    x[:, :2] = 0
+    cond = np.float32([10, 900])
+    moved = {}
+    for channels in (1, fewest):
+        network = module.copy(group_channels=channels)
+        out = filling.jit(network.apply)(filling.filled(network, x, cond), x, cond)
+        moved[channels] = abs(out[1] - out[0]).max()
+    assert moved[1] < 1e-5 < 0.1 < moved[fewest]  # measured: 8e-7, rounding, and 0.53
 
 
 EVERY_UNET = list(

@@ -21,7 +21,7 @@ TWO_LEVELS = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (1
 FAMILIES = {
     "ncsn": (ncsn, "cifar10", {}),
     "ncsnv2": (ncsnv2, "cifar10", {}),
-    "ddpm": (ddpm, "cifar10", {"channels": 64}),  # groups of one channel would take the embedding out again
+    "ddpm": (ddpm, "cifar10", {}),
     "ddpmpp": (score_sde, "vp_ddpmpp_continuous", {}),
     "ncsnpp": (score_sde, "ve_church", {}),  # filtered, image and output on both levels
     "ncsnpp_residual": (score_sde, "ve_ncsnpp_continuous", {}),
