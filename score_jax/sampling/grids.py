@@ -87,9 +87,11 @@ def ddpm(sde: SDE, n: int | None = None, *, t_end: ArrayLike | None = None) -> A
     """Returns the knots of a `Tabulated` SDE above t_end, descending, and then t_end: N steps down to t_min.
 
     With `t_end=1/N` it ends at the first knot, for an explicit `sde.denoise` there: N − 1 steps and the denoise make
-    the N calls published. With n, only every ⌊N/n⌋-th knot from the first on: the n calls of DDIM's "linear"
-    sub-sequence, τ_k = ⌊N/n⌋ k (Song et al. 2020, appendix D.2). Such a grid begins below t_max, as published: from
-    N(0, I) all the same. A traced t_end can't say how many knots are above it: those below stand at it.
+    the N calls published. With n, only n of the knots, those of index ⌊k N/n⌋ with k from 0 to n − 1: DDIM's "linear"
+    sub-sequence τ_k = ⌊c k⌋, with c = N/n such that the last is near N (Song et al. 2020, appendix D.2). Such a grid
+    begins up to one stride N/n below t_max, as published: from N(0, I) all the same. (DDIM's code takes c = ⌊N/n⌋: the
+    same where n divides N; with 501 of 1,000, it would start from t = 0.501.) A traced t_end can't say how many knots
+    are above it: those below stand at it.
 
     Raises:
       InputError: for an SDE without a table, more steps than the table has, or a t_end with no knot above it.
@@ -103,7 +105,7 @@ def ddpm(sde: SDE, n: int | None = None, *, t_end: ArrayLike | None = None) -> A
     if n is not None:
         if not 1 <= n <= len(knots):
             raise InputError(f"grids.ddpm: n must be from 1 to the table's {len(knots)} knots, got {n}")
-        knots = knots[:: len(knots) // n][:n]
+        knots = knots[np.arange(n) * len(knots) // n]
     end = _end(sde, t_end)
     if isinstance(end, jax.core.Tracer):
         return jnp.append(jnp.maximum(knots[::-1], end), end)
