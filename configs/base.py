@@ -142,8 +142,9 @@ def get_config() -> ConfigDict:
     sampler.ddim = {"eta": 0.0}
     sampler.euler = {}
     sampler.heun = {"churn": 0.0, "s_min": 0.0, "s_max": 1e9, "s_noise": 1.0}
-    sampler.dpm_solver_pp = {"order": 2, "eta": 0.0}  # orders 1 to 3; eta 1.0: SDE-DPM-Solver++
-    sampler.unipc = {"order": 2}  # orders 1 to 3
+    # orders 1 to 3; eta 1.0: SDE-DPM-Solver++; lower_order_final: a long last step is of first order
+    sampler.dpm_solver_pp = {"order": 2, "eta": 0.0, "lower_order_final": True}
+    sampler.unipc = {"order": 2, "lower_order_final": True}  # orders 1 to 3
     sampler.probability_flow = {"rtol": 1e-5, "atol": 1e-5}  # adaptive: `grid` and `steps` mean nothing to it
     sampler.corrector = False  # Langevin steps after each prediction
     sampler.langevin_corrector = {"snr": 0.16, "n_steps": 1, "norm": "example"}  # or batch, as published

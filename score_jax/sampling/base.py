@@ -30,12 +30,16 @@ class Sampler(NamedTuple):
 
     `calls` is how often a step evaluates the score on the whole batch: NFE is `calls` times the steps of the grid, and
     one more for a last `sde.denoise`. It is 0 where the number depends on x: then `state.nfe` counts them.
+
+    A method that treats some steps of a grid otherwise, such as the last, has `along`, which makes the sampler of the
+    grid `ts`; its own `step` is that of no step in particular.
     """
 
     init: Callable[[Array], Any]
     step: Callable[[Key, Any, Array, Array], Any]
     multistep: bool = False
     calls: int = 1
+    along: Callable[[Array], "Sampler"] | None = None
 
 
 def one_step(step: Callable[[Key, Array, Array, Array], Array], calls: int = 1) -> Sampler:
@@ -89,6 +93,7 @@ def sample(
     """
     check_grid(ts)
     ts = jnp.asarray(ts)
+    sampler = sampler if sampler.along is None else sampler.along(ts)
     keys = arrays.example_keys(key, len(x))
 
     steps = jnp.arange(len(ts) - 1), ts[:-1], ts[1:]
