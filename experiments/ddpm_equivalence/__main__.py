@@ -2,7 +2,7 @@
 
     python -m experiments.ddpm_equivalence                  all parts, about 10 minutes on 2 idle cores
     python -m experiments.ddpm_equivalence --only a f       some of them
-    python -m experiments.ddpm_equivalence --full           part e alone, on Fashion-MNIST: about 50 minutes
+    python -m experiments.ddpm_equivalence --full           part e alone, on Fashion-MNIST: 50 minutes
 
 Each part's table goes between its marks in the README, its figures beside it.
 """
