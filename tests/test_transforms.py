@@ -1,5 +1,7 @@
 """Losses and samplers compose under jit, vmap, grad, pmap and shard_map, with one result."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from score_jax import arrays, distributions, likelihood, losses, sampling
 from score_jax import sde as sdes
 from score_jax.sampling import grids
+from score_jax.sampling.langevin import batch_norm
 from tests.helpers import key, mixture
 
 SDE = sdes.VP()
@@ -48,6 +51,34 @@ def test_eight_devices_give_what_one_gives(fn):
 
     mapped = jax.shard_map(fn, mesh=mesh, in_specs=PartitionSpec("data"), out_specs=PartitionSpec("data"))
     np.testing.assert_allclose(jax.jit(mapped)(keys, x), expected, rtol=1e-5, atol=1e-5)
+
+
+def over_devices(v):
+    """The norm that `langevin_corrector`'s docstring gives for the published mean over all devices."""
+    return jax.lax.pmean(batch_norm(v), "data")
+
+
+def test_a_corrector_whose_norm_is_over_devices_is_that_of_the_whole_batch():
+    """On eight devices of two rows; with norm="batch" each device has norms of its own."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = PartitionSpec("data")
+    x, keys, ts = mixture(8).sample(key(), 16), arrays.example_keys(key(1), 16), jnp.array([0.6, 0.5, 0.4])
+    score_fn = distributions.score_of(mixture(8), SDE)
+
+    def corrected(norm, keys, x):
+        corrector = sampling.langevin_corrector(SDE, score_fn, snr=0.16, n_steps=2, norm=norm)
+        return sampling.sample(keys, sampling.predictor_corrector(sampling.ddim(SDE, score_fn), corrector), x, ts)
+
+    whole = jax.jit(partial(corrected, "batch"))(keys, x)
+    by_pmap = jax.pmap(partial(corrected, over_devices), axis_name="data")(keys.reshape(8, 2), x.reshape(8, 2, 8))
+    np.testing.assert_allclose(by_pmap.reshape(x.shape), whole, rtol=1e-5, atol=1e-5)
+    mapped = jax.shard_map(partial(corrected, over_devices), mesh=mesh, in_specs=rows, out_specs=rows)
+    np.testing.assert_allclose(jax.jit(mapped)(keys, x), whole, rtol=1e-5, atol=1e-5)
+
+    each = jax.pmap(partial(corrected, "batch"))(keys.reshape(8, 2), x.reshape(8, 2, 8))
+    alone = jax.jit(partial(corrected, "batch"))(keys[6:8], x[6:8])
+    np.testing.assert_allclose(each[3], alone, rtol=1e-5, atol=1e-5)
+    assert np.abs(alone - whole[6:8]).max() > 0.01
 
 
 def test_vmap_over_keys_and_over_numbers_of_the_sde():

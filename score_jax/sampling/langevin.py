@@ -250,17 +250,23 @@ def langevin_corrector(
     """Takes `n_steps` steps x + δ score + √(2δ) z at s, δ = 2 (snr ‖z‖/‖score‖)² (Song et al. 2021, algorithm 4).
 
     Norms are per example, so that no sample depends on its batch. The published code averages them over the batch,
-    here `norm="batch"`: a sample then depends on all others of its batch, and on its size. (On VP the code multiplies δ
-    by 1 − β, too; the paper doesn't.) Meant for images: where norms concentrate, δ hardly depends on x. In a few
-    dimensions ‖score‖ comes near 0, δ has heavy tails and the correction is biased: use `annealed_langevin` there. On
-    N(0, v I) in d dimensions the chain's variance is (1 + snr²)(d + 2)/(d − 2) v: at snr = 0.16, 1.03 v with d = 3,072.
+    here `norm="batch"`: a sample then depends on all others of its batch, and on its size. Under `pmap` and `shard_map`
+    a batch is that of one device; of all devices, as the `pmean` of the published code, the norm is
+
+        lambda v: jax.lax.pmean(batch_norm(v), axis_name)  # from score_jax.sampling.langevin import batch_norm
+
+    On VP the code multiplies δ by 1 − β, too; the paper doesn't.
+
+    Meant for images: where norms concentrate, δ hardly depends on x. In a few dimensions ‖score‖ comes near 0, δ has
+    heavy tails and the correction is biased: use `annealed_langevin` there. On N(0, v I) in d dimensions the chain's
+    variance is (1 + snr²)(d + 2)/(d − 2) v: at snr = 0.16, 1.03 v with d = 3,072.
 
     Args:
       sde: the noising process.
       score_fn: `(x, t) -> score`.
       snr: the "signal-to-noise ratio" r of the step.
       n_steps: corrector steps at each level, one call of the score each.
-      norm: "example"; "batch"; or a function of `(B, *S)` to `(B,)` or `()`, such as a mean over devices too.
+      norm: "example"; "batch"; or a function of `(B, *S)` to `(B,)` or `()`, such as the mean over devices above.
 
     Raises:
       InputError: for an unknown norm.

@@ -53,7 +53,8 @@ def heun(
 
     On `grids.karras` this is the paper's sampler up to σ_min. Its last step, from σ_min to 0, is Euler's, that is
     `sde.denoise`: the n levels of its table are the n points of `grids.karras(sde, n)`, and n − 1 steps and the
-    explicit last denoise make its 2n − 1 calls.
+    explicit last denoise make its 2n − 1 calls. That denoise has no churn, where algorithm 2 raises the noise at σ_min
+    too if s_min ≤ σ_min.
 
     At t_max, too, the noise is raised, as published: 80 to 88 with γ = 0.1, where the score is then evaluated; s_max
     prevents it. `Tabulated` has no times beyond t_max, so that its noise is raised to that of t_max at most.

@@ -89,6 +89,10 @@ def marginal(sde, t):
     return np.exp(log_mean), 1 - np.exp(2 * log_mean), beta * (1 - np.exp(-2 * 0.1 * t - 19.9 * t**2))
 
 
+def norm(mean, std):
+    return np.sqrt(mean**2 + std**2)
+
+
 @pytest.mark.parametrize("likelihood", [False, True], ids=["default", "likelihood"])
 @pytest.mark.parametrize("sde", [sdes.VE(), sdes.VP(), sdes.SubVP()], ids=["ve", "vp", "subvp"])
 def test_continuous_losses_of_score_sde(sde, likelihood):
@@ -96,11 +100,11 @@ def test_continuous_losses_of_score_sde(sde, likelihood):
     weigh = weighting.likelihood if likelihood else weighting.sigma2
     *found, t, z, x0 = ours(sde, parameterization.eps, times.uniform(), weigh)
     mean, std, g2 = marginal(sde, t)
-    x, norm = mean * x0 + std * z, np.sqrt(mean**2 + std**2)
-    # The network is called with x/norm and log(std/mean), score = −net/std.
+    x, scale = mean * x0 + std * z, norm(mean, std)
+    # The network is called with x/scale and log(std/mean), score = −net/std.
     factor, target = (-1 / std, -z / std) if likelihood else (-np.ones_like(std), -z)
     weight = g2 if likelihood else np.ones_like(std)
-    args = (x / norm, np.log(std / mean), factor, target, weight)
+    args = (x / scale, np.log(std / mean), factor, target, weight)
     assert_equal(found, published(*args, np.mean), DIMS / 2)
     assert_equal(found, published(*args, lambda v, axis: 0.5 * v.sum(axis)), 1.0)
 
@@ -116,13 +120,25 @@ def test_edm_loss():
     assert_equal(found, expected, 0.5)
 
 
-def test_min_snr_loss():
-    """min(SNR, γ)·‖x_0 − x̂_0‖² (Hang et al. 2023, eq. 7), the network being x̂_0."""
-    sde = sdes.VP()
-    *found, t, z, x0 = ours(sde, parameterization.x0, times.uniform(), weighting.min_snr(5.0))
+# What the network is, and the weight of its square, of SNR and min(SNR, γ) (Hang et al. 2023, eq. 7 and 8; of v, 4.1).
+MIN_SNR = {
+    "x0": lambda mean, std, x0, eps, snr, clipped: (x0, clipped),
+    "eps": lambda mean, std, x0, eps, snr, clipped: (eps, clipped / snr),
+    "v": lambda mean, std, x0, eps, snr, clipped: ((mean * eps - std * x0) / norm(mean, std), clipped / (snr + 1)),
+}
+
+
+@pytest.mark.parametrize("sde", [sdes.VP(), sdes.VE()], ids=["vp", "ve"])
+@pytest.mark.parametrize("name", MIN_SNR)
+def test_min_snr_loss(name, sde):
+    """min(SNR, γ)·‖x_0 − x̂_0‖², in terms of x_0, of ε (divided by SNR) or of v (by SNR + 1)."""
+    *found, t, z, x0 = ours(sde, getattr(parameterization, name), times.uniform(), weighting.min_snr(5.0))
     mean, std, _ = marginal(sde, t)
-    x, weight = mean * x0 + std * z, np.minimum(mean**2 / std**2, 5.0)
-    assert_equal(found, published(x, np.log(std / mean), np.ones_like(std), x0, weight, np.sum), 0.5)
+    snr = mean**2 / std**2
+    target, weight = MIN_SNR[name](mean, std, x0, z, snr, np.minimum(snr, 5.0))
+    x = (mean * x0 + std * z) / norm(mean, std)
+    assert_equal(found, published(x, np.log(std / mean), np.ones_like(std), target, weight, np.sum), 0.5)
+    assert 2 <= (snr > 5).sum() <= 14  # some clipped, some not
 
 
 def test_vdm_loss():
