@@ -12,7 +12,7 @@ Expected of these two commands, seed 0:
 | variant | core-minutes | network calls | accuracy | distance | bits/dim |
 |---|---|---|---|---|---|
 | dsm | 1.8 | 161 | 0.86 | 1.46 | 2.01 ± 0.03 |
-| ssm | 3.3 | 161 | not run | not run | not run |
+| ssm | 3.3 | 161 | 0.80 | 1.52 | 2.15 ± 0.03 |
 | fd_ssm | 3.2 | 161 | 0.79 | 1.48 | 2.16 ± 0.03 |
 | energy | 4.2 | 161 | 0.85 | 1.37 | 2.04 ± 0.03 |
 | compact_ncsn | 5.4 | 161 | 0.92 | 1.45 | 2.02 ± 0.03 |
