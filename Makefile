@@ -28,7 +28,7 @@ test: install  ## the tests, at most 8 minutes on 2 cores
 	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: install  ## the tests that take minutes
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m slow -n 2 --dist worksteal
 
 lint: install  ## formatting, lint, types
 	$(RUN) -m ruff format --check .

@@ -5,6 +5,7 @@ as computed here. `jupyter execute --inplace notebooks/*.ipynb` renews the commi
 """
 
 import ast
+import asyncio
 import json
 import os
 import re
@@ -55,7 +56,10 @@ def in_new_kernel(notebook, folder):
     client = NotebookClient(notebook, km=manager, timeout=300, resources={"metadata": {"path": str(folder)}})
     # The notebook sees one device, not the eight virtual ones of the tests, and no settings of the user's.
     flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if "host_platform_device_count" not in f]
-    return client.execute(env={**os.environ, "XLA_FLAGS": " ".join(flags), "IPYTHONDIR": str(folder / "ipython")})
+    try:
+        return client.execute(env={**os.environ, "XLA_FLAGS": " ".join(flags), "IPYTHONDIR": str(folder / "ipython")})
+    finally:
+        asyncio.run(manager.shutdown_kernel(now=True))  # the client leaves a manager that it was given running
 
 
 def score_matching_holds(numbers):
