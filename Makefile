@@ -47,7 +47,7 @@ reproduce: install  ## the toy studies: run each and rewrite its result, about 3
 techniques: install  ## NCSN to NCSNv2 on Fashion-MNIST: 30 core-minutes
 	$(RUN) -m experiments.ncsn_techniques
 
-equivalence: install  ## SMLD, DDPM and the samplers compared: about 10 minutes on 2 cores
+equivalence: install  ## SMLD, DDPM and the samplers compared: 8 minutes on 2 cores
 	$(RUN) -m experiments.ddpm_equivalence
 
 notebooks: install  ## execute the notebooks in place

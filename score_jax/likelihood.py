@@ -68,7 +68,7 @@ def log_likelihood(
       score_fn: `(x, t) -> score`, t `(B,)`.
       x: data at t_min, `(B, *S)`. Images of grey levels must be dequantized, which under `jit` nobody checks but for
         integers. Half precision is integrated in float32.
-      key: None, or a key `()` or `(B,)`.
+      key: None, or a key `()` or `(B,)`; not the one that dequantized x, with which the probes would agree.
       n_probes: number of probes with a key; two or more give a standard error.
       t_min: where to start, the SDE's unless given: 1/N for a network trained on the knots of a table alone.
       t_max: where to end, in the prior N(0, σ(t_max)² I); the SDE's unless given.

@@ -1,6 +1,6 @@
 """Score matching with Langevin dynamics and denoising diffusion are one thing, measured part by part.
 
-    python -m experiments.ddpm_equivalence                  all parts, about 10 minutes on 2 idle cores
+    python -m experiments.ddpm_equivalence                  all parts, 8 minutes on 2 idle cores
     python -m experiments.ddpm_equivalence --only a f       some of them
     python -m experiments.ddpm_equivalence --full           part e alone, on Fashion-MNIST: 50 minutes
 
