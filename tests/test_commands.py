@@ -14,8 +14,21 @@ import pytest
 from PIL import Image
 
 from configs import base, digits, toy
-from score_jax import build, data, evaluation, generate, likelihood, metrics, noise_levels, published, runs, sampling
+from score_jax import (
+    arrays,
+    build,
+    data,
+    evaluation,
+    generate,
+    likelihood,
+    metrics,
+    noise_levels,
+    published,
+    runs,
+    sampling,
+)
 from score_jax import command as command_line
+from score_jax import sde as sdes
 from score_jax.losses import variational
 from score_jax.types import InputError
 
@@ -86,6 +99,14 @@ def test_bits_per_dim_of_held_out_images_are_evaluated_on_request(run, tmp_path)
     expected = -np.asarray(found.log_prob) / (64 * np.log(2)) + np.log2(17)
     np.testing.assert_allclose(numbers["bits_per_dim"], expected.mean(), rtol=1e-4)
     np.testing.assert_allclose(numbers["bits_per_dim_standard_error"], expected.std(ddof=1) / 3**0.5, rtol=1e-3)
+    # Between other times than the process's ends.
+    between = runs.likelihood(run, t_min=0.1, t_max=0.5)
+    options |= {"t_min": 0.1, "t_max": 0.5}
+    found = jax.jit(lambda x: likelihood.log_likelihood(run.model.sde, score_fn, x, **options))(x)
+    expected = -np.asarray(found.log_prob) / (64 * np.log(2)) + np.log2(17)
+    np.testing.assert_allclose(between["bits_per_dim"], expected.mean(), rtol=1e-4)
+    # √((1 − ᾱ)/ᾱ) of DDPM's steps 100 and 500.
+    assert "from t = 0.1 (σ/α = 0.339) to the prior at t = 0.5 (σ/α = 3.42)" in between["bits_per_dim_convention"]
     points = runs.new(toy.get_config(), tmp_path / "points")
     for name in ("bound_n", "likelihood_n"):
         points.config.evaluation[name] = 3
@@ -104,6 +125,8 @@ def test_the_variational_bound_of_held_out_images_is_evaluated_on_request(run, d
         5,
         2,
     )
+    config.sampler.ancestral.variance = variance = "posterior" if dequantize else "transition"
+    config.sampler.threshold = "none" if dequantize else "static"
     config.evaluation.bound_n = 3
     run = run._replace(config=config)
     numbers = runs.bound(run)
@@ -115,7 +138,10 @@ def test_the_variational_bound_of_held_out_images_is_evaluated_on_request(run, d
     ts = build.grid(config, run.model.sde)[1:]  # "levels" has its first twice
     decoder = variational.gaussian_decoder if dequantize else variational.grey_level_decoder(17)
     score_fn = run.model.given(label=jnp.full(3, -1))
-    found = likelihood.variational_bound(key_steps, run.model.sde, score_fn, x, ts, decoder=decoder)
+    if not dequantize:
+        score_fn = sampling.clipped(run.model.sde, score_fn, low=-1.0, high=1.0)
+    options = {"variance": variance, "decoder": decoder}
+    found = likelihood.variational_bound(key_steps, run.model.sde, score_fn, x, ts, **options)
     bits = np.asarray(found.total, np.float64) / (64 * np.log(2)) + (np.log2(17 / 2) if dequantize else 0)
     np.testing.assert_allclose(numbers["bound_bits_per_dim"], bits.mean(), rtol=1e-5)
     np.testing.assert_allclose(numbers["bound_bits_per_dim_standard_error"], bits.std(ddof=1) / 3**0.5, rtol=1e-4)
@@ -164,17 +190,23 @@ def test_paths_are_of_few_steps_whatever_the_grid_and_of_fewer_samples_the_large
     """A thousand steps of eight images of 1024 pixels would be 94 GiB."""
     config = tiny_digits()
     config.sampler.update(name="ddim", grid="log_snr", steps=100, batch_size=4)
-    drawn = runs.draw(config, run.model, (8, 8, 1), n=9, seed=3)
+    sde = sdes.VP()
+    model = replace(run.model, sde=sde)
+    drawn = runs.draw(config, model, (8, 8, 1), n=9, seed=3)
     assert drawn.path.shape == (60, 4, 8, 8, 1) and drawn.nfe == 101
-    ts = np.asarray(build.grid(config, run.model.sde))
-    np.testing.assert_array_equal(drawn.times, ts[1:][np.linspace(0, 99, 60).round().astype(int)])
-    # The states at these times, by a sampler that is asked for all of them.
-    key = jax.random.fold_in(jax.random.key(3), runs._SAMPLING)
-    whole = generate.draw(key, run.model, sampling.ddim, ts, (4, 8, 8, 1), frames=100)
-    np.testing.assert_allclose(drawn.path, whole.path[np.isin(ts[1:], drawn.times)], rtol=1e-4, atol=1e-4)
+    ts, kept = build.grid(config, sde), np.linspace(0, 99, 60).round().astype(int)
+    np.testing.assert_array_equal(drawn.times, ts[1:][kept])
+    # All states over α at their times, of the same draws.
+    keys = arrays.example_keys(jax.random.fold_in(jax.random.key(3), runs._SAMPLING), 4)
+    key_prior, key_steps = arrays.split(keys)
+    sampler, x = sampling.ddim(sde, model.given()), sde.prior_sample(key_prior, (4, 8, 8, 1))
+    _, states = jax.jit(lambda k, x: sampling.sample(k, sampler, x, ts, trace=lambda state: state.x))(key_steps, x)
+    whole = states / sde.alpha(ts[1:])[:, None, None, None, None]
+    # Two programs of 100 steps, x/α up to 600.
+    np.testing.assert_allclose(drawn.path, whole[kept], rtol=1e-3, atol=1e-3)
     untrained = replace(run.model, module=Still(), variables={})
     for side, rows in [(8, 8), (256, 5), (1024, 1)]:
-        large = lambda shape: generate.draw(key, untrained, sampling.ddim, ts, shape)  # noqa: E731
+        large = lambda shape: generate.draw(jax.random.key(0), untrained, sampling.ddim, ts, shape)  # noqa: E731
         path = jax.eval_shape(lambda: large((8, side, side, 3))).path  # noqa: B023
         assert path.shape == (60, rows, side, side, 3)
 
