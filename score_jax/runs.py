@@ -334,7 +334,9 @@ def evaluate(run: Run) -> dict[str, Any]:
 def _held_out_loss(run: Run) -> dict[str, Any]:
     config, mesh = run.config, training.data_mesh()
     rows = max(256 // mesh.size, 1) * mesh.size
-    x = run.data.held_out.batch(np.arange(rows) % len(run.data.held_out))["x"][None]
+    batch = run.data.held_out.batch(np.arange(rows) % len(run.data.held_out))
+    labels = _labels_of(run, batch)
+    stacked = {"x": batch["x"][None]} | ({} if labels is None else {"label": labels[None]})
     evaluate = training.make_eval_step(
         run.model,
         build.objective(config, run.model.sde, run.data.oracle),
@@ -344,7 +346,7 @@ def _held_out_loss(run: Run) -> dict[str, Any]:
         ema=config.sampler.ema,
     )
     sigmas = level_sigmas(run.model.sde, config.evaluation.levels)
-    return evaluation.held_out_loss(evaluate, run.state, training.put_batches({"x": x}, mesh), sigmas)
+    return evaluation.held_out_loss(evaluate, run.state, training.put_batches(stacked, mesh), sigmas)
 
 
 def _evaluate_points(run: Run) -> dict[str, Any]:
@@ -434,14 +436,18 @@ def bound(run: Run) -> dict[str, Any]:
 
 
 def _held_out(run: Run, n: int, key: Key, *, dequantize: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """The first n held-out images in the range of training, and labels: those of a model that can't do without."""
+    """The first n held-out images in the range of training, and labels as `_labels_of` has them."""
     config, source = run.config.copy_and_resolve_references(), run.data.held_out
     config.data.dequantize, config.data.flip = dequantize, False
     batch = source.batch(np.arange(min(n, len(source))))
-    labels = None
-    if run.data.train.num_classes:
-        labels = np.full(len(batch["x"]), -1, np.int32) if config.training.label_dropout else batch["label"]
-    return np.asarray(build.prepare(config, source)(key, jnp.asarray(batch["x"]))), labels
+    return np.asarray(build.prepare(config, source)(key, jnp.asarray(batch["x"]))), _labels_of(run, batch)
+
+
+def _labels_of(run: Run, batch: dict[str, np.ndarray]) -> np.ndarray | None:
+    """Labels to measure a batch with: none, −1, of a model that can do without, else its own."""
+    if not run.data.train.num_classes:
+        return None
+    return np.full(len(batch["x"]), -1, np.int32) if run.config.training.label_dropout else batch["label"]
 
 
 def _drawn_to_measure(run: Run, n: int, labels: np.ndarray | None) -> tuple[np.ndarray, int]:

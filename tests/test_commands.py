@@ -163,6 +163,19 @@ def test_a_bound_that_is_not_of_the_sampler_is_refused(run, tmp_path):
         runs.bound(run._replace(config=config))
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_held_out_loss_is_given_the_labels_of_a_model_that_knows_no_other(run, monkeypatch, dropout):
+    given = {}
+    monkeypatch.setattr(evaluation, "held_out_loss", lambda evaluate, state, batches, sigmas: given.update(batches))
+    config = tiny_digits()
+    config.training.label_dropout = dropout
+    runs._held_out_loss(run._replace(config=config))
+    held_out = run.data.held_out
+    stored = held_out.batch(np.arange(given["x"].shape[1]) % len(held_out))
+    np.testing.assert_array_equal(given["x"][0], stored["x"])
+    np.testing.assert_array_equal(given["label"][0], -1 if dropout else stored["label"])
+
+
 def test_bits_per_dim_are_from_t_min_and_without_labels_where_they_can_be(run, monkeypatch):
     asked = {}
     monkeypatch.setattr(evaluation, "likelihood", lambda *args, **options: asked.update(options, labels=args[3]) or {})
