@@ -9,6 +9,7 @@ Karras et al. 2022, appendix F.
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,21 +66,22 @@ def _kind(config: Config) -> str:
     return choice({"class_name": short}, "class_name", _PRECONDITIONERS)
 
 
-# Coefficients, network unless given, its outputs in multiples of the image's channels, range of noise to sample.
-_PRECONDITIONERS: dict[str, tuple[Any, str, int, EDM]] = {
-    "EDMPrecond": (lambda c: EDMPrecond(number(c, "sigma_data", 0.5)), "DhariwalUNet", 1, EDM()),
+# Coefficients, network unless given, its outputs in multiples of the image's channels, and range of noise to sample,
+# of the coefficients.
+_PRECONDITIONERS: dict[str, tuple[Any, str, int, Callable[[Any], EDM]]] = {
+    "EDMPrecond": (lambda c: EDMPrecond(number(c, "sigma_data", 0.5)), "DhariwalUNet", 1, lambda _: EDM()),
     "VPPrecond": (
         lambda c: VPPrecond(number(c, "beta_d", 19.9), number(c, "beta_min", 0.1), number(c, "M", 1000)),
         "SongUNet",
         1,
-        EDM(),
+        lambda _: EDM(),
     ),
-    "VEPrecond": (lambda c: VEPrecond(), "SongUNet", 1, EDM(0.02, 100.0)),
+    "VEPrecond": (lambda c: VEPrecond(), "SongUNet", 1, lambda _: EDM(0.02, 100.0)),
     "iDDPMPrecond": (
         lambda c: iDDPMPrecond(number(c, "C_1", 0.001), number(c, "C_2", 0.008), whole(c, "M", 1000, most=MOST_LEVELS)),
         "DhariwalUNet",
         2,  # the second half is the learned variance, which D does without
-        EDM(0.0064254),  # level M − 1, up to what EDM samples from
+        lambda iddpm: EDM(float(iddpm.levels[-2])),  # from the last level above 0, up to what EDM samples from
     ),
 }
 
@@ -143,6 +145,5 @@ def examples(tensors: Tensors, config: Config) -> Examples:
 
 def score(module: Preconditioned, config: Config) -> tuple[SDE, Parameterization, Condition]:
     """Returns SDE, parameterization and condition of a denoiser at σ."""
-    del module
-    *_, sde = _PRECONDITIONERS[_kind(config)]
-    return sde, parameterization.as_given(parameterization.x0), NoiseLevel()
+    *_, noise = _PRECONDITIONERS[_kind(config)]
+    return noise(module.coefficients), parameterization.as_given(parameterization.x0), NoiseLevel()

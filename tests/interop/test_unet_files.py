@@ -288,7 +288,11 @@ def test_preconditioners_have_the_published_coefficients():
         module = edm.network({}, config_of("edm") | ({"class_name": kind} if kind else {}))
         assert module.coefficients == found
         assert module.network.outputs == (2 if found is iddpm else 1)  # a learned variance, not used
-    np.testing.assert_allclose(edm.score(module, {"class_name": "iDDPMPrecond"})[0].t_min, iddpm.levels[999], rtol=1e-5)
+    # Sampled down to the last level above 0, of whatever table.
+    for steps, smallest in [(1000, 0.00642541), (4000, iDDPMPrecond(M=4000).levels[3999])]:
+        config = config_of("edm") | {"class_name": "iDDPMPrecond", "M": steps}
+        np.testing.assert_allclose(edm.score(edm.network({}, config), config)[0].t_min, smallest, rtol=1e-6)
+    assert iDDPMPrecond(M=4000).levels[3999] < 0.004
 
 
 # Names
