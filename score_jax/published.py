@@ -175,7 +175,7 @@ def change(config: ConfigDict, sde: SDE, sampler: str | None, steps: int | None)
 
 def _langevin_step_size(options: ConfigDict, sde: SDE) -> float:
     """ε at the smallest level: NCSNv2's for `annealed_langevin`; for `consistent_annealed` that of ancestral noise."""
-    log_ratio = 0.5 * float(sde.log_snr(sde.t_min) - sde.log_snr(sde.t_max)) / options.steps
+    log_ratio = 0.5 * float(sde.log_snr(options.t_end or sde.t_min) - sde.log_snr(sde.t_max)) / options.steps
     sigma_min = float(sde.sigma(sde.t_min))
     if options.name == "consistent_annealed":
         return -2 * sigma_min**2 * math.expm1(-2 * log_ratio)
@@ -309,7 +309,8 @@ DEFAULTS: dict[str, Callable[[str, Checkpoint, ScoreModel], Defaults]] = {
 
 
 def draw(published: Published, folder: Path, *, n: int, seed: int, label: int | None = None) -> list[Path]:
-    """Draws n samples and writes pictures and samples.npz: "x" in [0, 1], and "label" where there are classes.
+    """Draws n samples and writes pictures and samples.npz: "x", the range of training mapped to [0, 1] and not clipped, and
+    "label" where there are classes.
 
     Args:
       published: of `load`.
@@ -340,7 +341,7 @@ def _labels(published: Published, n: int, label: int | None) -> np.ndarray | Non
 
 
 def samples(published: Published, *, n: int, seed: int = 0, labels: np.ndarray | None = None) -> Samples:
-    """Draws n samples by the settings' sampler, in [0, 1]; sample i depends on the seed and i alone."""
+    """Draws n samples by the settings' sampler, their range mapped to [0, 1]; sample i depends on seed and i alone."""
     low, high = build.value_range(published.config)
     drawn = runs.draw(published.config, published.model, published.shape, n=n, seed=seed, labels=labels)
     return drawn._replace(x=(drawn.x - low) / (high - low), path=(drawn.path - low) / (high - low))

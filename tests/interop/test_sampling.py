@@ -186,6 +186,13 @@ def test_another_samplers_settings_suit_the_checkpoints_noise_and_steps():
     # η = ε/2σ² = 1 − γ², whose noise is ancestral sampling's
     consistent = loaded("edm", sampler="consistent_annealed", steps=20).config.sampler
     assert consistent.consistent_annealed.step_size == pytest.approx(2 * 0.002**2 * (1 - ratio**-2))
+    # A grid that ends above t_min: 20 steps from σ/α of t = 1 to that of 1e-3, ε at the sampler's own smallest level.
+    vp, config = sdes.VP(), base.get_config()
+    config.sampler.update(name="euler_maruyama", t_end=1e-3)
+    published.change(config, vp, "consistent_annealed", 20)
+    change = float(vp.log_snr(1.0) - vp.log_snr(1e-3)) / 20  # 2 log(1/γ) < 0
+    expected = 2 * float(vp.variance(vp.t_min)) * -np.expm1(change)
+    assert config.sampler.consistent_annealed.step_size == pytest.approx(expected)
     # S_churn = 40 over N steps, the denoise being the last, and at most √2 − 1
     noisy = base.get_config()
     noisy.sampler.update(name="heun", steps=255)
