@@ -120,7 +120,7 @@ def sample(
         return (state, jax.tree.map(lambda all, one: all.at[place].set(one), kept, trace(state))), None
 
     state = sampler.init(x)
-    kept = jax.tree.map(lambda one: jnp.broadcast_to(one, (jnp.size(keep), *one.shape)), trace(state))
+    kept = jax.tree.map(lambda one: jnp.broadcast_to(one, (jnp.size(keep), *jnp.shape(one))), trace(state))
     (state, kept), _ = jax.lax.scan(step_kept, (state, kept), (places, *steps))
     return state.x, kept
 

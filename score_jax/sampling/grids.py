@@ -31,7 +31,7 @@ def _sigma(sde: SDE, t: ArrayLike) -> Array:
 
 def evenly(n: int, wanted: int) -> np.ndarray:
     """Returns the indices of at most `wanted` of n steps, evenly spread, the last included: what to keep of a path."""
-    return np.unique(np.linspace(0, n - 1, min(n, wanted)).round().astype(int))
+    return np.unique(np.linspace(n - 1, 0, min(n, wanted)).round().astype(int))
 
 
 def uniform(sde: SDE, n: int, *, t_end: ArrayLike | None = None) -> Array:
@@ -103,8 +103,8 @@ def ddpm(sde: SDE, n: int | None = None, *, t_end: ArrayLike | None = None) -> A
     with jax.ensure_compile_time_eval():
         knots = np.asarray(sde.knots())
     if n is not None:
-        if not 1 <= n <= len(knots):
-            raise InputError(f"grids.ddpm: n must be from 1 to the table's {len(knots)} knots, got {n}")
+        if not 2 <= n <= len(knots):
+            raise InputError(f"grids.ddpm: n must be from 2 to the table's {len(knots)} knots, got {n}")
         knots = knots[np.arange(n) * len(knots) // n]
     end = _end(sde, t_end)
     if isinstance(end, jax.core.Tracer):

@@ -59,6 +59,17 @@ def test_t_max_to_t_min_is_the_default_and_legs_add_up():
     np.testing.assert_allclose(flow(jnp.concatenate([x, flow(x, t1=0.3)]), t0=start)[1:], whole, atol=2e-4)
 
 
+def test_the_sampler_stops_where_its_grid_does_and_counts_the_calls_of_all_legs():
+    sde, x = sdes.VP(), jnp.array([[1.0, -0.4]])
+    score_fn, ts = gaussian_score(sde), jnp.array([1.0, 0.3, 1e-3])
+    trace = lambda state: (state.x, state.nfe)  # noqa: E731
+    _, (xs, nfe) = sampling.sample(key(), sampling.adaptive_flow(sde, score_fn), x, ts, trace=trace)
+    half, first = sampling.probability_flow(sde, score_fn, x, t1=0.3)
+    end, second = sampling.probability_flow(sde, score_fn, half, t0=0.3, t1=1e-3)
+    np.testing.assert_allclose(xs, [half, end], atol=1e-6)
+    np.testing.assert_array_equal(nfe, [first, first + second])
+
+
 @pytest.mark.parametrize("name", ["ve", "flow"])
 def test_the_flow_keeps_the_distribution_function_of_a_mixture(name):
     """On a line particles do not pass each other: F_0(x_0) = F_T(x_T), here of three separated components."""

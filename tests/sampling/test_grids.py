@@ -100,7 +100,7 @@ def test_ddpm_with_n_visits_ddims_published_indices(n, skip):
 def test_ddpm_with_any_n_visits_knots_about_a_stride_apart_from_within_one_of_t_max():
     """τ_k = ⌊k N/n⌋ (Song et al. 2020, appendix D.2): N − 1 − τ_{n−1} < N/n, and steps of ⌊N/n⌋ or ⌈N/n⌉ knots."""
     sde, total = sdes.Tabulated(sdes.ddpm_schedule(100).alphas_bar), 100
-    for n in (1, 2, 3, 6, 7, 9, 11, 30, 33, 34, 50, 51, 60, 66, 67, 99, 100):
+    for n in (2, 3, 6, 7, 9, 11, 30, 33, 34, 50, 51, 60, 66, 67, 99, 100):
         knots = np.round(total * np.asarray(grids.ddpm(sde, n)[:-1], np.float64)) - 1
         assert len(knots) == n and knots[-1] == 0 and total - 1 - knots[0] < total / n, n
         assert set(-np.diff(knots)) <= {total // n, -(-total // n)}, n
@@ -134,7 +134,8 @@ def test_ddim_is_as_good_on_any_number_of_the_tables_knots(x64):
         (lambda: grids.levels(sdes.VE(), np.array([1.0, 0.0])), "must be positive, got 0"),
         (lambda: grids.levels(sdes.VE(), np.array([1.0, -0.5])), "must be positive, got -0.5"),
         (lambda: grids.ddpm(sdes.VP()), "sde.Tabulated; VP has none"),
-        (lambda: grids.ddpm(SDES["tabulated"], 1001), "n must be from 1 to the table's 1000 knots, got 1001"),
+        (lambda: grids.ddpm(SDES["tabulated"], 1001), "n must be from 2 to the table's 1000 knots, got 1001"),
+        (lambda: grids.ddpm(SDES["tabulated"], 1), "n must be from 2 to"),  # it would begin at the least noisy knot
         (lambda: grids.ddpm(SDES["tabulated"], t_end=1.0), "at least two times"),
         (lambda: grids.uniform(sdes.VP(), 1), "at least 2 points, got n = 1"),
         (lambda: grids.karras(sdes.VP(), 5, 0.0), "rho must be positive"),

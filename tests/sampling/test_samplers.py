@@ -441,6 +441,7 @@ def test_of_a_trace_only_the_steps_asked_for_are_held():
     sde, x, ts = sdes.VP(), jnp.zeros((64, 2)), jnp.linspace(1, 0.1, 401)
     sampler, keep = sampling.ancestral(sde, lambda x, t: -x), grids.evenly(400, 7)
     np.testing.assert_array_equal(keep, [0, 66, 133, 200, 266, 332, 399])
+    np.testing.assert_array_equal(grids.evenly(5, 1), [4])
     draw = lambda k, x, **options: sampling.sample(k, sampler, x, ts, trace=lambda state: state.x, **options)  # noqa: E731
     all_of_them, some = jax.jit(draw), jax.jit(lambda k, x: draw(k, x, keep=keep))
     np.testing.assert_array_equal(all_of_them(key(), x)[1][keep], some(key(), x)[1])
