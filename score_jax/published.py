@@ -309,8 +309,9 @@ DEFAULTS: dict[str, Callable[[str, Checkpoint, ScoreModel], Defaults]] = {
 
 
 def draw(published: Published, folder: Path, *, n: int, seed: int, label: int | None = None) -> list[Path]:
-    """Draws n samples and writes pictures and samples.npz: "x", the range of training mapped to [0, 1] and not clipped, and
-    "label" where there are classes.
+    """Draws n samples and writes pictures and samples.npz: "x", and "label" where there are classes.
+
+    The range of training is mapped to [0, 1]; values outside are not clipped.
 
     Args:
       published: of `load`.
