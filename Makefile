@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 WORKDIR ?= runs/digits
 
-.PHONY: help install demo test test-slow lint smoke claims reproduce techniques equivalence notebooks benchmarks clean
+.PHONY: help install demo test test-slow lint smoke claims reproduce techniques equivalence notebooks benchmarks check-device clean
 STUDIES := score_accuracy mode_weights manifold_noise objective_cost small_noise
 
 help:  ## what there is
@@ -55,6 +55,9 @@ notebooks: install  ## execute the notebooks in place
 
 benchmarks: install  ## run every benchmark and rewrite benchmarks/README.md's tables
 	$(RUN) benchmarks/run.py
+
+check-device:  ## on a GPU or TPU: does everything work, and how fast; with whatever is installed, 10 minutes
+	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) benchmarks/check_device.py $(CHECK)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -17,10 +17,11 @@ _STARTED = time.time()
 from pathlib import Path  # noqa: E402
 from statistics import median  # noqa: E402
 
-from timing import Row, child, main, shorten  # noqa: E402
+from own_training import shorten  # noqa: E402
+from timing import Row, child, main  # noqa: E402
 
 from configs import digits, toy  # noqa: E402
-from score_jax import command, runs  # noqa: E402
+from score_jax import backend, runs  # noqa: E402
 
 _IMPORTED = time.time()
 CONFIGS = {"toy": toy.get_config, "digits": digits.get_config}
@@ -28,7 +29,7 @@ CONFIGS = {"toy": toy.get_config, "digits": digits.get_config}
 
 def first_step(name: str) -> Row:
     """Runs in a fresh process: trains for one dispatch."""
-    command.cache_compilations()
+    backend.configure()
     config = CONFIGS[name]()
     k = config.training.steps_per_dispatch
     shorten(config, k, k)

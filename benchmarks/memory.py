@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from timing import Row, child, main, shorten
+from own_training import shorten
+from timing import Row, child, main
 
 from configs import digits
 from score_jax import runs

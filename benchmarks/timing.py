@@ -6,8 +6,6 @@ pair by pair: whatever else the machine does then slows both. Figures are median
 """
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import platform
@@ -20,14 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # the configs are no part of the installed package
-
-import jax  # noqa: E402
-from ml_collections import ConfigDict  # noqa: E402
-
-from score_jax import runs  # noqa: E402
-from score_jax.training.logging import read_jsonl  # noqa: E402
+import jax
 
 Row = dict[str, Any]
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -49,23 +40,6 @@ def alternate(first: Callable[[], float], second: Callable[[], float], pairs: in
 def compare(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
     """Returns the medians of both and that of the ratios a/b of the pairs."""
     return median(a), median(b), median(x / y for x, y in zip(a, b, strict=True))
-
-
-def shorten(config: ConfigDict, steps: int, log_every: int) -> None:
-    """Makes a run of `steps` updates, with a record every `log_every` and a checkpoint at the end, of a config."""
-    config.training.update(steps=steps, log_every=log_every, checkpoint_every=steps)
-    config.optimizer.warmup_steps = 0  # the cosine must be longer than the warm-up
-
-
-def training_rate(run: runs.Run) -> float:
-    """Trains the run through the project's own loop; returns images/s between its first record and its last.
-
-    Compiling falls before the first record. Records are equally long, so the rate is their harmonic mean.
-    """
-    with contextlib.redirect_stderr(io.StringIO()):  # the progress bar is drawn, but not shown
-        runs.train(run)
-    rates = [record["images_per_second"] for record in read_jsonl(run.workdir / "metrics.jsonl")[1:]]
-    return len(rates) / sum(1 / rate for rate in rates)
 
 
 def child(script: str, *arguments: str, **variables: str) -> Row:

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
-from timing import Row, alternate, compare, main, seconds, shorten, training_rate
+from own_training import shorten, training_rate
+from timing import Row, alternate, compare, main, seconds
 
 from configs import toy
 from score_jax import build, runs

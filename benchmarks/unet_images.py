@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from timing import Row, alternate, compare, main, seconds, shorten, training_rate
+from own_training import shorten, training_rate
+from timing import Row, alternate, compare, main, seconds
 
 from configs import digits, fashion_mnist
 from score_jax import build, generate, runs, sampling

@@ -14,6 +14,14 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
 
+    # The devices, for the commands: score_jax/backend.py. What the environment says (XLA_FLAGS, …) comes before it
+    device = config.device = ConfigDict()
+    device.matmul_precision = "default"  # of float32 products and convolutions; tf32 (GPU) bfloat16 float32
+    device.deterministic = False  # on a GPU a resumed run is bit-identical only with True, which is slower
+    device.preallocate = True  # take memory_fraction of a GPU's memory at once
+    device.memory_fraction = 0.75
+    device.compile_cache = ""  # folder of compiled programs; empty: ~/.cache/score_jax, none: none are kept
+
     # What is learned. 2-D toys with exact densities: mixture eight_gaussians moons swiss_roll checkerboard pinwheel
     # rings spirals. Images: digits (in scikit-learn's wheel) mnist fashion_mnist cifar10 folder array tfds.
     data = config.data = ConfigDict()
@@ -53,6 +61,9 @@ def get_config() -> ConfigDict:
     network = config.network = ConfigDict()
     network.name = "unet"
     network.dtype = "float32"  # of the computation: float32 bfloat16; parameters stay float32
+    # of unet and the published U-Nets: xla, or cudnn, the fused kernel of NVIDIA GPUs, for bfloat16 and objectives
+    # without forward-mode derivatives (dsm hybrid fd_ssm esm); elsewhere cudnn means xla
+    network.attention_implementation = "xla"
     network.conservative = False  # the output is the gradient of a scalar: an energy-parameterised score
     network.dropout = 0.0
     # What the published U-Nets are told of the noise: c_noise, log(σ/α) as the parameterization has it; timestep, 999 t

@@ -30,6 +30,7 @@ def _published() -> published.Published | None:
     path = command.given("checkpoint")
     if path is None:
         return None
+    command.configure_backend(base.get_config())
     return published.load(
         path,
         base.get_config(),

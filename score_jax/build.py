@@ -26,6 +26,7 @@ from score_jax.kernels import Kernel
 from score_jax.likelihood import VariationalBound
 from score_jax.losses import times, weighting
 from score_jax.losses.variational import Decoder, gaussian_decoder, grey_level_decoder
+from score_jax.networks.attention import IMPLEMENTATIONS
 from score_jax.parameterization import Parameterization
 from score_jax.sampling import Sampler, grids
 from score_jax.sampling.sde import StepVariance
@@ -232,8 +233,21 @@ def network(config: ConfigDict, source: Source) -> nn.Module:
     else:
         classes = {"num_classes": source.num_classes, "dropout": options.dropout}
         told = _told(config) if options.name in UNETS else {}
-        module = make(dtype=dtype, **classes, **told, **_doubled(config), **_options(options))
+        module = make(dtype=dtype, **classes, **told, **_doubled(config), **_attention(config), **_options(options))
     return networks.Conservative(module) if options.conservative else module
+
+
+def _attention(config: ConfigDict) -> dict[str, Any]:
+    """The field that says how attention is computed, of networks that have some."""
+    name, implementation = config.network.name, config.network.attention_implementation
+    _choose("network.attention_implementation", implementation, dict.fromkeys(IMPLEMENTATIONS))
+    if implementation == "cudnn" and (config.network.conservative or config.objective.name in ("ism", "ssm")):
+        what = "a conservative network" if config.network.conservative else f"objective {config.objective.name!r}"
+        raise InputError(
+            f"{what} needs derivatives that attention by cudnn has not: set "
+            "--config.network.attention_implementation=xla"
+        )
+    return {"attention_implementation": implementation} if name in ("unet", *UNETS) else {}
 
 
 def _doubled(config: ConfigDict) -> dict[str, Any]:

@@ -6,7 +6,6 @@ and shows its traceback.
 """
 
 import json
-import os
 import re
 import signal
 import sys
@@ -18,6 +17,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from score_jax import backend
 from score_jax.training.checkpoint import read_config
 from score_jax.types import InputError
 
@@ -130,22 +130,26 @@ def as_json(config: ConfigDict) -> dict:
     return json.loads(json.dumps(config.to_dict()))
 
 
-def cache_compilations() -> None:
-    """Keeps compiled programs between commands, in $JAX_COMPILATION_CACHE_DIR or ~/.cache/score_jax."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "score_jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+def configure_backend(config: ConfigDict) -> None:
+    """Applies `config.device` and the command line's changes of it: for what needs JAX before flags are parsed."""
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", config.copy_and_resolve_references(), flag_values=values)
+        values(sys.argv, known_only=True)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError):
+        return  # which parsing tells
+    backend.configure(**values.config.device)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Parses the command line and runs `main`, whose return value is the exit code (None: 0)."""
 
     def guarded(_: Sequence[str]) -> None:
-        cache_compilations()
         logging.set_verbosity(logging.WARNING)  # Orbax narrates every write
         # … and warns of what `sample` and `evaluate` ask of it.
         logging.get_absl_logger().addFilter(lambda record: "directory is read only" not in record.getMessage())
         try:
+            backend.configure(**(flags.FLAGS.config.device if "config" in flags.FLAGS else {}))
             code = main()
         except InputError as error:
             _fail(error)

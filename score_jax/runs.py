@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 
 # What may be changed when a run goes on, or for sampling from it: nothing that the training depends on.
 _MAY_DIFFER = (
+    "device",
+    "network.attention_implementation",
     "sampler",
     "evaluation",
     "data.root",
@@ -313,6 +315,11 @@ def evaluate(run: Run) -> dict[str, Any]:
       InputError: where bits per dimension are asked for of data that have no grey levels; when samples diverged.
     """
     asked = [name for name in ("likelihood_n", "bound_n") if run.config.evaluation[name]]
+    if run.config.evaluation.likelihood_n and run.config.network.attention_implementation == "cudnn":
+        raise InputError(
+            "the likelihood needs derivatives that cuDNN's attention has not: set "
+            "--config.network.attention_implementation=xla, which the same parameters serve"
+        )
     if asked and not run.data.held_out.levels:
         raise InputError(
             f"bits per dimension are of grey levels, which {run.config.data.name!r} has not: "

@@ -82,4 +82,10 @@ def test_every_benchmark_gives_its_command_and_can_measure(name):
 
 
 def test_every_script_is_run():
-    assert {path.stem for path in FOLDER.glob("*.py")} == {*command.NAMES, "run", "timing"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == {
+        *command.NAMES,
+        "run",
+        "timing",
+        "own_training",
+        "check_device",
+    }

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype, Initializer
 
-from score_jax.networks.embeddings import at_least_float32
+from score_jax.networks.attention import attend
 from score_jax.networks.norms import GroupNorm
 from score_jax.types import Array, InputError
 
@@ -79,9 +79,15 @@ def fan_in_uniform(fan_in: int) -> Initializer:
 
 
 class SelfAttention(nn.Module):
-    """Residual self-attention between pixels, `(x + W softmax(q kᵀ/√d) v)/√2`, one head per 64 channels."""
+    """Residual self-attention between pixels, `(x + W softmax(q kᵀ/√d) v)/√2`, one head per 64 channels.
+
+    Attributes:
+      dtype: of the computation.
+      implementation: of `attention.attend`.
+    """
 
     dtype: Dtype | None = None
+    implementation: str = "xla"
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -92,7 +98,5 @@ class SelfAttention(nn.Module):
         project = nn.Dense(3 * channels, use_bias=False, dtype=self.dtype, name="qkv")
         qkv = project(GroupNorm(self.dtype, name="norm")(x))
         q, k, v = jnp.moveaxis(qkv.reshape(batch, -1, 3, heads, channels // heads), 2, 0)
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=at_least_float32(x))
-        weights = nn.softmax(logits * (channels // heads) ** -0.5).astype(v.dtype)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(x.shape)
+        mixed = attend(q, k, v, self.implementation).reshape(x.shape)
         return (x + nn.Dense(channels, dtype=self.dtype, name="out")(mixed)) * 0.5**0.5

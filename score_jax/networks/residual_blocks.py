@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
 from score_jax.networks import fir, layers
-from score_jax.networks.embeddings import at_least_float32
+from score_jax.networks.attention import attend
 from score_jax.networks.norms import GroupNorm
 from score_jax.types import Array, InputError
 
@@ -52,6 +52,7 @@ class Layers:
       dtype: of the computation.
       stride_padding: of convolutions of stride 2 without a filter: "SAME", zeros behind where the size is even, or a
         number of zeros on either side.
+      attention: implementation of `attention.attend`.
     """
 
     initialization: Initialization
@@ -60,6 +61,7 @@ class Layers:
     epsilon: float
     dtype: Dtype | None
     stride_padding: str | int = "SAME"
+    attention: str = "xla"
 
     def conv(self, x: Array, features: int, name: str, *, size: int = 3, scale: float = 1.0, **options) -> Array:
         """Convolves `(B, H, W, C)`; `options` are those of `nn.Conv`."""
@@ -189,9 +191,7 @@ class Attention(nn.Module):
         split = (batch, -1, heads, channels // heads)
         # A tenth of the usual variance, which keeps the first softmax flat (Song et al. 2021, released code).
         q, k, v = (self.layers.dense(h, channels, name, scale=0.1).reshape(split) for name in "qkv")
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=at_least_float32(x))
-        weights = nn.softmax(logits * (channels // heads) ** -0.5).astype(v.dtype)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(x.shape)
+        mixed = attend(q, k, v, self.layers.attention).reshape(x.shape)
         return (x + self.layers.dense(mixed, channels, "out", scale=0.0)) * self.skip_scale
 
 

@@ -84,6 +84,7 @@ class ResidualUNet(nn.Module):
       attention: levels with self-attention after their blocks, 0 the finest; negative ones count from the coarsest.
       attention_up: on the way up after "every" block of those levels, or after the "last".
       head_channels: of an attention head; None for one head.
+      attention_implementation: "xla", or "cudnn": see `attention.attend`.
       resampling: changes of resolution by a "conv", or inside a residual "block" (BigGAN).
       fir: taps of the low-pass filter of changes of resolution, such as (1, 3, 3, 1); None: means and repeated pixels.
       stride_padding: of convolutions of stride 2 without a filter: "SAME", zeros behind where the size is even, as in
@@ -117,6 +118,7 @@ class ResidualUNet(nn.Module):
     attention: tuple[int, ...] = (1,)
     attention_up: str = "last"
     head_channels: int | None = None
+    attention_implementation: str = "xla"
     resampling: str = "block"
     fir: Taps = None
     stride_padding: str | int = "SAME"
@@ -156,7 +158,13 @@ class ResidualUNet(nn.Module):
     @property
     def _layers(self) -> Layers:
         return Layers(
-            self.initialization, self.groups, self.group_channels, self.epsilon, self.dtype, self.stride_padding
+            self.initialization,
+            self.groups,
+            self.group_channels,
+            self.epsilon,
+            self.dtype,
+            self.stride_padding,
+            self.attention_implementation,
         )
 
     def _block(self, cond: Array, label: Array | None, train: bool):

@@ -24,6 +24,7 @@ class ResidualBlock(nn.Module):
     attention: bool = False
     dropout: float = 0.0
     dtype: Dtype | None = None
+    implementation: str = "xla"
 
     @nn.compact
     def __call__(self, x: Array, emb: Array, train: bool) -> Array:
@@ -37,7 +38,7 @@ class ResidualBlock(nn.Module):
         if x.shape[-1] != self.features:
             x = nn.Dense(self.features, dtype=self.dtype, name="shortcut")(x)
         h = (x + h) * 0.5**0.5
-        return SelfAttention(self.dtype, name="attention")(h) if self.attention else h
+        return SelfAttention(self.dtype, self.implementation, name="attention")(h) if self.attention else h
 
 
 class UNet(nn.Module):
@@ -48,6 +49,7 @@ class UNet(nn.Module):
       multipliers: of `channels`, one for each level; their number is the number of levels.
       blocks: residual blocks of a level, on the way down and on the way up.
       attention: levels with self-attention, 0 the finest; negative ones count from the coarsest.
+      attention_implementation: "xla", or "cudnn": see `attention.attend`.
       dropout: rate inside the blocks, active with `train=True` (rng "dropout").
       embedding: module of `cond`, followed by two dense layers of `4 channels` features.
       num_classes: number of labels; 0 for none.
@@ -59,6 +61,7 @@ class UNet(nn.Module):
     multipliers: tuple[int, ...] = (1, 2, 2)
     blocks: int = 1
     attention: tuple[int, ...] = (-1,)
+    attention_implementation: str = "xla"
     dropout: float = 0.0
     embedding: nn.Module = Sinusoidal(64)
     num_classes: int = 0
@@ -81,7 +84,8 @@ class UNet(nn.Module):
             # The third argument, `train`, is a Python bool, and remat must leave it one.
             kind = nn.remat(ResidualBlock, static_argnums=(3,)) if self.remat else ResidualBlock
             features = self.channels * self.multipliers[level]
-            return kind(features, level in attended, self.dropout, self.dtype, name=name)(h, emb, train)
+            how = (self.dropout, self.dtype, self.attention_implementation)
+            return kind(features, level in attended, *how, name=name)(h, emb, train)
 
         levels, places = range(len(self.multipliers)), range(self.blocks)
         h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="in")(x)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
+from score_jax import backend
 from score_jax.types import InputError
 
 Record: TypeAlias = Mapping[str, Any]
@@ -148,11 +149,12 @@ def open_loggers(factories: Sequence[LoggerFactory], workdir: Path, start: int) 
 
 
 def environment(seed: int | None = None) -> dict[str, Any]:
-    """Returns what a run depends on besides its config: versions, devices, the code's git revision, the seed."""
+    """Returns what a run depends on besides its config: versions, devices and their settings, git revision, seed."""
     return {
         "command": sys.argv,
         "devices": [device.device_kind for device in jax.devices()],
         "backend": jax.default_backend(),
+        "settings": backend.in_force(),
         "processes": jax.process_count(),
         "git_revision": git_revision(),
         "packages": {name: _version(name) for name in _PACKAGES},

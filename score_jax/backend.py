@@ -1,0 +1,83 @@
+"""How JAX uses its devices: precision of matrix products, determinism, memory, kept compilations.
+
+JAX reads these once, when its first array is made, so `configure` is called before that. What the environment already
+says is left alone: who sets XLA_FLAGS or an XLA_PYTHON_CLIENT_* variable means it. `in_force` tells what holds.
+
+Precision is that of float32 matrix products and convolutions. A device's default is its fastest: on NVIDIA GPUs from
+Ampere on TF32, which keeps 10 bits of each factor, on TPUs bfloat16, which keeps 7; sums are float32. Networks train as
+well with it. What has to be exact asks for more by itself, whatever is set here: the known densities and scores, the
+steps of the adaptive integrator, metrics, distances, tables of noise levels.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from score_jax.types import InputError
+
+# Setting -> what JAX calls it
+PRECISIONS = {"default": None, "bfloat16": "bfloat16", "tf32": "tensorfloat32", "float32": "float32"}
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+_VARIABLES = ("XLA_FLAGS", "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION", "JAX_PLATFORMS")
+NO_CACHE = "none"
+
+
+def configure(
+    *,
+    matmul_precision: str = "default",
+    deterministic: bool = False,
+    preallocate: bool = True,
+    memory_fraction: float = 0.75,
+    compile_cache: str = "",
+) -> None:
+    """Sets what JAX's backend starts with; to be called before the first array is made.
+
+    Args:
+      matmul_precision: of float32 matrix products and convolutions: "default", "bfloat16", "tf32" or "float32".
+      deterministic: on NVIDIA GPUs, operations whose sums are always added in one order and no trials of which kernel
+        is fastest: what a resumed run needs to be bit-identical there. CPUs and TPUs are deterministic as they are.
+      preallocate: take the share `memory_fraction` of a GPU's memory at once, which spares time and fragmentation;
+        without, memory is taken as it is needed, which leaves the rest to other processes.
+      memory_fraction: at most this share of a GPU's memory.
+      compile_cache: folder that keeps compiled programs between processes; empty: $JAX_COMPILATION_CACHE_DIR or
+        ~/.cache/score_jax; "none": nothing is kept.
+
+    Raises:
+      InputError: of a precision that does not exist or a share out of (0, 1].
+    """
+    if matmul_precision not in PRECISIONS:
+        raise InputError(
+            f"device.matmul_precision {matmul_precision!r} does not exist: choose one of {', '.join(PRECISIONS)}"
+        )
+    if not 0 < memory_fraction <= 1:
+        raise InputError(f"device.memory_fraction is a share above 0 and up to 1, got {memory_fraction}")
+    if deterministic and "xla_gpu_deterministic_ops" not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}".strip()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", str(preallocate).lower())
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{memory_fraction:g}")
+    if PRECISIONS[matmul_precision]:
+        jax.config.update("jax_default_matmul_precision", PRECISIONS[matmul_precision])
+    _keep_compilations(compile_cache)
+
+
+def _keep_compilations(folder: str) -> None:
+    if folder == NO_CACHE:
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    if folder or not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        path = Path(folder).expanduser() if folder else Path.home() / ".cache" / "score_jax"
+        jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def in_force() -> dict[str, Any]:
+    """Returns the settings that this process runs with: environment variables and JAX's own, where they are set."""
+    variables = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
+    cache = jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None
+    return variables | {
+        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+        "compile_cache": cache,
+        "enable_x64": jax.config.jax_enable_x64,
+    }

@@ -1,0 +1,63 @@
+"""Attention equals its definition, in every dtype and however it is to be computed; what cuDNN cannot take is told."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_jax.networks import UNet
+from score_jax.networks.attention import IMPLEMENTATIONS, attend, fits_cudnn
+from score_jax.networks.layers import SelfAttention
+from score_jax.types import InputError
+from tests.networks.filling import filled, jit
+
+
+def drawn(heads, features, dtype):
+    rng = np.random.default_rng(0)
+    return tuple(jnp.asarray(rng.normal(size=(2, 6, heads, features)), dtype) for _ in range(3))
+
+
+def by_definition(q, k, v):
+    q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
+    out = np.zeros_like(v)
+    for b, h in np.ndindex(q.shape[0], q.shape[2]):
+        weights = np.exp(q[b, :, h] @ k[b, :, h].T / np.sqrt(q.shape[3]))
+        out[b, :, h] = weights / weights.sum(1, keepdims=True) @ v[b, :, h]
+    return out
+
+
+@pytest.mark.parametrize("implementation", ["xla", "cudnn"])
+@pytest.mark.parametrize(
+    # bfloat16: weights and values are rounded to 8 bits, 2^-9 each, and so is the result
+    ("dtype", "tolerance"), [(jnp.float64, 1e-14), (jnp.float32, 1e-6), (jnp.bfloat16, 3 * 2**-9)]
+)  # fmt: skip
+def test_attention_is_the_softmax_mean_of_values(implementation, dtype, tolerance, x64):
+    q, k, v = drawn(2, 8, dtype)
+    out = attend(q, k, v, implementation)
+    expected = by_definition(q, k, v)
+    assert out.dtype == dtype
+    assert np.linalg.norm(np.asarray(out, np.float64) - expected) <= tolerance * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    ("features", "dtype", "fits"),
+    [(64, jnp.bfloat16, True), (128, jnp.float16, True), (136, jnp.bfloat16, False), (20, jnp.bfloat16, False)]
+    + [(64, jnp.float32, False)],
+)
+def test_cudnn_takes_half_precision_and_heads_up_to_128(features, dtype, fits):
+    assert fits_cudnn(drawn(1, features, dtype)[0]) is fits
+
+
+@pytest.mark.parametrize(
+    "module", [SelfAttention(jnp.bfloat16, "cudnn"), UNet(4, (1,), dtype=jnp.bfloat16)], ids=["layer", "unet"]
+)
+def test_what_was_trained_with_cudnn_is_the_same_where_there_is_none(module):
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 64)).astype(np.float32)
+    args = (x,) if isinstance(module, SelfAttention) else (x, np.ones(2, np.float32))
+    field = "implementation" if isinstance(module, SelfAttention) else "attention_implementation"
+    outputs = [jit(module.clone(**{field: how}).apply)(filled(module, *args), *args) for how in IMPLEMENTATIONS]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_an_implementation_that_does_not_exist_is_refused():
+    with pytest.raises(InputError, match="attention 'flash' does not exist: choose one of xla, cudnn"):
+        attend(*drawn(1, 8, jnp.float32), "flash")

@@ -1,0 +1,59 @@
+"""What JAX's backend starts with: settings reach it, the environment comes before them, and both are recorded."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from score_jax import backend
+from score_jax.types import InputError
+
+_PROGRAM = """
+import json, os, sys
+from score_jax import backend
+backend.configure(**json.loads(sys.argv[1]))
+import jax
+jax.numpy.zeros(1)
+print(json.dumps(backend.in_force()))
+"""
+_OWN = ("XLA_FLAGS", "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION", "JAX_COMPILATION_CACHE_DIR")
+
+
+def started(settings, **variables):
+    """What is in force in a fresh process with these settings and environment variables."""
+    clean = {name: value for name, value in os.environ.items() if name not in _OWN}
+    command = [sys.executable, "-c", _PROGRAM, json.dumps(settings)]
+    done = subprocess.run(command, env=clean | variables, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_settings_reach_the_backend_and_are_recorded(tmp_path):
+    settings = {"matmul_precision": "tf32", "deterministic": True, "preallocate": False, "memory_fraction": 0.5}
+    found = started(settings | {"compile_cache": str(tmp_path)})
+    assert found["XLA_FLAGS"] == "--xla_gpu_deterministic_ops=true"
+    assert (found["XLA_PYTHON_CLIENT_PREALLOCATE"], found["XLA_PYTHON_CLIENT_MEM_FRACTION"]) == ("false", "0.5")
+    assert (found["matmul_precision"], found["compile_cache"]) == ("tensorfloat32", str(tmp_path))
+
+
+def test_what_the_environment_says_comes_first(tmp_path):
+    given = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=false", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    found = started({"deterministic": True}, **given, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
+    assert {name: found[name] for name in given} == given
+    assert (found["matmul_precision"], found["compile_cache"]) == ("default", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"matmul_precision": "float64"}, "'float64' does not exist: choose one of default, bfloat16, tf32, float32"),
+        ({"memory_fraction": 0.0}, r"memory_fraction is a share above 0 and up to 1, got 0.0"),
+        ({"memory_fraction": 75.0}, r"got 75.0"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused_before_anything_is_set(settings, message):
+    before = dict(os.environ)
+    with pytest.raises(InputError, match=message):
+        backend.configure(deterministic=True, **settings)
+    assert dict(os.environ) == before
