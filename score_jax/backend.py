@@ -75,9 +75,9 @@ def _keep_compilations(folder: str) -> None:
 def in_force() -> dict[str, Any]:
     """Returns the settings that this process runs with: environment variables and JAX's own, where they are set."""
     variables = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
-    cache = jax.config.jax_compilation_cache_dir if jax.config.jax_enable_compilation_cache else None
+    jax_says = jax.config.values
     return variables | {
-        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
-        "compile_cache": cache,
-        "enable_x64": jax.config.jax_enable_x64,
+        "matmul_precision": jax_says["jax_default_matmul_precision"] or "default",
+        "compile_cache": jax_says["jax_compilation_cache_dir"] if jax_says["jax_enable_compilation_cache"] else None,
+        "enable_x64": jax_says["jax_enable_x64"],
     }

@@ -88,8 +88,10 @@ def define_run_config(config: ConfigDict | None = None, change: Callable[[Config
         _show_in_help("workdir")
         workdir = given("workdir")
         config = ConfigDict() if workdir is None else attempt(lambda: run_config(workdir))
-        if workdir is not None and change is not None:
-            attempt(lambda: change(config))
+        if workdir is not None:
+            attempt(lambda: configure_backend(config))
+            if change is not None:
+                attempt(lambda: change(config))
     attempt(lambda: check_settings(config, sys.argv[1:]))
     config_flags.DEFINE_config_dict("config", config, "changes settings of the run, --config.sampler.name=ddim")
     _show_in_help("config")

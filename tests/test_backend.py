@@ -1,5 +1,6 @@
 """What JAX's backend starts with: settings reach it, the environment comes before them, and both are recorded."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -7,7 +8,8 @@ import sys
 
 import pytest
 
-from score_jax import backend
+from configs import base
+from score_jax import backend, command
 from score_jax.types import InputError
 
 _PROGRAM = """
@@ -57,3 +59,25 @@ def test_settings_that_do_not_exist_are_refused_before_anything_is_set(settings,
     with pytest.raises(InputError, match=message):
         backend.configure(deterministic=True, **settings)
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changed"),
+    [
+        ([], {}),
+        (["--config.device.matmul_precision=tf32", "--n=3", "--config.sampler.steps=7"], {"matmul_precision": "tf32"}),
+        (["--config.device.deterministic"], {"deterministic": True}),
+    ],
+)
+def test_the_command_line_sets_the_backend_before_flags_are_parsed(arguments, changed, monkeypatch):
+    """Reading a checkpoint needs JAX, and what the flags are depends on the checkpoint."""
+    config, called = base.get_config(), []
+    monkeypatch.setattr(sys, "argv", ["sample.py", *arguments])
+    monkeypatch.setattr(backend, "configure", lambda **settings: called.append(settings))
+    command.configure_backend(config)
+    assert called == [config.device.to_dict() | changed]
+
+
+def test_the_settings_of_the_config_are_those_of_the_backend_with_its_defaults():
+    defaults = {name: p.default for name, p in inspect.signature(backend.configure).parameters.items()}
+    assert base.get_config().device.to_dict() == defaults

@@ -4,6 +4,7 @@ They run in one pytest session whose progress is told as it goes, so that a stag
 tests that were left. What a test recorded of its comparisons, measured error and bound, is part of its row.
 """
 
+import json
 import os
 from collections.abc import Callable, Container
 from pathlib import Path
@@ -33,11 +34,17 @@ class _Teller:
         elif report.skipped:
             self._tell(left_out=name, why=str(report.longrepr[2]).removeprefix("Skipped: "))
         elif report.when == "call":
-            self._tell(done=name, row={"test": name, "errors": dict(report.user_properties)})
+            self._tell(done=name, row={"test": name, "errors": _comparisons(report.user_properties)})
 
 
 def _name(nodeid: str) -> str:
     return nodeid.split("/")[-1]
+
+
+def _comparisons(properties: list[tuple[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Measured error and bound of each comparison that a test recorded (tests/device/compare.py)."""
+    found = [json.loads(value) for name, value in properties if name == "comparison"]
+    return {one["name"]: (one["error"], one["bound"]) for one in found}
 
 
 def _last_line(text: str) -> str:

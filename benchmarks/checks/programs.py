@@ -46,7 +46,10 @@ def _memory(program: Any) -> int:
 
 
 def _flops(lowered: Any) -> float:
-    cost = lowered.cost_analysis()
+    try:
+        cost = lowered.cost_analysis()
+    except jax.errors.JaxRuntimeError:  # compiled for a device that is not there
+        return float("nan")
     cost = cost[0] if isinstance(cost, list | tuple) else cost
     return float((cost or {}).get("flops", float("nan")))
 

@@ -156,7 +156,7 @@ def _tests(found: Row) -> list[Row]:
 
 def _test(name: str, rows: Sequence[Row], failed: Row) -> Row:
     compared = {what: pair for row in rows for what, pair in row["errors"].items()}
-    nearest = max(compared, key=lambda what: compared[what][0] / compared[what][1], default=None)
+    nearest = max(compared, key=lambda what: compared[what][0] / (compared[what][1] or 1), default=None)
     error, bound = compared[nearest] if nearest else ("", "")
     broken = sum(other.split("[")[0] == name for other in failed)
     row = {"test": name.replace("::", ", "), "passed": len(rows), "failed": broken}
