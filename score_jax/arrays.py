@@ -30,6 +30,18 @@ def root(x: ArrayLike) -> Array:
     return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
 
 
+def interpolate(x: Array, xs: Array, ys: Array) -> Array:
+    """Returns the piecewise linear function through the points `(xs, ys)`, `(N,)` ascending in xs, at `x`; flat beyond.
+
+    As `jnp.interp`, whose binary search is a loop: two of them inside the loop of a sampler are refused by XLA (jax
+    0.12) when it compiles for an H100. Here all N comparisons are made at once.
+    """
+    right = jnp.clip(jnp.searchsorted(xs, x, side="right", method="compare_all"), 1, len(xs) - 1)
+    left = right - 1
+    inside = ys[left] + (x - xs[left]) / (xs[right] - xs[left]) * (ys[right] - ys[left])
+    return jnp.where(x < xs[0], ys[0], jnp.where(x > xs[-1], ys[-1], inside))
+
+
 def wide(dtype) -> jnp.dtype:
     """Returns `dtype` if it is float32 or wider, float32 for a narrower float, JAX's default float for integers."""
     if not jnp.issubdtype(dtype, jnp.floating):

@@ -321,7 +321,7 @@ class Tabulated(SDE):
 
     def _log_alpha_bar(self, t: ArrayLike) -> Array:
         t = _as_time(t)
-        return jnp.interp(t, *self._table(t.dtype))
+        return arrays.interpolate(t, *self._table(t.dtype))
 
     def log_alpha(self, t: ArrayLike) -> Array:
         return 0.5 * self._log_alpha_bar(t)
@@ -332,7 +332,7 @@ class Tabulated(SDE):
     def time(self, log_snr: ArrayLike) -> Array:
         log_alpha_bar = jax.nn.log_sigmoid(_as_time(log_snr))
         times, values = self._table(log_alpha_bar.dtype)
-        return jnp.interp(-log_alpha_bar, -values, times)
+        return arrays.interpolate(-log_alpha_bar, -values, times)
 
 
 class DDPMSchedule(NamedTuple):

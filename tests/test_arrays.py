@@ -83,3 +83,29 @@ def test_hutchinson_is_unbiased_and_exact_for_a_diagonal_jacobian():
     np.testing.assert_allclose(
         arrays.divergence(jnp.sin, x[:4], key=key(1), n_probes=2), np.cos(x[:4]).sum(1), atol=1e-6
     )
+
+
+def test_interpolation_is_linear_between_points_exact_at_them_and_flat_beyond(x64):
+    rng = np.random.default_rng(0)
+    xs, ys = np.sort(rng.normal(size=30)), rng.normal(size=30)
+    x = np.concatenate([xs, rng.uniform(xs[0] - 1, xs[-1] + 1, 200)]).reshape(23, 10)
+    np.testing.assert_allclose(
+        arrays.interpolate(x, jnp.asarray(xs), jnp.asarray(ys)), np.interp(x, xs, ys), atol=1e-14
+    )
+    np.testing.assert_array_equal(arrays.interpolate(jnp.asarray(xs), jnp.asarray(xs), jnp.asarray(ys)), ys)
+
+
+def test_interpolation_has_no_loop():
+    """Two of `jnp.interp`'s in the loop of a sampler are refused by XLA (jax 0.12) for an H100."""
+    names = {
+        equation.primitive.name for equation in _equations(jax.make_jaxpr(arrays.interpolate)(*[jnp.arange(4.0)] * 3))
+    }
+    assert "div" in names and not names & {"while", "scan"}
+
+
+def _equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")):
+            if hasattr(inner, "eqns"):
+                yield from _equations(inner)

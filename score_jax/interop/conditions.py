@@ -15,6 +15,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from score_jax.arrays import interpolate
 from score_jax.sde import SDE
 from score_jax.types import Array, InputError, require_at_least, require_positive
 
@@ -78,4 +79,4 @@ class LevelIndex:
         """Returns the index, of the shape of t."""
         quiet = 0.5 * sde.log_snr(t)  # −log σ/α
         places = -np.log(self.sigmas)
-        return jnp.interp(quiet, jnp.asarray(places, quiet.dtype), jnp.arange(len(places), dtype=quiet.dtype))
+        return interpolate(quiet, jnp.asarray(places, quiet.dtype), jnp.arange(len(places), dtype=quiet.dtype))
