@@ -9,6 +9,7 @@ identity at first, up to its shortcut.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -53,6 +54,8 @@ class Layers:
       stride_padding: of convolutions of stride 2 without a filter: "SAME", zeros behind where the size is even, or a
         number of zeros on either side.
       attention: implementation of `attention.attend`.
+      groups_of: (regular expression, groups, group_channels) of the norms that have others than those above.
+      place: the names of the layers that this one is inside of, a slash behind each.
     """
 
     initialization: Initialization
@@ -62,6 +65,12 @@ class Layers:
     dtype: Dtype | None
     stride_padding: str | int = "SAME"
     attention: str = "xla"
+    groups_of: tuple[tuple[str, int, int], ...] = ()
+    place: str = ""
+
+    def inside(self, name: str) -> "Layers":
+        """Returns how the layer of that name makes its own."""
+        return dataclasses.replace(self, place=f"{self.place}{name}/")
 
     def conv(self, x: Array, features: int, name: str, *, size: int = 3, scale: float = 1.0, **options) -> Array:
         """Convolves `(B, H, W, C)`; `options` are those of `nn.Conv`."""
@@ -77,7 +86,9 @@ class Layers:
 
     def norm(self, name: str) -> GroupNorm:
         """Returns a GroupNorm."""
-        return GroupNorm(self.dtype, self.groups, self.group_channels, self.epsilon, name=name)
+        exceptions = ((n, c) for form, n, c in self.groups_of if re.fullmatch(form, self.place + name))
+        groups = next(exceptions, (self.groups, self.group_channels))
+        return GroupNorm(self.dtype, *groups, self.epsilon, name=name)
 
     def conv_down(self, x: Array, features: int, name: str, taps: Taps) -> Array:
         """Convolves with stride 2, after the low-pass filter if there are taps: `(B, ⌈H/2⌉, ⌈W/2⌉, features)`."""
@@ -159,7 +170,9 @@ class ResidualBlock(nn.Module):
         if x.shape[-1] != self.features or (self.resample is not None and self.project_resampled):
             x = self.layers.conv(x, self.features, "shortcut", size=1)
         h = (x + h) * self.skip_scale
-        return Attention(self.layers, self.skip_scale, self.head_channels, name="attention")(h) if self.attention else h
+        if not self.attention:
+            return h
+        return Attention(self.layers.inside("attention"), self.skip_scale, self.head_channels, name="attention")(h)
 
     def _modulated(self, h: Array, emb: Array | None) -> Array:
         norm = self.layers.norm("norm_1")

@@ -40,7 +40,7 @@ from score_jax.types import Array, InputError, require_at_least
 CHOICES = {
     "modulation": ("shift", "scale_shift"),
     "attention_up": ("every", "last"),
-    "resampling": ("conv", "block"),
+    "resampling": ("conv", "block", "plain"),
     "input_path": ("none", "skip", "residual"),
     "input_combine": ("sum", "concat"),
     "output_path": ("none", "skip", "residual"),
@@ -85,7 +85,7 @@ class ResidualUNet(nn.Module):
       attention_up: on the way up after "every" block of those levels, or after the "last".
       head_channels: of an attention head; None for one head.
       attention_implementation: "xla", or "cudnn": see `attention.attend`.
-      resampling: changes of resolution by a "conv", or inside a residual "block" (BigGAN).
+      resampling: changes of resolution by a "conv", inside a residual "block" (BigGAN), or "plain", without parameters.
       fir: taps of the low-pass filter of changes of resolution, such as (1, 3, 3, 1); None: means and repeated pixels.
       stride_padding: of convolutions of stride 2 without a filter: "SAME", zeros behind where the size is even, as in
         DDPM, or the number of zeros on either side, 1 in diffusers' defaults.
@@ -106,6 +106,8 @@ class ResidualUNet(nn.Module):
       dropout: rate inside the blocks, active with `train=True` (rng "dropout").
       groups: most groups of a GroupNorm.
       group_channels: fewest channels of a group; 1 where all norms have 32 groups.
+      groups_of: (regular expression, groups, group_channels) of norms that have others, by their layer's name such as
+        "down_1_0/attention/norm"; the first that matches all of it counts.
       epsilon: of GroupNorm.
       initialization: of kernels and biases.
       dtype: of the computation; None follows x. Parameters are float32 and the output at least that.
@@ -137,6 +139,7 @@ class ResidualUNet(nn.Module):
     dropout: float = 0.0
     groups: int = 32
     group_channels: int = 4
+    groups_of: tuple[tuple[str, int, int], ...] = ()
     epsilon: float = 1e-6
     initialization: Initialization = fan_average
     dtype: Dtype | None = None
@@ -165,6 +168,7 @@ class ResidualUNet(nn.Module):
             self.dtype,
             self.stride_padding,
             self.attention_implementation,
+            self.groups_of,
         )
 
     def _block(self, cond: Array, label: Array | None, train: bool):
@@ -178,7 +182,7 @@ class ResidualUNet(nn.Module):
         shared = (self.modulation, self.skip_scale, self.dropout, self.head_channels)
 
         def block(h: Array, features: int, name: str, **options) -> Array:
-            return kind(self._layers, features, *shared, name=name, **options)(h, emb, train)
+            return kind(self._layers.inside(name), features, *shared, name=name, **options)(h, emb, train)
 
         return block
 
@@ -214,6 +218,8 @@ class ResidualUNet(nn.Module):
         name = f"downsample_{level}"
         if self.resampling == "conv":
             return self._layers.conv_down(h, h.shape[-1], name, self.fir)
+        if self.resampling == "plain":
+            return downsample(h, self.fir)
         resample = functools.partial(downsample, taps=self.fir)
         return block(h, h.shape[-1], name, resample=resample, project_resampled=self.project_resampled)
 
@@ -221,6 +227,8 @@ class ResidualUNet(nn.Module):
         name = f"upsample_{level}"
         if self.resampling == "conv":
             return self._layers.conv_up(h, like, h.shape[-1], name, self.fir)
+        if self.resampling == "plain":
+            return upsample(h, like, self.fir)
         resample = functools.partial(upsample, like=like, taps=self.fir)
         return block(h, h.shape[-1], name, resample=resample, project_resampled=self.project_resampled)
 
