@@ -37,7 +37,7 @@ def _published() -> published.Published | None:
         source=command.given("source"),
         source_config=command.given("source_config"),
         use_ema=command.given("weights") != "raw",
-        size=command.given_count("size", "the side of the images in pixels"),
+        size=command.given_size("size"),
         **_short(),
     )
 
@@ -58,7 +58,7 @@ _SOURCE_CONFIG = flags.DEFINE_string("source_config", None, "its own config file
 _WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "take the averages of parameters where it has some")
 _SAMPLER = flags.DEFINE_string("sampler", None, "--config.sampler.name, on a grid of times that suits it")
 _STEPS = flags.DEFINE_string("steps", None, "--config.sampler.steps")
-_SIZE = flags.DEFINE_string("size", None, "side of its images; by default what its config says")
+_SIZE = flags.DEFINE_string("size", None, "side of its images, or height and width, 32x48; by default its config's")
 _N = flags.DEFINE_integer("n", 64, "number of samples", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the samples")
 _LABEL = flags.DEFINE_integer(

@@ -121,6 +121,17 @@ def given_count(flag: str, what: str) -> int | None:
     return int(text)
 
 
+def given_size(flag: str) -> tuple[int, int] | None:
+    """Returns height and width that the command line gives for a string flag, as a pair or as one number for both."""
+    text = given(flag)
+    if text is None:
+        return None
+    pair = re.fullmatch(r"([1-9]\d{0,8})(?:[x,]([1-9]\d{0,8}))?", text)
+    if not pair:
+        raise InputError(f"--{flag} is the side of the images in pixels, or their height and width, 32x48, got {text}")
+    return int(pair[1]), int(pair[2] or pair[1])
+
+
 def run_config(workdir: str | Path) -> ConfigDict:
     """Returns the config a run was started with; JSON's lists are tuples again."""
     tuples = lambda v: tuple(v) if isinstance(v, list) else v  # noqa: E731

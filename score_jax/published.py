@@ -5,13 +5,15 @@
 | ncsn, ncsnv2      | annealed Langevin dynamics on the network's own levels, from U[0, 1]                        |
 | score_sde_pytorch | what its config names, or else VE: reverse diffusion and a Langevin step; VP, sub-VP:       |
 |                   | Euler–Maruyama down to 1e-3; discrete VP: ancestral sampling                                |
-| diffusers         | ancestral sampling on all steps of the table, with the scheduler's variance and clipping;   |
-|                   | NCSN++ as VE                                                                                |
+| diffusers         | ancestral sampling on all steps of the table, with the scheduler's variance and clipping,   |
+|                   | or DDIM where that is the scheduler; NCSN++ as VE                                           |
 | edm               | Heun's method on Karras's noise levels, the last step a denoise: 18 steps; 40 for 64 pixels |
 |                   | and more; 256 and noise added for ADM                                                       |
 
-NCSN's number of steps, and their size, belong to the data set, which its number of levels tells apart. Score SDE's
-samplers have N times from t_max to the end, at each of which the network is called: N − 1 steps here, and the denoise.
+NCSN's number of steps, and their size, are its config's, or belong to the data set, which its number of levels tells
+apart. What diffusers' other schedulers would make of the table is not followed: `--sampler` and `--steps` choose. Score
+SDE's samplers have N times from t_max to the end, at each of which the network is called: N − 1 steps here, and the
+denoise.
 
 Where this differs: the authors of score SDE, and diffusers, take one Langevin step size for a batch, from its mean
 norms. Here each example has its own, so that it does not depend on the others; `sampler.langevin_corrector.norm=batch`
@@ -30,11 +32,15 @@ from ml_collections import ConfigDict
 from score_jax import build, interop, noise_levels, pictures, runs
 from score_jax.generate import Samples
 from score_jax.interop import files
-from score_jax.interop.diffusers import is_hub_id, is_told_sigma
+from score_jax.interop.diffusers import is_told_sigma
 from score_jax.interop.files import naming
+from score_jax.interop.folders import is_hub_id
+from score_jax.interop.mapping import unwrapped
+from score_jax.interop.persistence import Module
 from score_jax.interop.preconditioned import Preconditioned
-from score_jax.interop.settings import choice, flag, number, value, whole
+from score_jax.interop.settings import choice, flag, number, value, whole, word
 from score_jax.interop.sources import Checkpoint, as_score, open_checkpoint
+from score_jax.interop.strangers import Stranger
 from score_jax.score import ScoreModel
 from score_jax.sde import SDE
 from score_jax.types import InputError, require_at_least
@@ -65,20 +71,24 @@ class Defaults(NamedTuple):
 
     Args:
       settings: by dotted key, that differ from those of `configs.base`.
-      side: of the images; None where the checkpoint doesn't say.
+      size: height and width of the images; None where the checkpoint doesn't say.
     """
 
     settings: dict[str, Any]
-    side: int | None
+    size: tuple[int, int] | None
 
 
 class Published(NamedTuple):
-    """A checkpoint ready to be sampled: the score function, the settings, the shape of an example, the classes."""
+    """A checkpoint ready to be sampled: the score function, the settings, the shape of an example, the classes.
+
+    `null_class`: whether the network was trained without a class, −1, too.
+    """
 
     model: ScoreModel
     config: ConfigDict
     shape: tuple[int, ...]
     num_classes: int = 0
+    null_class: bool = False
 
 
 def usual_source(path: str | os.PathLike) -> str:
@@ -103,10 +113,15 @@ _STARTS = {  # of names, and whose they are; NCSN's own have nothing that NCSNv2
 
 
 def _names(contents: Any) -> list[str]:
-    """The names of a file's tensors: of a list, score SDE's dict or a bare state dict."""
-    first = contents[0] if isinstance(contents, list | tuple) and contents else contents
-    state = first.get("model", first) if isinstance(first, dict) else {}
-    return [str(name).removeprefix("module.") for name in state] if isinstance(state, dict) else []
+    """The names of a file's tensors: of a list, the dict of score SDE or EDM, a module or a bare state dict."""
+    found = contents[0] if isinstance(contents, list | tuple) and contents else contents
+    if isinstance(found, dict):
+        found = next(
+            (found[key] for key in ("model", "ema", "net") if isinstance(found.get(key), dict | Module)), found
+        )
+    if isinstance(found, Module):
+        return ["model."]
+    return [unwrapped(str(name)) for name in found] if isinstance(found, dict) else []
 
 
 def load(
@@ -116,7 +131,7 @@ def load(
     source: str | None = None,
     source_config: Mapping[str, Any] | str | os.PathLike | None = None,
     use_ema: bool = True,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     sampler: str | None = None,
     steps: int | None = None,
 ) -> Published:
@@ -128,7 +143,8 @@ def load(
       source: see `interop.load`; None is `usual_source`.
       source_config: the source's own config, where the checkpoint doesn't say.
       use_ema: take the moving average of the parameters.
-      size: side of the images; None is what the source's config says, or that of the data set with as many levels.
+      size: side of the images, or height and width; None is what the source's config says, or that of the data set with
+        as many levels.
       sampler: another sampler than the authors', on a grid that suits it.
       steps: another number of steps.
 
@@ -141,6 +157,8 @@ def load(
         with naming(path):
             model = as_score(checkpoint, source)
             defaults = DEFAULTS[source](source, checkpoint, model)
+    except Stranger:
+        raise
     except InputError as error:
         if given is None:
             raise InputError(f"{error}; read as {source}, --source=... if it is another's") from error
@@ -149,11 +167,13 @@ def load(
     config.update_from_flattened_dict(defaults.settings)
     change(config, model.sde, sampler, steps)
     build.sampler(config, model.sde, build.thresholded(config, model.sde, model))  # a misspelt one is said now
-    side, examples = defaults.side if size is None else size, checkpoint.examples
-    if side is None:
-        raise InputError(f"{path}: does not say the side of its images (sample_size, one number): give --size")
-    require_at_least("size", 4, size=side)
-    return Published(model, config, (side, side, examples.channels), examples.num_classes)
+    height_width = defaults.size if size is None else (size, size) if isinstance(size, int) else size
+    if height_width is None:
+        raise InputError(f"{path}: does not say the side of its images (sample_size): give --size")
+    require_at_least("size", 4, size=min(height_width))
+    examples = checkpoint.examples
+    shape = (*height_width, examples.channels)
+    return Published(model, config, shape, examples.num_classes, examples.null_class)
 
 
 def change(config: ConfigDict, sde: SDE, sampler: str | None, steps: int | None) -> None:
@@ -186,22 +206,23 @@ def _langevin_step_size(options: ConfigDict, sde: SDE) -> float:
 
 
 def _ncsn(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaults:
-    del checkpoint
-    levels = cast(interop.LevelIndex, model.condition).sigmas
+    config, levels = checkpoint.config, cast(interop.LevelIndex, model.condition).sigmas
     known = SAMPLING.get((source, len(levels)))
     if known is None:
         known = Sampling(32, 5, noise_levels.step_size(levels[-1], levels[0] / levels[1], 5), True)
+    choice(config, "sampling.data_init", [False], False)  # from noisy data, which a checkpoint comes without
+    choice(config, "data.logit_transform", [False], False)  # samples would be logits
     settings = {
-        "data.value_range": (0.0, 1.0),
+        "data.value_range": (-1.0, 1.0) if flag(config, "data.rescaled", False) else (0.0, 1.0),
         "sampler.name": "annealed_langevin",
-        "sampler.annealed_langevin.step_size": known.step_size,
-        "sampler.annealed_langevin.n_steps": known.n_steps,
+        "sampler.annealed_langevin.step_size": 2 * number(config, "sampling.step_lr", known.step_size / 2),
+        "sampler.annealed_langevin.n_steps": whole(config, "sampling.n_steps_each", known.n_steps),
         "sampler.grid": "levels",
         "sampler.steps": len(levels),
         "sampler.start": "uniform",
-        "sampler.denoise": known.denoise,
+        "sampler.denoise": flag(config, "sampling.denoise", known.denoise),
     }
-    return Defaults(settings, known.size)
+    return Defaults(settings, checkpoint.examples.size or (known.size, known.size))
 
 
 _PREDICTORS = {
@@ -213,17 +234,18 @@ _PREDICTORS = {
 
 def _score_sde(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaults:
     del source, model
-    config, side = checkpoint.config, checkpoint.examples.side
+    config = checkpoint.config
     exploding, continuous = value(config, "training.sde") == "vesde", flag(config, "training.continuous")
     usual = "reverse_diffusion" if exploding else "euler_maruyama" if continuous else "ancestral_sampling"
-    corrector = choice(config, "sampling.corrector", ["langevin", "none"], "langevin" if exploding else "none")
+    corrector = word(config, "sampling.corrector", ["langevin", "none"], "langevin" if exploding else "none")
     on_table = value(config, "training.sde") == "vpsde" and not continuous
+    flow = word(config, "sampling.method", ["pc", "ode"], "pc") == "ode"
     n = whole(config, "model.num_scales", 1000)
     settings = {
         "data.value_range": (-1.0, 1.0) if flag(config, "data.centered") else (0.0, 1.0),
-        "sampler.name": _PREDICTORS[choice(config, "sampling.predictor", _PREDICTORS, usual)],
+        "sampler.name": "probability_flow" if flow else _predictor(config, usual),
         "sampler.ancestral.variance": "posterior" if exploding else "transition",
-        "sampler.corrector": corrector == "langevin",
+        "sampler.corrector": corrector == "langevin" and not flow,
         "sampler.langevin_corrector.snr": number(config, "sampling.snr", 0.16),
         "sampler.langevin_corrector.n_steps": whole(config, "sampling.n_steps_each", 1),
         "sampler.grid": "ddpm" if on_table else "uniform",
@@ -231,12 +253,25 @@ def _score_sde(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaul
         "sampler.denoise": flag(config, "sampling.noise_removal", True),
         "sampler.t_end": 0.0 if exploding or on_table else 1e-3,  # 0: at t_min
     }
-    return Defaults(settings, side)
+    return Defaults(settings, checkpoint.examples.size)
+
+
+def _predictor(config: Mapping[str, Any], usual: str) -> str:
+    """The sampler that the config names, or what is left of it without noise, which its probability_flow asks for."""
+    name = word(config, "sampling.predictor", _PREDICTORS, usual)
+    if not flag(config, "sampling.probability_flow", False):
+        return _PREDICTORS[name]
+    if name != "euler_maruyama":
+        raise InputError(
+            f"the config's sampling.probability_flow is True with the predictor {name}, read with euler_maruyama "
+            "only: take that, or the flow integrated adaptively, sampling.method = ode"
+        )
+    return "euler"
 
 
 def _diffusers(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaults:
     del source
-    scheduler, side = value(checkpoint.config, "scheduler", {}), checkpoint.examples.side
+    scheduler, size = value(checkpoint.config, "scheduler", {}), checkpoint.examples.size
     if is_told_sigma(checkpoint.config):
         corrections = whole(scheduler, "correct_steps", 1, low=0)
         settings = {
@@ -248,17 +283,20 @@ def _diffusers(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaul
             "sampler.grid": "uniform",
             "sampler.steps": whole(scheduler, "num_train_timesteps", 2000, low=2) - 1,
         }
-        return Defaults(settings, side)
+        return Defaults(settings, size)
+    ddim = str(value(scheduler, "_class_name", "")).startswith("DDIM")
     variance = choice(scheduler, "variance_type", _VARIANCES, "fixed_small")
     settings = {
         "data.value_range": (0.0, 1.0) if flag(checkpoint.config, "center_input_sample", False) else (-1.0, 1.0),
-        "sampler.name": "ancestral",
+        "sampler.name": "ddim" if ddim else "ancestral",
         "sampler.ancestral.variance": _VARIANCES[variance],
         "sampler.grid": "ddpm",
         "sampler.steps": cast(interop.KnotIndex, model.condition).n,
+        # DDIM's last step is to ᾱ = 1, the denoise, or to ᾱ_0, which leaves x as it is.
+        "sampler.denoise": not ddim or flag(scheduler, "set_alpha_to_one", True),
         **_thresholds(scheduler),
     }
-    return Defaults(settings, side)
+    return Defaults(settings, size)
 
 
 def _thresholds(scheduler: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,17 +321,17 @@ _VARIANCES = {
 def _edm(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaults:
     """Karras et al. 2022, tables 2 and 4: deterministic, but for ImageNet of 64 pixels, which ADM's network is for."""
     del source, model
-    side = checkpoint.examples.side
+    size = checkpoint.examples.size
     churn = {"churn": 40 / 256, "s_min": 0.05, "s_max": 50.0, "s_noise": 1.003}  # S_churn of 40 over 256 steps
     adm = cast(Preconditioned, checkpoint.module).network.modulation != "shift"
     settings = {
         "data.value_range": (-1.0, 1.0),
         "sampler.name": "heun",
         "sampler.grid": "karras",
-        "sampler.steps": 255 if adm else 39 if side is not None and side >= 64 else 17,
+        "sampler.steps": 255 if adm else 39 if size is not None and size[0] >= 64 else 17,
         **({f"sampler.heun.{key}": number for key, number in churn.items()} if adm else {}),
     }
-    return Defaults(settings, side)
+    return Defaults(settings, size)
 
 
 DEFAULTS: dict[str, Callable[[str, Checkpoint, ScoreModel], Defaults]] = {
@@ -323,7 +361,8 @@ def draw(published: Published, folder: Path, *, n: int, seed: int, label: int | 
     Returns:
       The paths.
     """
-    labels = _labels(published, n, label)
+    in_turn = np.arange(n) % published.num_classes if published.num_classes else None
+    labels = in_turn if label is None else np.full(n, label)
     drawn = samples(published, n=n, seed=seed, labels=labels)
     sigmas = np.exp(-0.5 * np.asarray(published.model.sde.log_snr(drawn.times)))
     written = pictures.of_images(folder, drawn.x, drawn.path, sigmas)
@@ -332,17 +371,27 @@ def draw(published: Published, folder: Path, *, n: int, seed: int, label: int | 
     return [*written, folder / "samples.npz"]
 
 
-def _labels(published: Published, n: int, label: int | None) -> np.ndarray | None:
+def _checked(published: Published, n: int, labels: np.ndarray | None) -> np.ndarray | None:
+    """Labels that the network knows, −1 for none of a class-conditional one."""
     classes = published.num_classes
-    if label is None:
-        return np.arange(n, dtype=np.int32) % classes if classes else None
-    if not -1 <= label < classes or not classes:
-        raise InputError(f"label {label} does not exist: this network has {classes} classes, from 0")
-    return np.full(n, label, np.int32)
+    if labels is None:
+        if not classes:
+            return None
+        labels = np.full(n, -1)
+    if not classes or labels.min() < -1 or labels.max() >= classes:
+        strange = labels[(labels < -1) | (labels >= classes)]
+        raise InputError(f"label {strange[0]} does not exist: this network has {classes} classes, from 0")
+    if labels.min() < 0 and not published.null_class:
+        raise InputError(f"label -1, any, was never learned by this network: choose a class from 0 to {classes - 1}")
+    return labels.astype(np.int32)
 
 
 def samples(published: Published, *, n: int, seed: int = 0, labels: np.ndarray | None = None) -> Samples:
-    """Draws n samples by the settings' sampler, their range mapped to [0, 1]; sample i depends on seed and i alone."""
+    """Draws n samples by the settings' sampler, their range mapped to [0, 1]; sample i depends on seed and i alone.
+
+    Labels `(n,)` are classes, −1 for any, of a network that was trained so; None is −1 for all.
+    """
+    labels = _checked(published, n, labels)
     low, high = build.value_range(published.config)
     drawn = runs.draw(published.config, published.model, published.shape, n=n, seed=seed, labels=labels)
     return drawn._replace(x=(drawn.x - low) / (high - low), path=(drawn.path - low) / (high - low))

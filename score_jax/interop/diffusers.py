@@ -1,8 +1,7 @@
-"""Checkpoints of diffusers: `UNet2DModel` folders, of the DDPM kind and of the NCSN++ kind, and hub ids.
+"""Networks of diffusers, `UNet2DModel` of the DDPM kind and of the NCSN++ kind; `folders` finds their files.
 
-A folder holds config.json and diffusion_pytorch_model.safetensors (or .bin), or is a pipeline's, with those in unet/. A
-scheduler_config.json beside them says what the betas are and what the network predicts; without one they are DDPM's.
-Blocks are named after their kind,
+A scheduler's config says what the betas are and what the network predicts; without one they are DDPM's. Blocks are
+named after their kind,
 
     DownBlock2D, UpBlock2D              resolution changes by convolutions: DDPM; "Attn" in front: with attention
     SkipDownBlock2D, SkipUpBlock2D      by filtered residual blocks, the image and the output on all levels: NCSN++
@@ -11,21 +10,17 @@ and whatever else a `UNet2DModel` can be is refused by the name of the setting. 
 defaults that diffusers documents.
 """
 
-import os
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from score_jax import parameterization
-from score_jax.interop import files
 from score_jax.interop.conditions import KnotIndex, NoiseLevel
-from score_jax.interop.files import Contents
 from score_jax.interop.mapping import Tensors, named
-from score_jax.interop.settings import Config, Examples, choice, flag, number, shown, value, whole, wholes
+from score_jax.interop.settings import Config, Examples, choice, flag, number, shown, size, value, whole, wholes
 from score_jax.interop.torch_files import Tensor
 from score_jax.networks import DivideBySigma, GaussianFourier, ResidualUNet, positional
 from score_jax.networks.presets import FIR
@@ -35,9 +30,6 @@ from score_jax.sde import SDE, VE, Tabulated, ddpm_schedule
 from score_jax.types import InputError
 
 SPARE = r"time_proj\.W"  # written beside time_proj.weight by some versions
-_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-_SCHEDULERS = ("scheduler_config.json", "scheduler/scheduler_config.json", "../scheduler/scheduler_config.json")
-_FILES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".pkl", ".npz")
 _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # attention before version 0.17
 _ONLY: dict[str, tuple[list[Any], Any]] = {  # settings of which some values are read, and the default
     "act_fn": (["silu", "swish"], "silu"),
@@ -52,59 +44,38 @@ _ONLY: dict[str, tuple[list[Any], Any]] = {  # settings of which some values are
 }
 
 
-# Reading
+KNOWN = (
+    *("scheduler", "sample_size", "in_channels", "out_channels", "center_input_sample", *_ONLY),
+    *("time_embedding_type", "freq_shift", "flip_sin_to_cos", "num_class_embeds"),
+    *("down_block_types", "up_block_types", "block_out_channels", "layers_per_block", "mid_block_scale_factor"),
+    *("downsample_padding", "dropout", "attention_head_dim", "norm_num_groups", "norm_eps"),
+    *(f"scheduler.{key}" for key in ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end")),
+    *(f"scheduler.{key}" for key in ("trained_betas", "prediction_type", "predict_epsilon", "rescale_betas_zero_snr")),
+    *(f"scheduler.{key}" for key in ("use_flow_sigmas", "timestep_type", "variance_type", "set_alpha_to_one")),
+    *(f"scheduler.{key}" for key in ("clip_sample", "clip_sample_range", "thresholding", "sample_max_value")),
+    *(f"scheduler.{key}" for key in ("sigma_min", "sigma_max", "snr", "correct_steps")),
+    # Who wrote it, and how it was averaged; steps are told by their index ("learned" embeddings, which have a number
+    # of them, are refused)
+    *("_*", "scheduler._*", "decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup"),
+    *("inv_gamma", "power", "num_train_timesteps"),
+    # Which steps other solvers make of the table, and how: those here are chosen by --sampler and --steps. The dynamic
+    # threshold is the static one where sample_max_value is 1.
+    *(
+        f"scheduler.{key}"
+        for key in ("timestep_spacing", "steps_offset", "skip_prk_steps", "dynamic_thresholding_ratio")
+    ),
+    *(f"scheduler.{key}" for key in ("solver_order", "solver_type", "solver_p", "algorithm_type", "lower_order_final")),
+    *(f"scheduler.{key}" for key in ("euler_at_final", "final_sigmas_type", "lambda_min_clipped", "predict_x0")),
+    *(f"scheduler.{key}" for key in ("disable_corrector", "interpolation_type", "noise_sampler_seed", "sampling_eps")),
+    *(f"scheduler.use_{key}" for key in ("karras_sigmas", "exponential_sigmas", "beta_sigmas", "lu_lambdas")),
+    *(f"scheduler.{key}" for key in ("tensor_format", "timestep_values")),  # before version 0.3
+    # of flows, which are refused
+    *(f"scheduler.{key}" for key in ("flow_shift", "use_dynamic_shifting", "time_shift_type", "shift_terminal")),
+)
 
 
-def read(path: str | os.PathLike) -> Contents:
-    """Returns the weights of a folder, of a file that `save` wrote, or of a model of the hub, and its config.
-
-    The config is config.json's, with that of the scheduler, if there is one, as "scheduler".
-    """
-    if Path(path).is_file():
-        return files.read(path)
-    folder = Path(path) if Path(path).is_dir() else _fetched(os.fspath(path))
-    unet = folder / "unet" if (folder / "unet").is_dir() else folder
-    weights = next((unet / name for name in _WEIGHTS if (unet / name).is_file()), None)
-    if weights is None or not (unet / "config.json").is_file():
-        raise InputError(f"is no UNet2DModel's folder: expected config.json and {' or '.join(_WEIGHTS)} in {unet}")
-    config: dict[str, Any] = dict(files.read_config(unet / "config.json"))
-    scheduler = next((unet / name for name in _SCHEDULERS if (unet / name).is_file()), None)
-    if scheduler:
-        config["scheduler"] = files.read_config(scheduler)
-    return files.read(weights)._replace(config=config)
-
-
-def is_hub_id(path: str | os.PathLike) -> bool:
-    """Returns whether this, not being here, can be the name of a model of the hub: owner/name."""
-    name = os.fspath(path)
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists() and not name.endswith(_FILES)
-
-
-def _fetched(name: str) -> Path:
-    """Returns the folder of a model of the hub, fetched where it is not there yet."""
-    if not is_hub_id(name):
-        raise InputError("is neither a folder, nor a file, nor a hub id such as google/ddpm-cifar10-32")
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise InputError(
-            "is no folder here, and fetching it needs huggingface_hub: pip install huggingface_hub"
-        ) from error
-    wanted = ["config.json", "scheduler_config.json", *_WEIGHTS[:1]]
-    places = [*wanted, "scheduler/scheduler_config.json", *(f"unet/{name}" for name in wanted)]
-    try:
-        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=places))
-        if not any(folder.rglob(_WEIGHTS[0])):
-            old = [_WEIGHTS[1], f"unet/{_WEIGHTS[1]}"]
-            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=[*places, *old]))
-    except (OSError, ValueError) as error:  # what the hub raises for no network, no such model and no permission
-        raise InputError(f"cannot be fetched from the hub: {' '.join(str(error).split())[:300]}") from error
-    return folder
-
-
-def state_dict(contents: Any, use_ema: bool) -> dict[str, Tensor | np.ndarray]:
-    """Returns the tensors under today's names; a folder has one set of weights, averages or not."""
-    del use_ema
+def state_dict(contents: Any) -> dict[str, Tensor | np.ndarray]:
+    """Returns the tensors under today's names."""
     old = re.compile(rf"(attentions\.\d+)\.({'|'.join(_OLD)})\.")
     state = named(contents, "state dict")
     renamed = {old.sub(lambda m: f"{m[1]}.{_OLD[m[2]]}.", name): tensor for name, tensor in state.items()}
@@ -126,10 +97,7 @@ def network(tensors: Tensors, config: Config) -> ResidualUNet:
     if not features or any(n % features[0] for n in features) or features[-1] > 2**16:
         raise InputError(f"the config's block_out_channels is {features}, expected multiples of the first")
     skip, attention = _blocks(config, len(features))
-    groups = value(config, "norm_num_groups", 32)
-    if groups is not None:
-        groups = whole(config, "norm_num_groups", 32)
-    _check_kind(config, skip, groups, [features[level] for level in attention])
+    _require_scale(config, skip)
     fourier = is_told_sigma(config)
     head = value(config, "attention_head_dim", 8)
     return ResidualUNet(
@@ -151,8 +119,7 @@ def network(tensors: Tensors, config: Config) -> ResidualUNet:
         rescale=flag(config, "center_input_sample", False),
         output_scale=DivideBySigma() if fourier else None,
         dropout=number(config, "dropout", 0.0, low=0.0),
-        groups=groups or 32,
-        group_channels=1 if groups else 4,
+        **_groups(config, skip, features, attention),
         epsilon=number(config, "norm_eps", 1e-5),
     )
 
@@ -185,28 +152,48 @@ def _names(config: Config, key: str, default: list[str], levels: int) -> list[st
     return list(found)
 
 
-def _check_kind(config: Config, skip: bool, groups: int | None, attended: list[int]) -> None:
-    """Refuses what is particular to one kind of blocks and other than the network's."""
+def _require_scale(config: Config, skip: bool) -> None:
     scale = number(config, "mid_block_scale_factor", 1.0)
     if abs(scale - (2**0.5 if skip else 1.0)) > 1e-3:
         raise InputError(f"the config's mid_block_scale_factor is {scale}, unlike that of the other blocks: not read")
-    if skip and (groups is not None or any(n < 128 for n in attended)):
-        raise InputError(
-            "the config has Skip blocks with norm_num_groups other than null or narrow attention: not read"
-        )
+
+
+def _groups(config: Config, skip: bool, features: Sequence[int], attention: Sequence[int]) -> dict[str, Any]:
+    """Returns the numbers of groups of the network's norms.
+
+    Skip blocks have up to 32 groups of four channels or more, but for attention and the first norm of blocks with
+    attention on the way up, which have 32. norm_num_groups is that of all other norms; null: as Skip blocks.
+    """
+    given = value(config, "norm_num_groups", 32)
+    groups = None if given is None else whole(config, "norm_num_groups", 32)
+    if not skip:
+        return {"groups": groups or 32, "group_channels": 1 if groups else 4}
+    if any(features[level] % 32 for level in attention):
+        raise InputError("the config has attention of Skip blocks where block_out_channels is no multiple of 32")
+    exceptions = []
+    if any(features[level] < 128 for level in attention):
+        levels = "|".join(map(str, attention))
+        exceptions += [(r"(down|up)_\d+_\d+/attention/norm", 32, 1), (rf"up_({levels})_\d+/norm_0", 32, 1)]
+    if groups is not None and any(groups != min(n // 4, 32) for n in (features[0], features[-1])):
+        exceptions.append((r"middle_.*|norm", groups, 1))
+    return {"groups": 32, "group_channels": 4, "groups_of": tuple(exceptions)}
 
 
 def examples(tensors: Tensors, config: Config) -> Examples:
     """Returns what the network is given."""
     del tensors
-    channels = whole(config, "in_channels", 3)
-    if whole(config, "out_channels", 3) != channels:
+    channels, made = whole(config, "in_channels", 3), whole(config, "out_channels", 3)
+    if made == 2 * channels:
         raise InputError(
-            f"the config has in_channels = {channels} and other out_channels: a learned variance is not read"
+            f"the config has in_channels = {channels} and out_channels = {made}: a learned variance is not read"
         )
-    side = value(config, "sample_size", None)
+    if made != channels:
+        what = f"{channels - made} channels of a condition beside its image" if made < channels else "no image alone"
+        raise InputError(
+            f"the config has in_channels = {channels} and out_channels = {made}: {what}, which is not read"
+        )
     classes = 0 if value(config, "num_class_embeds", None) is None else whole(config, "num_class_embeds")
-    return Examples(side if type(side) is int and side > 0 else None, channels, classes)
+    return Examples(size(config, "sample_size", None), channels, classes)
 
 
 # The process
@@ -221,14 +208,23 @@ def score(module: ResidualUNet, config: Config) -> tuple[SDE, Parameterization, 
         choice(config, "scheduler._class_name", ["ScoreSdeVeScheduler"], "ScoreSdeVeScheduler")
         ends = number(config, "scheduler.sigma_min", 0.01), number(config, "scheduler.sigma_max")
         return VE(*ends), parameterization.score, NoiseLevel()
-    kind = choice(config, "scheduler.prediction_type", _PREDICTIONS, "epsilon")
     betas = _betas(config)
-    return Tabulated(np.cumprod(1 - betas), t_min=1 / len(betas)), _PREDICTIONS[kind], KnotIndex(len(betas))
+    return Tabulated(np.cumprod(1 - betas), t_min=1 / len(betas)), _prediction(config), KnotIndex(len(betas))
 
 
 def is_told_sigma(config: Config) -> bool:
     """Returns whether the network takes σ, as NCSN++ does, rather than the index of a step."""
     return choice(config, "time_embedding_type", ["positional", "fourier"], "positional") == "fourier"
+
+
+def _prediction(config: Config) -> Parameterization:
+    """What the network predicts, which before version 0.10 was said by predict_epsilon."""
+    old = choice(config, "scheduler.predict_epsilon", [True, False, None], None)
+    usual = "sample" if old is False else "epsilon"
+    kind = choice(config, "scheduler.prediction_type", _PREDICTIONS, usual)
+    if old is not None and kind != usual:
+        raise InputError(f"the config's scheduler.predict_epsilon is {old} and prediction_type {kind}: which is meant?")
+    return _PREDICTIONS[kind]
 
 
 _PREDICTIONS = {"epsilon": parameterization.eps, "sample": parameterization.x0, "v_prediction": parameterization.v}

@@ -1,7 +1,10 @@
 """Files of tensors, whichever kind they are, and the configs beside them.
 
-A file's kind is read off its first bytes. Nothing is decompressed, executed or believed before it is checked; whatever
-is wrong with a file is an `InputError` of one line.
+    safetensors, numpy.savez, torch.save (zip and stream), a pickle of modules with their source code, or a JSON index
+    {"weight_map": {name of a tensor: name of a file beside it}} of several of them.
+
+A file's kind is read off its first bytes, an index's off its name. Nothing is decompressed, executed or believed before
+it is checked; whatever is wrong with a file is an `InputError` of one line.
 """
 
 import json
@@ -16,7 +19,7 @@ import safetensors
 import safetensors.numpy
 import yaml
 
-from score_jax.interop import archives, torch_files
+from score_jax.interop import archives, persistence, strangers, torch_files
 from score_jax.interop.pickles import printable
 from score_jax.interop.torch_files import Tensor
 from score_jax.types import InputError
@@ -31,7 +34,7 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -45,19 +48,48 @@ class Contents(NamedTuple):
 
 
 def read(path: str | os.PathLike) -> Contents:
-    """Returns what the file holds: of safetensors and numpy.savez, a dict of arrays.
+    """Returns what the file holds: of safetensors, numpy.savez and an index, a dict of arrays.
 
     Raises:
-      InputError: for a file that is none of torch.save, numpy.savez or safetensors, or damaged.
+      InputError: for a file of another kind, a damaged one, or one that no source writes (`strangers`).
     """
+    contents = _read_index(path) if Path(path).suffix == ".json" else _read_file(path)
+    strangers.refuse(contents.value)
+    return contents
+
+
+def _read_file(path: str | os.PathLike) -> Contents:
     with open(path, "rb") as file:
-        start = file.read(9)
+        start = file.read(32)
     size = os.stat(path).st_size
-    if start[8:] == b"{":
+    if start[8:9] == b"{":
         arrays, remarks = _read_safetensors(path)
         return Contents(arrays, _remembered(remarks), size)
+    strangers.refuse_kind(start)
+    if start[:1] == b"\x80" and not torch_files.is_stream(start):
+        return Contents(persistence.read(path), {}, size)
     found = archives.arrays(path) if start[:4] == archives.ZIP_MAGIC else None
-    return Contents(torch_files.read(path) if found is None else found, {}, size)
+    return Contents(torch_files.read(path, persistence.TABLE) if found is None else found, {}, size)
+
+
+def _read_index(path: str | os.PathLike) -> Contents:
+    places = read_config(path).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise InputError('is no index of a checkpoint: expected JSON with a "weight_map" of names of tensors and files')
+    value: dict[str, Any] = {}
+    size = 0
+    for name in sorted(set(places.values())):
+        shard = Path(path).parent / name
+        if Path(name).name != name or not shard.is_file():
+            raise InputError(f"needs its part {printable(name)}, which is not beside it: fetch it too")
+        contents = _read_file(shard)
+        found, expected = contents.value, {tensor for tensor, place in places.items() if place == name}
+        if not isinstance(found, dict) or found.keys() != expected:
+            strange = sorted(map(str, expected.symmetric_difference(found if isinstance(found, dict) else ())))
+            raise InputError(f"does not agree with its part {printable(name)} on {printable(strange[0])}: of another?")
+        value |= found
+        size += contents.size
+    return Contents(value, {}, size)
 
 
 def _remembered(remarks: Mapping[str, str]) -> Mapping[str, Any]:

@@ -86,8 +86,18 @@ def to_tensors(entries: Sequence[Entry], variables: PyTree) -> dict[str, np.ndar
     return tensors
 
 
+# What parallel training, compilation, checkpointed activations and averaging leave in names, and a counter beside them.
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+_COUNTER = "n_averaged"
+
+
+def unwrapped(name: str) -> str:
+    """Returns a name without the wrappers that training put around the network, or around parts of it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
 def named(state: Any, what: str) -> dict[str, Tensor | np.ndarray]:
-    """Returns a state dict without the "module." that parallel training leaves in front of names.
+    """Returns a state dict under the network's own names, see `unwrapped`.
 
     Raises:
       InputError: for anything but a dict of tensors by name.
@@ -97,10 +107,10 @@ def named(state: Any, what: str) -> dict[str, Tensor | np.ndarray]:
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor | np.ndarray):
             raise InputError(f"its {what} holds {printable(name)}, which is no tensor")
-    short = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    short = {unwrapped(name): tensor for name, tensor in state.items()}
     if len(short) < len(state):
-        raise InputError(f'its {what} has names both with and without "module.": which are meant?')
-    return short
+        raise InputError(f'its {what} has names both with and without "module." or the like: which are meant?')
+    return {name: tensor for name, tensor in short.items() if name != _COUNTER}
 
 
 def _require_names(entries: Sequence[Entry], tensors: Tensors) -> None:

@@ -6,6 +6,8 @@ well. The network's features, channels, levels and depth are those of the tensor
 the data were rescaled and NCSN's noise levels, is as published unless the source's config says otherwise.
 """
 
+import math
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,10 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax import parameterization
+from score_jax.interop import files
 from score_jax.interop.conditions import LevelIndex
+from score_jax.interop.files import Contents
 from score_jax.interop.mapping import Tensors, named, read_array
 from score_jax.interop.pickles import printable
-from score_jax.interop.settings import MOST_LEVELS, Config, Examples, agree, choice, number, shown, value
+from score_jax.interop.settings import MOST_LEVELS, Config, Examples, agree, choice, flag, number, shown, size, value
 from score_jax.interop.torch_files import Tensor
 from score_jax.networks import NCSN, NCSNv2
 from score_jax.parameterization import Parameterization
@@ -25,10 +29,29 @@ from score_jax.sde import SDE, VE
 from score_jax.types import InputError
 
 _MOST_FEATURES = 4096  # of networks that anyone has; more is damage
+KNOWN = (
+    *("data.channels", "data.image_size", "data.logit_transform", "data.rescaled"),
+    *("model.name", "model.ngf", "model.num_classes", "model.normalization", "model.nonlinearity", "model.spec_norm"),
+    *("model.sigma_begin", "model.sigma_end", "model.sigma_dist"),  # NCSNv2's are in its table
+    *("sampling.step_lr", "sampling.n_steps_each", "sampling.denoise", "sampling.data_init"),
+    # What it was trained on and how, and what else its commands did
+    *("data.dataset", "data.category", "data.random_flip", "data.num_workers"),
+    *("data.uniform_dequantization", "data.gaussian_dequantization"),
+    *("model.ema", "model.ema_rate", "model.batch_norm", "optim.*", "test.*", "fast_fid.*", "device", "seed"),
+    *(f"training.{key}" for key in ("batch_size", "n_epochs", "n_iters", "ngpu", "snapshot_freq", "snapshot_sampling")),
+    *(f"training.{key}" for key in ("algo", "anneal_power", "n_particles", "noise_std", "log_all_sigmas")),
+    *(f"sampling.{key}" for key in ("batch_size", "ckpt_id", "final_only", "fid", "num_samples4fid", "inpainting")),
+    *("sampling.interpolation", "sampling.n_interpolations"),
+)
 
 
-def state_dict(contents: Any, use_ema: bool) -> dict[str, Tensor | np.ndarray]:
-    """Returns the tensors of a file's contents, without "module." in their names; averages where there are some."""
+def read(path: str | os.PathLike, use_ema: bool) -> Contents:
+    """Returns the weights of a file, averages where there are some."""
+    contents = files.read(path)
+    return contents._replace(value=_state_dict(contents.value, use_ema))
+
+
+def _state_dict(contents: Any, use_ema: bool) -> dict[str, Tensor | np.ndarray]:
     states = contents if isinstance(contents, list | tuple) else [contents]
     state = named(states[0] if states else None, "state dict")
     if not use_ema or len(states) < 5:
@@ -61,13 +84,16 @@ def ncsnv2(tensors: Tensors, config: Config) -> NCSNv2:
     sigmas = np.asarray(read_array("sigmas", tensors["sigmas"]))
     if not jnp.issubdtype(sigmas.dtype, jnp.floating) or not (sigmas > 0).all() or not np.isfinite(sigmas).all():
         raise InputError("sigmas are not noise levels: expected positive numbers")
+    for key, found in [("model.sigma_begin", sigmas[0]), ("model.sigma_end", sigmas[-1])]:
+        if not math.isclose(number(config, key, float(found)), found, rel_tol=1e-3):
+            raise InputError(f"has levels from {sigmas[0]:.5g} to {sigmas[-1]:.5g}, unlike the config's {key}")
     width = _width(tensors, config)
     return NCSNv2(*width, tuple(sigmas), _depth(tensors), _rescale(config))
 
 
 def examples(tensors: Tensors, config: Config) -> Examples:
     """Returns what the network is given."""
-    return Examples(None, _width(tensors, config)[1])  # any side
+    return Examples(size(config, "data.image_size", None), _width(tensors, config)[1])
 
 
 def _width(tensors: Tensors, config: Config) -> tuple[int, int]:
@@ -97,12 +123,12 @@ def _depth(tensors: Tensors) -> str:
 
 
 def _rescale(config: Config) -> bool:
-    for name, only in [("nonlinearity", "elu"), ("normalization", "InstanceNorm++")]:
+    for name, only in [("nonlinearity", "elu"), ("normalization", "InstanceNorm++"), ("spec_norm", False)]:
         if value(config, f"model.{name}", only) != only:
             raise InputError(
                 f"the config's model.{name} is {shown(value(config, f'model.{name}'))}; only {only} is read"
             )
-    return not (value(config, "data.logit_transform", False) or value(config, "data.rescaled", False))
+    return not (flag(config, "data.logit_transform", False) or flag(config, "data.rescaled", False))
 
 
 def config_of(module: NCSN | NCSNv2) -> Config:
@@ -118,13 +144,15 @@ def ncsn_score(module: NCSN, config: Config) -> tuple[SDE, Parameterization, Lev
     return _on_levels(_published_levels(module.num_levels, config))
 
 
+_SPACINGS: dict[str, Callable[..., np.ndarray]] = {"geometric": np.geomspace, "uniform": np.linspace}
+
+
 def _published_levels(num_levels: int, config: Config) -> np.ndarray:
-    spacings: dict[str, Callable[..., np.ndarray]] = {"geometric": np.geomspace, "uniform": np.linspace}
-    kind = choice(config, "model.sigma_dist", spacings, "geometric")
+    kind = choice(config, "model.sigma_dist", _SPACINGS, "geometric")
     begin, end = number(config, "model.sigma_begin", 1.0), number(config, "model.sigma_end", 0.01)
     if not end < begin:
         raise InputError(f"the config's sigma_begin is {begin} and sigma_end {end}: expected positive, descending")
-    return spacings[kind](begin, end, num_levels).astype(np.float32)
+    return _SPACINGS[kind](begin, end, num_levels).astype(np.float32)
 
 
 def ncsnv2_score(module: NCSNv2, config: Config) -> tuple[SDE, Parameterization, LevelIndex]:

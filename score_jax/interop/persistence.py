@@ -2,7 +2,8 @@
 
 Python would execute the source code in such a file to make a module of it (`torch_utils.persistence`). Here the code is
 text that nobody looks at; what is left of a module are its class's name, its attributes, and so its tensors and the
-arguments that it was constructed with. A tensor is a call that reads bytes, which are a stream of torch.save in turn.
+arguments that it was constructed with. In a plain pickle a tensor is a call that reads bytes, which are a stream of
+torch.save in turn; in a file of torch.save, such as EDM's training-state-….pt, it is a tensor like any other.
 """
 
 import functools
@@ -39,7 +40,13 @@ class Module(Buildable):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The keyword arguments that it was constructed with, as far as the file has them."""
+        """The keyword arguments that it was constructed with, as far as the file has them.
+
+        Raises:
+          InputError: for arguments without a name.
+        """
+        if self.attributes.get("_init_args"):
+            raise InputError(f"{printable(self.kind)} was made with arguments without a name: give them as the config")
         return self.part("_init_kwargs")
 
 
@@ -62,12 +69,21 @@ def _storage(steps: Iterator[int], content: Any) -> Storage:
     return found
 
 
-_TABLE = torch_files.TABLE | {
+def _set(members: Any = ()) -> set:
+    """Makes the sets of modules, which torch.save writes in a protocol without an instruction for them."""
+    if not isinstance(members, list | tuple) or not all(isinstance(member, str | int) for member in members):
+        raise TypeError("not text or integers")
+    return set(members)
+
+
+TABLE = {  # what a file of torch.save may name beside tensors
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
     "torch.nn.modules.container.ModuleDict": Module,
     "torch.nn.modules.container.ModuleList": Module,
     "torch.nn.modules.container.Sequential": Module,
     "dnnlib.util.EasyDict": OrderedDict,
+    "__builtin__.set": _set,
+    "builtins.set": _set,
 }
 
 
@@ -78,7 +94,7 @@ def read(path: str | os.PathLike) -> Any:
       InputError: for anything but modules, tensors, numbers, text and containers of them, or a damaged file.
     """
     steps = pickles.budget()  # a file could have the same bytes read for ever
-    table = _TABLE | {"torch.storage._load_from_bytes": functools.partial(_storage, steps)}
+    table = torch_files.TABLE | TABLE | {"torch.storage._load_from_bytes": functools.partial(_storage, steps)}
     return pickles.load(archives.mapped(path), table, steps=steps)
 
 

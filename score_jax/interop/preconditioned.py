@@ -15,6 +15,7 @@ process to say so; four numbers of σ are shorter than a conversion of it.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -53,6 +54,10 @@ class VPPrecond:
         """Returns (c_skip, c_out, c_in, c_noise), each of the shape of sigma."""
         t = VP(self.beta_min, self.beta_min + self.beta_d).time(-2 * jnp.log(sigma))
         return jnp.ones_like(sigma), -sigma, 1 / jnp.sqrt(sigma**2 + 1), (self.M - 1) * t
+
+    def sigma(self, t: float) -> float:
+        """Returns σ/α at a time."""
+        return math.sqrt(math.expm1(min(self.beta_min * t + 0.5 * self.beta_d * t**2, 700.0)))  # e^710 overflows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ Python file there, whose `get_config().to_json_best_effort()` is one that can be
 Song et al. 2021, appendices C and H.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -23,9 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax import networks, parameterization
+from score_jax.interop import files
 from score_jax.interop.conditions import KnotIndex, LevelIndex, NoiseLevel, Timestep
+from score_jax.interop.files import Contents
 from score_jax.interop.mapping import Tensors, named, read_array
-from score_jax.interop.settings import MOST_LEVELS, Config, Examples, choice, flag, number, whole, wholes
+from score_jax.interop.settings import MOST_LEVELS, Config, Examples, choice, flag, number, side, whole, wholes
 from score_jax.interop.torch_files import Tensor
 from score_jax.networks import DivideBySigma, GaussianFourier, ResidualUNet, positional
 from score_jax.parameterization import Parameterization
@@ -38,14 +41,37 @@ _UNTRAINED = ("sigmas", "all_modules.0.W")
 _ONLY = {  # settings of which one value is read
     "model.normalization": "GroupNorm",
     "model.nonlinearity": "swish",
-    "model.resamp_with_conv": True,
     "model.conditional": True,
     "model.conv_size": 3,
 }
+KNOWN = (
+    *_ONLY,
+    *("data.image_size", "data.num_channels", "data.centered", "training.sde", "training.continuous"),
+    *("model.name", "model.nf", "model.ch_mult", "model.num_res_blocks", "model.attn_resolutions", "model.dropout"),
+    *("model.resamp_with_conv", "model.resblock_type", "model.fir", "model.fir_kernel", "model.skip_rescale"),
+    *("model.progressive", "model.progressive_input", "model.progressive_combine", "model.embedding_type"),
+    *("model.scale_by_sigma", "model.num_scales"),
+    *("model.sigma_min", "model.sigma_max", "model.beta_min", "model.beta_max"),
+    *("sampling.method", "sampling.predictor", "sampling.corrector", "sampling.probability_flow"),
+    *("sampling.n_steps_each", "sampling.noise_removal", "sampling.snr"),
+    # What it was trained on and how, initial values, and what other networks of that code have
+    *("data.dataset", "data.category", "data.tfrecords_path", "data.root", "data.channels"),
+    *("data.random_flip", "data.uniform_dequantization"),
+    *("model.ema_rate", "model.init_scale", "model.fourier_scale", "model.attention_type", "model.interpolation"),
+    *(f"training.{key}" for key in ("batch_size", "n_iters", "n_jitted_steps", "snapshot_freq", "log_freq")),
+    *(f"training.{key}" for key in ("eval_freq", "snapshot_freq_for_preemption", "snapshot_sampling", "loss")),
+    *(f"training.{key}" for key in ("likelihood_weighting", "reduce_mean", "continuouse")),  # as one of them spells it
+    *("eval.*", "optim.*", "seed", "device"),
+)
 
 
-def state_dict(contents: Any, use_ema: bool) -> dict[str, Tensor | np.ndarray]:
-    """Returns the tensors of a file's contents, without "module." in their names; averages where there are some."""
+def read(path: str | os.PathLike, use_ema: bool) -> Contents:
+    """Returns the weights of a file, averages where there are some."""
+    contents = files.read(path)
+    return contents._replace(value=_state_dict(contents.value, use_ema))
+
+
+def _state_dict(contents: Any, use_ema: bool) -> dict[str, Tensor | np.ndarray]:
     parts = contents if isinstance(contents, dict) else {}
     state = named(parts.get("model", contents), "state dict")
     return state | _averages(parts["ema"], state) if use_ema and "ema" in parts else state
@@ -74,7 +100,7 @@ def network(tensors: Tensors, config: Config) -> ResidualUNet:
         choice(config, key, [only], only)
     kind = choice(config, "model.name", _FAMILIES)
     multipliers = wholes(config, "model.ch_mult")
-    size, resolutions = whole(config, "data.image_size"), wholes(config, "model.attn_resolutions")
+    size, resolutions = side(config, "data.image_size"), wholes(config, "model.attn_resolutions")
     return _FAMILIES[kind](
         config,
         channels=whole(config, "model.nf", most=4096),
@@ -87,9 +113,12 @@ def network(tensors: Tensors, config: Config) -> ResidualUNet:
     )
 
 
+def _resampling(config: Config) -> str:
+    return "conv" if flag(config, "model.resamp_with_conv", True) else "plain"
+
+
 def _ddpm(config: Config, **fields) -> ResidualUNet:
-    del config
-    return networks.ddpm(**fields, attention_up="last")
+    return networks.ddpm(**fields, attention_up="last", resampling=_resampling(config))
 
 
 def _ncsnpp(config: Config, *, channels: int, **fields) -> ResidualUNet:
@@ -101,7 +130,7 @@ def _ncsnpp(config: Config, *, channels: int, **fields) -> ResidualUNet:
     return networks.ddpmpp(
         channels,
         **fields,
-        resampling="block" if inside else "conv",
+        resampling="block" if inside else _resampling(config),
         fir=tuple(map(float, wholes(config, "model.fir_kernel"))) if flag(config, "model.fir") else None,
         skip_scale=0.5**0.5 if flag(config, "model.skip_rescale") else 1.0,
         input_path=paths[into],
@@ -136,7 +165,8 @@ def _output_scale(tensors: Tensors, config: Config) -> DivideBySigma | None:
 def examples(tensors: Tensors, config: Config) -> Examples:
     """Returns what the network is given."""
     del tensors
-    return Examples(whole(config, "data.image_size"), whole(config, "data.num_channels", 3))
+    height = side(config, "data.image_size")
+    return Examples((height, height), whole(config, "data.num_channels", 3))
 
 
 def score(module: ResidualUNet, config: Config) -> tuple[SDE, Parameterization, Condition]:

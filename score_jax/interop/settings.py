@@ -3,9 +3,10 @@
 Keys are dotted, "model.nf" being `config["model"]["nf"]`. Without a default, a key must be there.
 """
 
+import fnmatch
 import reprlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from score_jax.interop.pickles import printable
@@ -15,11 +16,19 @@ Config = Mapping[str, Any]
 
 
 class Examples(NamedTuple):
-    """What a network is given: images of a side in pixels (None: of any), their channels, and how many classes."""
+    """What a network is given.
 
-    side: int | None
+    Args:
+      size: height and width of its images in pixels; None: any.
+      channels: of its images.
+      num_classes: number of classes; 0 for none.
+      null_class: whether it was trained without a class, −1, too.
+    """
+
+    size: tuple[int, int] | None
     channels: int
     num_classes: int = 0
+    null_class: bool = False
 
 
 _REQUIRED: Any = object()
@@ -103,6 +112,25 @@ def _split(text: str) -> list[int | str]:
     return [int(part) if part.isdecimal() and len(part) < 20 else part for part in parts]
 
 
+def size(config: Config, key: str, default: Any = _REQUIRED) -> tuple[int, int] | None:
+    """Returns height and width of images, given as a pair or as one number for both; None where that is the default."""
+    found = value(config, key, default)
+    if found is None and default is None:
+        return None
+    pair = tuple(found) if isinstance(found, list | tuple) else (found, found)
+    if len(pair) != 2 or not all(_is_whole(n, 1, _MOST) for n in pair):
+        raise InputError(f"the config's {key} is {shown(found)}, expected a number of pixels, or height and width")
+    return pair
+
+
+def side(config: Config, key: str) -> int:
+    """Returns the side of square images, given as `size` reads it."""
+    height, width = size(config, key) or (0, 0)
+    if height != width:
+        raise InputError(f"the config's {key} is {height} by {width}, expected square images")
+    return height
+
+
 def number(config: Config, key: str, default: Any = _REQUIRED, *, low: float | None = None) -> float:
     """Returns a finite number, positive or, where `low` is given, at least that."""
     above = (lambda v: v > 0) if low is None else (lambda v: v >= low)
@@ -121,11 +149,33 @@ def choice(config: Config, key: str, choices: Sequence[Any] | Mapping[Any, Any],
     return _checked(config, key, default, fits, f"one of {', '.join(str(c) for c in choices)}")
 
 
+def word(config: Config, key: str, choices: Collection[str], default: str) -> str:
+    """Returns one of the choices, which are lower case, written in capitals or not."""
+    fits = lambda v: isinstance(v, str) and v.lower() in choices  # noqa: E731
+    return _checked(config, key, default, fits, f"one of {', '.join(choices)}").lower()
+
+
 def agree(config: Config, key: str, found: Any) -> None:
     """Raises `InputError` where the config has another value than the tensors."""
     expected = value(config, key, found)
     if expected != found:
         raise InputError(f"has {found} where the config says {key} = {shown(expected)}: not its checkpoint")
+
+
+def require_known(config: Config, known: Collection[str]) -> None:
+    """Raises `InputError` for a setting that matches none of the known patterns: what it means would not be heeded."""
+    for name, found in _settings(config):
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in known):
+            advice = "take it out of the config if the network is the same without it"
+            raise InputError(f"the config has {printable(name)} = {shown(found)}, which is not known here: {advice}")
+
+
+def _settings(config: Config) -> Iterator[tuple[str, Any]]:
+    for section, found in config.items():
+        if isinstance(found, Mapping):
+            yield from ((f"{section}.{key}", inner) for key, inner in found.items())
+        else:
+            yield str(section), found
 
 
 def merged(own: Config, given: Config) -> Config:

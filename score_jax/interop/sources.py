@@ -9,11 +9,10 @@ import flax.linen as nn
 import numpy as np
 from flax import traverse_util
 
-from score_jax.interop import diffusers, edm, files, ncsn, ncsn_names, score_sde, unet_names
+from score_jax.interop import diffusers, edm, files, folders, ncsn, ncsn_names, score_sde, unet_names
 from score_jax.interop.files import Contents
 from score_jax.interop.mapping import Entry, Tensors, to_tensors, to_variables
-from score_jax.interop.settings import Config, Examples, merged
-from score_jax.interop.torch_files import Tensor
+from score_jax.interop.settings import Config, Examples, merged, require_known
 from score_jax.parameterization import Parameterization
 from score_jax.score import Condition, ScoreModel
 from score_jax.sde import SDE
@@ -24,59 +23,61 @@ class Source(NamedTuple):
     """What there is to know about one kind of checkpoint.
 
     Args:
-      state_dict: `(contents of the file, use_ema) -> {name: tensor}`.
+      read: `(path, use_ema) -> contents`, of which the value is a state dict.
       module: `(tensors, config) -> module`, the network they belong to.
       examples: `(tensors, config) -> examples`, what the network is given.
       entries: `(module, channels) -> entries`, its arrays under both names.
       score: `(module, config) -> (sde, parameterization, condition)`, with which it is a score function.
+      known: patterns of the settings that are heeded, or that the network and its process are the same without.
       config: `module -> config`, what its tensors do not show, as far as the module knows.
-      read: `path -> contents`.
       spare: pattern of names of tensors that a network may do without.
     """
 
-    state_dict: Callable[[Any, bool], dict[str, Tensor | np.ndarray]]
+    read: Callable[[str | os.PathLike, bool], Contents]
     module: Callable[[Tensors, Config], nn.Module]
     examples: Callable[[Tensors, Config], Examples]
     entries: Callable[[Any, int], Sequence[Entry]]
     score: Callable[[Any, Config], tuple[SDE, Parameterization, Condition]]
+    known: Sequence[str]
     config: Callable[[Any], Config] = lambda module: {}
-    read: Callable[[Any], Contents] = files.read
     spare: str = ""
 
 
 _NCSN: dict[str, Any] = {
-    "state_dict": ncsn.state_dict,
+    "read": ncsn.read,
     "examples": ncsn.examples,
     "entries": lambda module, channels: ncsn_names.entries(module),
+    "known": ncsn.KNOWN,
     "config": ncsn.config_of,
 }
 SOURCES = {
     "ncsn": Source(module=ncsn.ncsn, score=ncsn.ncsn_score, **_NCSN),
     "ncsnv2": Source(module=ncsn.ncsnv2, score=ncsn.ncsnv2_score, **_NCSN),
     "score_sde_pytorch": Source(
-        score_sde.state_dict,
+        score_sde.read,
         score_sde.network,
         score_sde.examples,
         unet_names.score_sde_entries,
         score_sde.score,
+        score_sde.KNOWN,
         spare=score_sde.SPARE,
     ),
     "diffusers": Source(
-        diffusers.state_dict,
+        folders.read,
         diffusers.network,
         diffusers.examples,
         unet_names.diffusers_entries,
         diffusers.score,
-        read=diffusers.read,
+        diffusers.KNOWN,
         spare=diffusers.SPARE,
     ),
     "edm": Source(
-        edm.state_dict,
+        edm.read,
         edm.network,
         edm.examples,
         unet_names.edm_entries,
         edm.score,
-        read=edm.read,
+        edm.KNOWN,
         spare=edm.SPARE,
     ),
 }
@@ -111,11 +112,13 @@ def load(
     takes (`conditions` lists it), and labels class indices. PyTorch is not needed and nothing in the file is executed.
 
     Args:
-      path: of the checkpoint; for "diffusers" of its folder, or a hub id such as "google/ddpm-cifar10-32".
+      path: of the checkpoint, or of the JSON index of its parts; for "diffusers" of its folder, or a hub id such as
+        "google/ddpm-cifar10-32".
       source: whose checkpoint it is: "ncsn", "ncsnv2", "score_sde_pytorch", "diffusers" or "edm".
       config: the source's own, as a mapping or the path of its JSON or YAML file, where the checkpoint does not say
         all; what it says goes before what the checkpoint says.
-      use_ema: take the moving average of the parameters, where the file has one.
+      use_ema: take the moving average of the parameters, where the checkpoint has one, in the file or in a folder or
+        file beside the raw ones; False: the raw parameters.
 
     Raises:
       InputError: in one line, for any file that is not such a checkpoint.
@@ -171,6 +174,7 @@ def save(
     arrays = to_tensors(row.entries(module, _channels(variables)), variables)
     if config is not None and row.module(arrays, settings) != module:
         raise InputError(f"the config is not that of the network given: {path} is not written")
+    require_known(settings, row.known)
     files.write(path, arrays, settings)
 
 
@@ -190,11 +194,11 @@ def open_checkpoint(
     """Returns a published checkpoint with all that is known of it; arguments as `load`."""
     row, given = _row(source), files.read_config(config)
     with files.naming(path):
-        contents = row.read(path)
-        settings = merged(contents.config, given)
-        tensors = row.state_dict(contents.value, use_ema)
+        contents = row.read(path, use_ema)
+        settings, tensors = merged(contents.config, given), contents.value
         files.require_size(contents.size, tensors)
         module = row.module(tensors, settings)
+        require_known(settings, row.known)
         examples = row.examples(tensors, settings)
         entries = row.entries(module, examples.channels)
         names = {entry.name for entry in entries}

@@ -117,6 +117,11 @@ def read(path: str | os.PathLike, more: Mapping[str, Any] | None = None) -> Any:
     return _read_zip(data, table) if data[:4] == archives.ZIP_MAGIC else read_stream(data, memoryview(data), table)
 
 
+def is_stream(start: bytes) -> bool:
+    """Returns whether a file of these first 32 bytes is a stream, whose first pickle is a magic number."""
+    return start[:1] == b"\x80" and _STREAM_MAGIC.to_bytes(10, "little") in start[:32]
+
+
 # The zip
 
 
@@ -161,6 +166,11 @@ def read_stream(
             raise InputError(f"has no storage {printable(key)}, which its pickle asks for")
         return found[key]
 
+    def found_as(identity: Any) -> Storage | Named:
+        if identity[0] == "module" and isinstance(identity[1], Named):
+            return identity[1]  # a class of modules, with its source code behind
+        return storage(identity)
+
     def storage(identity: Any) -> Storage:
         result = _storage(record, identity, swapped=sys.byteorder == "big")
         whole = Storage(record, result.key, result.dtype, identity[4])
@@ -168,7 +178,7 @@ def read_stream(
             raise InputError(f"storage {printable(result.key)} is given two sizes or types")
         return result
 
-    contents = load(data, table, storage)
+    contents = load(data, table, found_as)
     for key in load(data, {}):
         if not isinstance(key, str) or key not in declared:
             raise InputError("lists a storage that no tensor uses: damaged")

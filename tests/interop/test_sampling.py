@@ -96,9 +96,7 @@ def test_the_sources_config_and_scheduler_choose_the_sampler():
     with pytest.raises(InputError, match=r"sample_max_value is 2\.0, expected one of 1\.0"):
         loaded("diffusers", changed={"scheduler": {"thresholding": True, "sample_max_value": 2.0}})
     with pytest.raises(InputError, match=r"does not say the side of its images.*give --size"):
-        loaded("diffusers", changed={"sample_size": [32, 16]})
-    for size in ([32, 16], None):
-        assert loaded("diffusers", changed={"sample_size": size}, size=32).shape == (32, 32, 3)
+        loaded("diffusers", changed={"sample_size": None})
 
 
 def test_schedulers_on_a_table_are_read_and_others_refused_by_name():
@@ -122,7 +120,7 @@ def test_edm_takes_more_steps_for_larger_images_and_noise_for_imagenet():
     """Karras et al. 2022: 79 network calls for FFHQ and AFHQ, 511 for ImageNet of 64 pixels, S_churn = 40."""
     opened = open_checkpoint(FILES["edm"], source="edm", config=SOURCE_CONFIGS["edm"])
     model = as_score(opened, "edm")
-    larger = opened._replace(examples=opened.examples._replace(side=64))
+    larger = opened._replace(examples=opened.examples._replace(size=(64, 64)))
     assert published.DEFAULTS["edm"]("edm", larger, model).settings["sampler.steps"] == 39
     adm = larger._replace(module=larger.module.clone(network=networks.adm()))
     config = base.get_config()
@@ -149,8 +147,8 @@ def test_ncsnpp_of_diffusers_is_sampled_as_a_variance_exploding_process():
     model = as_score(found, "diffusers")
     assert (model.sde.sigma_min, model.sde.sigma_max) == (0.01, 10.0)
     assert (model.parameterization, model.condition) == (parameterization.score, interop.NoiseLevel())
-    settings, side = published.DEFAULTS["diffusers"]("diffusers", found, model)
-    assert (side, settings["data.value_range"]) == (16, (0.0, 1.0))
+    settings, size = published.DEFAULTS["diffusers"]("diffusers", found, model)
+    assert (size, settings["data.value_range"]) == ((16, 16), (0.0, 1.0))
     assert (settings["sampler.name"], settings["sampler.corrector"]) == ("reverse_diffusion", True)
     assert (settings["sampler.steps"], settings["sampler.langevin_corrector.snr"]) == (49, 0.2)
     assert settings["sampler.langevin_corrector.n_steps"] == 2
@@ -246,7 +244,7 @@ class Constant(NamedTuple):
 
 
 def test_all_classes_in_turn_or_the_one_asked_for_in_the_unit_interval(tmp_path):
-    opened = loaded("edm", steps=2)
+    opened = loaded("edm", steps=2, changed={"label_dropout": 0.1})
     opened = opened._replace(model=replace(opened.model, module=Constant()))
     for label, expected in [(None, np.arange(12) % 10), (7, np.full(12, 7)), (-1, np.full(12, -1))]:
         written = published.draw(opened, tmp_path, n=12, seed=0, label=label)
@@ -259,6 +257,23 @@ def test_all_classes_in_turn_or_the_one_asked_for_in_the_unit_interval(tmp_path)
         published.draw(opened, tmp_path, n=1, seed=0, label=10)
     with pytest.raises(InputError, match="label 0 does not exist: this network has 0 classes"):
         published.draw(loaded("diffusers"), tmp_path, n=1, seed=0, label=0)
+
+
+def test_no_label_is_asked_only_of_networks_that_saw_none(tmp_path):
+    """EDM leaves labels out in the share of the examples that label_dropout says, 0 unless told; diffusers never."""
+    opened = loaded("edm", steps=2)
+    assert (opened.num_classes, opened.null_class) == (10, False)
+    assert loaded("edm", changed={"label_dropout": 0.1}).null_class
+    classes = open_checkpoint(FILES["diffusers"], source="diffusers").examples._replace(num_classes=4)
+    assert not classes.null_class
+    message = "label -1, any, was never learned by this network: choose a class from 0 to 9"
+    for ask in (
+        lambda: published.draw(opened, tmp_path, n=1, seed=0, label=-1),
+        lambda: published.samples(opened, n=2),
+        lambda: published.samples(opened, n=2, labels=np.array([3, -1])),
+    ):
+        with pytest.raises(InputError, match=message):
+            ask()
 
 
 @pytest.mark.slow

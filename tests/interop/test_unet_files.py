@@ -15,7 +15,7 @@ import scipy.signal
 from score_jax import interop, networks
 from score_jax.interop import diffusers, edm, persistence, pickles, score_sde
 from score_jax.interop.preconditioned import EDMPrecond, Preconditioned, VEPrecond, VPPrecond, iDDPMPrecond
-from score_jax.interop.settings import merged
+from score_jax.interop.settings import Examples, merged
 from score_jax.interop.sources import open_checkpoint
 from score_jax.interop.unet_names import construction, diffusers_entries, edm_entries, score_sde_entries
 from score_jax.networks.residual_blocks import Layers
@@ -143,7 +143,7 @@ def plain(array):
     return Call(Name("torch._utils", "_rebuild_tensor_v2"), (storage, 0, array.shape, strides, *rest))
 
 
-def tree(tensors, kind="EDMPrecond", **attributes):
+def tree(tensors, kind="EDMPrecond", write=plain, **attributes):
     """Returns the module with the given state dict, its encoder and decoder plain PyTorch containers."""
     own = {name: array for name, array in tensors.items() if "." not in name}
     children = {}
@@ -152,12 +152,13 @@ def tree(tensors, kind="EDMPrecond", **attributes):
         if rest:
             children.setdefault(child, {})[rest] = array
     modules = {
-        name: tree(part, f"Layer_{name}" if name not in ("enc", "dec") else "") for name, part in children.items()
+        name: tree(part, f"Layer_{name}" if name not in ("enc", "dec") else "", write)
+        for name, part in children.items()
     }
-    buffers = {n: plain(a) for n, a in own.items() if n == "resample_filter"} | {"passing": plain(np.ones(2))}
+    buffers = {n: write(a) for n, a in own.items() if n == "resample_filter"} | {"passing": write(np.ones(2))}
     parameters = {
         n: Call(
-            Name("torch._utils", "_rebuild_parameter"), (plain(a), False, Call(Name("collections", "OrderedDict"), ()))
+            Name("torch._utils", "_rebuild_parameter"), (write(a), False, Call(Name("collections", "OrderedDict"), ()))
         )
         for n, a in own.items()
         if n not in buffers
@@ -188,7 +189,7 @@ def test_a_published_pickle_is_read_and_its_source_code_is_not_run(tmp_path):
     path = write_pickle(tmp_path / "edm.pkl")
     same_weights("edm", path)
     found = open_checkpoint(path, source="edm")
-    assert found.examples == (16, 3, 10)
+    assert found.examples == Examples((16, 16), 3, 10)
     assert found.config["class_name"] == "EDMPrecond"
 
 

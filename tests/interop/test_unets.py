@@ -1,6 +1,7 @@
 """Published U-Nets, against what the original implementations compute with the same files."""
 
 import functools
+import itertools
 import json
 import tempfile
 import zlib
@@ -16,7 +17,7 @@ from score_jax.interop import score_sde
 from score_jax.interop.mapping import to_tensors
 from score_jax.interop.sources import SOURCES, as_score, open_checkpoint
 from score_jax.interop.unet_names import score_sde_entries
-from tests.interop.writing import dense, write_zip
+from tests.interop.writing import with_tensors, write_zip
 from tests.networks.filling import jit
 
 DATA = Path(__file__).parent.parent / "data"
@@ -49,8 +50,11 @@ MODES = (
     "score_sde_pytorch/ncsnpp_residual_none",
     "score_sde_pytorch/ncsnpp_residual_skip_cat",
     "score_sde_pytorch/ncsnpp_none_skip_cat",
+    "score_sde_pytorch/ncsnpp_plain_fir",
     "diffusers/defaults",
     "diffusers/ncsnpp",
+    "diffusers/ncsnpp_narrow",
+    "diffusers/ncsnpp_groups",
     "edm/adm_edm",
     "edm/adm_iddpm",
     "edm/song_skip",
@@ -126,16 +130,7 @@ def parts(config, change=lambda contents: None):
 
 
 def write_published(path, config, change=lambda contents: None):
-    count = iter(range(10**6))
-
-    def tensors(value):  # in the order of the file, which jax.tree.map would change
-        if isinstance(value, dict):
-            return {key: tensors(v) for key, v in value.items()}
-        if isinstance(value, list):
-            return [tensors(v) for v in value]
-        return dense(str(next(count)), value) if isinstance(value, np.ndarray) else value
-
-    return write_zip(path, tensors(parts(config, change)))
+    return write_zip(path, with_tensors(parts(config, change), itertools.count()))
 
 
 # Parity

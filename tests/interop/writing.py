@@ -66,6 +66,14 @@ class _Pickler(pickle._Pickler):  # the one in Python lets names be written with
         if isinstance(obj, Stored):
             self.storages[obj.key] = obj.values
             return obj.persistent_id()
+        if (
+            self.stream
+            and isinstance(obj, Name)
+            and obj.module.startswith("torch.nn.modules")
+            and obj not in self.classes
+        ):
+            self.classes.add(obj)
+            return ("module", obj, "container.py", "raise SystemExit(3)")  # once, with its source code
         return None
 
     def save(self, obj, save_persistent_id=True):
@@ -79,13 +87,22 @@ class _Pickler(pickle._Pickler):  # the one in Python lets names be written with
             super().save(obj, save_persistent_id)
 
 
-def pickled(contents: Any, protocol: int = 2) -> tuple[bytes, dict[str, np.ndarray]]:
+def pickled(contents: Any, protocol: int = 2, stream: bool = False) -> tuple[bytes, dict[str, np.ndarray]]:
     """Returns the pickle and the storages that it refers to."""
     file = io.BytesIO()
     pickler = _Pickler(file, protocol=protocol)
-    pickler.storages = {}
+    pickler.storages, pickler.stream, pickler.classes = {}, stream, set()
     pickler.dump(contents)
     return file.getvalue(), pickler.storages
+
+
+def with_tensors(value: Any, keys) -> Any:
+    """Returns the containers with a tensor for each array, in their order, which jax.tree.map changes."""
+    if isinstance(value, dict):
+        return {key: with_tensors(v, keys) for key, v in value.items()}
+    if isinstance(value, list):
+        return [with_tensors(v, keys) for v in value]
+    return dense(str(next(keys)), value) if isinstance(value, np.ndarray) else value
 
 
 def write_zip(path, contents: Any, *, order: str = "little", compression: int = zipfile.ZIP_STORED):
@@ -113,7 +130,7 @@ def write_stream(path, contents: Any, **options):
 
 
 def stream(contents: Any, *, little_endian: bool = True, size_format: str = "<q") -> bytes:
-    data, storages = pickled(contents)
+    data, storages = pickled(contents, stream=True)
     info = {"protocol_version": 1001, "little_endian": little_endian, "type_sizes": {"short": 2, "int": 4, "long": 4}}
     head = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, info)]
     sections = [struct.pack(size_format, len(v)) + v.tobytes() for _, v in sorted(storages.items())]
