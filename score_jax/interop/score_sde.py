@@ -58,6 +58,7 @@ KNOWN = (
     *("data.dataset", "data.category", "data.tfrecords_path", "data.root", "data.channels"),
     *("data.random_flip", "data.uniform_dequantization"),
     *("model.ema_rate", "model.init_scale", "model.fourier_scale", "model.attention_type", "model.interpolation"),
+    "model.sigma_begin",  # of NCSN, and beside sigma_max in a config of NCSN++
     *(f"training.{key}" for key in ("batch_size", "n_iters", "n_jitted_steps", "snapshot_freq", "log_freq")),
     *(f"training.{key}" for key in ("eval_freq", "snapshot_freq_for_preemption", "snapshot_sampling", "loss")),
     *(f"training.{key}" for key in ("likelihood_weighting", "reduce_mean", "continuouse")),  # as one of them spells it

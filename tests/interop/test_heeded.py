@@ -75,6 +75,7 @@ HARMLESS = {
                 "eval": {"bpd_dataset": "test"},
                 "optim": {"lr": 2e-4},
                 "seed": 1,
+                "model": {"sigma_begin": 90},
             },
         ),
     ),
