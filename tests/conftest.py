@@ -1,9 +1,14 @@
-"""Settings of every test: eight virtual CPU devices, fast compilation, no rank promotion, strict dtypes on request."""
+"""Settings of every test: eight virtual CPU devices, fast compilation, no rank promotion, strict dtypes on request.
+
+`make check-device` sets SCORE_JAX_DEVICE_TESTS=1 and runs `tests/device` alone: on whatever platform JAX finds, its
+devices and its flags as they are. Otherwise tests marked `gpu` or `tpu` run where that is the default backend.
+"""
 
 import os
 from importlib.metadata import version
 from pathlib import Path
 
+_DEVICE_TESTS = os.environ.get("SCORE_JAX_DEVICE_TESTS") == "1"
 # The suite's time is compilation: these make XLA compile three times faster, at the price of slower programs.
 _FLAGS = [
     "--xla_force_host_platform_device_count=8",
@@ -12,8 +17,9 @@ _FLAGS = [
 ]
 if version("jax") < "0.11":  # the flag is gone since, and XLA aborts on one it doesn't know
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS])
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if not _DEVICE_TESTS:
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS])
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # One cache of compiled programs for both workers, the commands that they start, and the next run.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -46,3 +52,10 @@ _LONGEST = ("test_notebooks", "test_smoke", "test_killed_run", "test_damaged_che
 def pytest_collection_modifyitems(items):
     """Begins with the longest tests, so that none of them is left for one worker at the end."""
     items.sort(key=lambda item: not any(name in item.nodeid for name in _LONGEST))
+
+
+def pytest_runtest_setup(item):
+    """Skips what is for accelerators where there is none, unless it was asked for."""
+    wanted = {"gpu", "tpu"} & {mark.name for mark in item.iter_markers()}
+    if wanted and not _DEVICE_TESTS and jax.default_backend() not in wanted:
+        pytest.skip(f"for a {' or '.join(sorted(w.upper() for w in wanted))}: run it by `make check-device`")
