@@ -5,6 +5,9 @@ N(α m, α² C + σ² I). So `perturbed(sde, t)` is exact, `score_of` turns a di
 `(x, t) -> score` of the whole process, and a finite data set is the mixture of its points (a Parzen window).
 
 Points may have any shape `S` (images too): means are `(K, *S)`, samples `(n, *S)`; matrices act on flattened points.
+
+What other numbers are measured against must not be rounded to TF32 or bfloat16, as accelerators round the factors of
+matrix products by default (2⁻¹¹ and 2⁻⁸): all products here are in full precision, whatever the caller's setting.
 """
 
 import math
@@ -17,6 +20,9 @@ from jax.scipy.linalg import cho_solve
 from score_jax import arrays
 from score_jax.sde import SDE
 from score_jax.types import Array, ArrayLike, InputError, Key, ScoreFn, require_at_least, require_positive
+
+# Decorates what multiplies matrices, also in functions of JAX that it calls.
+_exactly = jax.default_matmul_precision("highest")
 
 
 @struct.dataclass
@@ -74,10 +80,12 @@ class GaussianMixture:
     def _point_log_prob(self, point: Array) -> Array:
         return jax.nn.logsumexp(self._components(point)[0])
 
+    @_exactly
     def _point_score(self, point: Array) -> Array:
         log_terms, scores = self._components(point)
         return jax.nn.softmax(log_terms) @ scores
 
+    @_exactly
     def sample(self, key: Key, n: int) -> Array:
         """Draws `(n, *S)`."""
         means = jnp.asarray(self.means)
@@ -120,6 +128,7 @@ class GaussianMixture:
         """Returns the law of x_t when x_0 is from this mixture; t is one time, `()`."""
         return self.affine(sde.alpha(t), sde.variance(t))
 
+    @_exactly
     def posterior(self, matrix: Array, y: Array, noise_std: ArrayLike) -> "GaussianMixture":
         """Returns p(x | y) for y = A x + noise_std·z: again a mixture, by Kalman's update of each component.
 
