@@ -17,7 +17,9 @@ counts as 8 roundings of float32, 2⁻²¹.
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -26,6 +28,9 @@ import pytest
 
 MARKS = [pytest.mark.gpu, pytest.mark.tpu]  # `pytestmark = MARKS` of every module here
 TF32, BFLOAT16 = 2.0**-11, 2.0**-8
+UNOPTIMISED: dict[str, Any] = {"xla_backend_optimization_level": 0}
+if version("jax") < "0.11":  # the flag is gone since
+    UNOPTIMISED["xla_cpu_use_fusion_emitters"] = False
 # A leaf of a tree of gradients is compared by its own norm, unless that is a smaller share than this of the tree's.
 SHARE = 1e-3
 
@@ -89,16 +94,27 @@ def assert_close(
     assert value <= bound, f"{name}: the error is {value:.2e}, rounding explains {bound:.2e}"
 
 
-def on_device(fn: Callable[..., Any], *args: Any) -> Any:
-    """Returns `fn(*args)` of the default device as NumPy arrays, compiled as it is for users."""
-    return jax.device_get(jax.jit(fn)(*jax.device_put(args, jax.devices()[0])))
+def both(fn: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
+    """Returns `fn(*args)` of the default device and of the CPU, as NumPy arrays.
+
+    The first is compiled as it is for users, the second without optimisation.
+    """
+    places = jax.devices()[0], _cpu()
+    placed = [jax.device_put(args, place) for place in places]
+    lowered = [jax.jit(fn).lower(*args) for args in placed]
+    programs = compiled(lowered, ({}, UNOPTIMISED))
+    found, expected = (jax.device_get(run(*args)) for run, args in zip(programs, placed, strict=True))
+    return found, expected
 
 
-def on_cpu(fn: Callable[..., Any], *args: Any) -> Any:
-    """Returns `fn(*args)` of the CPU as NumPy arrays, compiled without optimisation."""
+def compiled(lowered: Sequence[Any], options: Sequence[dict[str, Any]]) -> list[Any]:
+    """Compiles programs at the same time, which is what these tests wait for."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda program, options: program.compile(options), lowered, options))
+
+
+def _cpu() -> jax.Device:
     try:
-        cpu = jax.devices("cpu")[0]
+        return jax.devices("cpu")[0]
     except RuntimeError as missing:
         raise RuntimeError("the reference needs the CPU beside the accelerator: JAX_PLATFORMS=cuda,cpu") from missing
-    compiled = jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
-    return jax.device_get(compiled(*jax.device_put(args, cpu)))

@@ -10,7 +10,7 @@ import pytest
 from score_jax import arrays, losses
 from score_jax.likelihood import variational_bound
 from score_jax.sampling.flow import radius
-from tests.device.compare import MARKS, assert_close, on_cpu, on_device, rounding
+from tests.device.compare import MARKS, assert_close, both, rounding
 from tests.helpers import IMPLICIT_OBJECTIVES, KERNELS, SDES, TIMES, WEIGHTINGS, key, mixture
 
 pytestmark = [*MARKS, pytest.mark.usefixtures("float32_products")]
@@ -42,22 +42,22 @@ def static(params):
     return lambda x: score(params, x, jnp.float32(1))
 
 
-def of_time(params, sde):
-    return lambda x, t: score(params, x / arrays.expand_right(radius(sde, t), x), sde.log_snr(t))
+def of_time(params):
+    return lambda x, t: score(params, x / arrays.expand_right(radius(SDE, t), x), SDE.log_snr(t))
 
 
 def with_variance(params):
     """The variance of a step is some number between σ²/e and σ² e."""
     spread = lambda x: jnp.exp(jnp.tanh(x * params["noise"][:, :DIMS]))  # noqa: E731
-    return lambda x, t, s: (of_time(params, SDE)(x, t), arrays.expand_right(SDE.variance(t), x) * spread(x))
+    return lambda x, t, s: (of_time(params)(x, t), arrays.expand_right(SDE.variance(t), x) * spread(x))
 
 
 def at_one_level(objective):
     return lambda params, key: objective(key, static(params), X)
 
 
-def diffusion(sde=SDE, **options):
-    return lambda params, key: losses.diffusion_loss(key, of_time(params, sde), X, sde, **options)
+def diffusion(**options):
+    return lambda params, key: losses.diffusion_loss(key, of_time(params), X, SDE, **options)
 
 
 def with_noise(kernel):
@@ -74,11 +74,10 @@ GROUPS = {
     "diffusion": {
         **{f"weighting_{name}": diffusion(weighting=weighting) for name, weighting in WEIGHTINGS.items()},
         **{f"times_{name}": diffusion(times=draw) for name, draw in TIMES.items()},
-        **{f"sde_{name}": diffusion(sde) for name, sde in SDES.items()},
     },
     "bound": {
         "hybrid": lambda params, key: losses.hybrid_loss(key, with_variance(params), GREY, SDE, levels=LEVELS),
-        "bound": lambda params, key: variational_bound(key, SDE, of_time(params, SDE), GREY, LEVELS).total,
+        "bound": lambda params, key: variational_bound(key, SDE, of_time(params), GREY, LEVELS).total,
     },
 }
 
@@ -94,7 +93,7 @@ def results(group):
     def program(params, key):
         return {name: values_and_gradient(loss, params, key) for name, loss in GROUPS[group].items()}
 
-    return on_device(program, PARAMS, key(1)), on_cpu(program, PARAMS, key(1))
+    return both(program, PARAMS, key(1))
 
 
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group, table in GROUPS.items() for name in table])
