@@ -57,11 +57,11 @@ def test_another_shape_or_tree_fails():
 
 
 def test_leaves_are_compared_by_their_own_norms_unless_they_are_nothing_beside_the_tree():
-    tree = lambda small: {"large": 100 * A, "small": small}  # noqa: E731
-    # A hundredth of the whole: one per cent of it is one per cent.
+    tree = lambda small: {"large": 10 * A, "small": small}  # noqa: E731
+    # A tenth of the whole: one per cent of it is one per cent.
     assert compare.relative_error(tree(1.01 * A), tree(A)) == pytest.approx(0.01, rel=1e-3)
-    # A hundred-thousandth: a thousandth of the whole stands for it, and an error of 100 % is one of 1 %.
-    assert compare.relative_error(tree(2e-3 * A), tree(1e-3 * A)) == pytest.approx(0.01, rel=1e-3)
+    # A thousandth: a hundredth of the whole stands for it, and an error of 100 % is one of 10 %.
+    assert compare.relative_error(tree(0.02 * A), tree(0.01 * A)) == pytest.approx(0.1, rel=1e-3)
 
 
 def test_the_largest_error_is_that_of_the_worst_example_by_its_own_deviation():
