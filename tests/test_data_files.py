@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from score_jax.data import array_file, cifar10, fashion_mnist, folder, in_memory, mnist, read_idx
+from score_jax.data import array_file, cifar, cifar10, fashion_mnist, folder, in_memory, mnist, read_idx
 from score_jax.types import InputError
 
 RNG = np.random.default_rng(0)
@@ -22,6 +22,21 @@ def refused(message, call, *args, **kwargs):
     with pytest.raises(InputError, match=message) as caught:
         call(*args, **kwargs)
     assert "\n" not in str(caught.value)
+
+
+def peak_of(call):
+    """Bytes of Python's memory that the call had at most."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def zeros_gz(n):
+    """A gzip stream of n zeros, made of members of a mebibyte."""
+    return gzip.compress(bytes(2**20)) * (n >> 20)
 
 
 # IDX
@@ -84,8 +99,11 @@ WHOLE = idx_bytes(IMAGES)
         (b"\x89PNG" + WHOLE, "not an IDX file: starts with 0x89504e47"),
         (b"\0\0\x07\x03" + WHOLE[4:], "not an IDX file: starts with 0x00000703"),
         (b"\0\0\x08\x00", "not an IDX file"),
-        (b"\0\0\x08\x03" + b"\xff" * 12, "more than the limit"),
-        (b"\0\0\x08\x01" + struct.pack(">I", 2**31), "but only 0 follow"),  # 2 GiB promised
+        (b"\0\0\x08\x03" + b"\xff" * 12, r"promises \d+ bytes in a file of \d+: refused"),
+        (
+            b"\0\0\x08\x01" + struct.pack(">I", 2**31),
+            r"promises 2147483648 bytes in a file of \d+: refused",
+        ),  # 2 GiB promised
     ],
 )
 def test_a_damaged_idx_file_is_one_line_that_names_it(tmp_path, name, content, message):
@@ -94,12 +112,25 @@ def test_a_damaged_idx_file_is_one_line_that_names_it(tmp_path, name, content, m
 
 @pytest.mark.parametrize("name", ["bomb.idx", "bomb.gz"])
 def test_memory_follows_what_an_idx_file_holds_not_what_it_promises(tmp_path, name):
-    path = write_idx(tmp_path / name, b"\0\0\x08\x01" + struct.pack(">I", 2**30))
-    tracemalloc.start()
-    refused("but only 0 follow", read_idx, path)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2**23  # pieces of 1 MiB
+    path = write_idx(tmp_path / name, b"\0\0\x08\x01" + struct.pack(">I", 2**25))
+    assert peak_of(lambda: refused("but only 0 follow", read_idx, path)) < 2**23  # pieces of 1 MiB
+
+
+def test_a_gzip_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    header = gzip.compress(b"\0\0\x08\x01" + struct.pack(">I", 2**31))
+    (tmp_path / "bomb.gz").write_bytes(header + zeros_gz(2**29))  # 2 GiB promised, half a MB held
+    assert peak_of(lambda: refused("promises 2147483648 bytes", read_idx, tmp_path / "bomb.gz")) < 2**23
+    (tmp_path / "tail.gz").write_bytes(gzip.compress(WHOLE) + zeros_gz(2**27))  # more than is promised
+    assert peak_of(lambda: refused("but more follow", read_idx, tmp_path / "tail.gz")) < 2**23
+
+
+def test_every_flipped_bit_of_a_gzip_stream_is_noticed(tmp_path):
+    whole = gzip.compress(WHOLE)
+    for at in np.linspace(10, len(whole) - 1, 60).astype(int):
+        damaged = bytearray(whole)
+        damaged[at] ^= 4
+        (tmp_path / "a.gz").write_bytes(damaged)
+        refused("a.gz: ", read_idx, tmp_path / "a.gz")
 
 
 def test_a_damaged_gzip_stream_is_named(tmp_path):
@@ -285,7 +316,7 @@ def test_a_malicious_pickle_is_refused_by_name_and_not_executed(tmp_path, functi
     argument = {os.system: f"touch {victim}", eval: f"open({str(victim)!r}, 'w')", np.load: str(victim)}[function]
     attack = pickle.dumps({"data": Attack(function, argument), "labels": []}, protocol=protocol)
     archive = write_tar(tmp_path / "x.tar.gz", {"test_batch": attack})
-    refused(rf"x.tar.gz: test_batch: asks for {name}.*refused, nothing was executed", cifar10, archive, split="test")
+    refused(rf"x.tar.gz: test_batch: names {name}.*refused, nothing was executed", cifar10, archive, split="test")
     assert not victim.exists()
 
 
@@ -299,22 +330,83 @@ def test_damaged_cifar_archives_are_one_line_that_names_them(tmp_path):
     missing = {name: x for name, x in binary_parts(batches).items() if "_3" not in name}
     refused("data_batch_3 not found in it", cifar10, write_tar(tmp_path / "m.tar.gz", missing))
     short = write_tar(tmp_path / "s.tar.gz", {"test_batch.bin": b"\0" * 3072})
-    refused("s.tar.gz: test_batch.bin has 3072 bytes; expected a multiple of 3073", cifar10, short, split="test")
+    refused("s.tar.gz: test_batch.bin: has 3072 bytes; expected a multiple of 3073", cifar10, short, split="test")
+
+
+def test_every_flipped_bit_of_a_cifar_archive_is_noticed(tmp_path):
+    good = write_tar(tmp_path / "c.tar.gz", binary_parts(cifar_batches(1))).read_bytes()
+    for at in np.linspace(30, len(good) - 1, 60).astype(int):  # wherever it is, in what is read or behind it
+        damaged = bytearray(good)
+        damaged[at] ^= 4
+        (tmp_path / "c.tar.gz").write_bytes(damaged)
+        refused("c.tar.gz: ", cifar10, tmp_path / "c.tar.gz", split="test")
+
+
+def lists_in_lists(depth=30):
+    """Ten times the same list in a list, and so on: 10^30 labels in a kilobyte."""
+    labels = [0]
+    for _ in range(depth):
+        labels = [labels] * 10
+    return pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": labels}, 2)
+
+
+BOMBS = {
+    "a memo slot that asks for 32 GiB": (b"\x80\x02}r\xff\xff\xff\xff.", "is not a CIFAR-10 part"),
+    "lists that hold the same list": (lists_in_lists(), "labels that are not numbers"),
+    "a text of 2 GiB": (b"\x80\x02T\xff\xff\xff\x7f", "damaged"),
+    "nested tuples as a key": (b"\x80\x02})" + b"q\0h\0\x86" * 60 + b"Ns.", "damaged"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_pickled_bomb_costs_no_more_than_its_bytes(tmp_path, name):
+    content, message = BOMBS[name]
+    (tmp_path / "test_batch").write_bytes(content)
+    assert peak_of(lambda: refused(message, cifar10, tmp_path, split="test")) < 2**20
+
+
+def test_the_pickles_of_an_archive_share_a_budget_of_instructions(tmp_path, monkeypatch):
+    batches = cifar_batches()
+    archive = write_tar(tmp_path / "c.tar", pickled_parts(batches, python3_pickle), "w")
+    assert_cifar(cifar10(archive, split="test"), batches, ["test_batch"])
+    monkeypatch.setattr(cifar, "_MAX_INSTRUCTIONS", 200)
+    refused("data_batch_.: its pickles have more instructions", cifar10, archive)
+
+
+def test_a_cifar_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    huge = tarfile.TarInfo("cifar/test_batch")
+    huge.size = 2**33
+    (tmp_path / "huge.tar").write_bytes(huge.tobuf())
+    refused("test_batch has 8589934592 bytes; expected about 31 MB", cifar10, tmp_path / "huge.tar", split="test")
+    other = tarfile.TarInfo("other")
+    other.size = 2**31
+    (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(other.tobuf()) + zeros_gz(2**24))
+    monkeypatch.setattr(cifar, "_MAX_BYTES", 2**22)
+    call = lambda: refused("unpacks to more than 4194304 bytes", cifar10, tmp_path / "bomb.tar.gz")  # noqa: E731
+    assert peak_of(call) < 2**23
+    many = write_tar(tmp_path / "many.tar", {f"{i}.png": b"" for i in range(1001)}, "w")
+    refused("more than 1000 entries", cifar10, many)
+    (tmp_path / "test_batch.bin").touch()
+    os.truncate(tmp_path / "test_batch.bin", 2**40)  # a sparse file
+    refused("test_batch.bin has 1099511627776 bytes; expected about 31 MB", cifar10, tmp_path, split="test")
 
 
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"hello", "is damaged or not a CIFAR-10 part"),
+        (b"hello", "its pickle"),
+        (pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [2**40]}, 2), "labels that are not numbers"),
+        (pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [10]}, 2), "1 labels up to 10"),
+        (pickle.dumps({"data": np.zeros((1, 3072), np.uint8), "labels": [-1]}, 2), "labels that are not numbers"),
         (python2_pickle(*cifar_batches()["test_batch"])[:-500], "is damaged"),
-        (pickle.dumps({"data": np.zeros((2, 3072)), "labels": [0, 0]}, 2), "array of type 'f8'"),
+        (pickle.dumps({"data": np.zeros((2, 3072)), "labels": [0, 0]}, 2), "array of type f8"),
         (
             pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0]}, 2),
             r"pixels \(2, 3072\) and labels \(1,\)",
         ),
         (pickle.dumps({"data": np.zeros((2, 5), np.uint8), "labels": [0, 0]}, 2), r"pixels \(2, 5\)"),
-        (pickle.dumps([1, 2], 2), "is damaged"),
-        (pickle.dumps({"labels": [1]}, 2), "is damaged.*data"),
+        (pickle.dumps([1, 2], 2), "is not a CIFAR-10 part"),
+        (pickle.dumps({"labels": [1]}, 2), "is not a CIFAR-10 part.*data"),
     ],
 )
 def test_a_pickle_that_is_no_cifar_part_is_refused(tmp_path, content, message):

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent / "score_jax"
 # From top to bottom: a module imports from rows above its own, or from its own package.
 LAYERS = [
     {"types"},
-    {"arrays", "backend"},
+    {"arrays", "backend", "pickles"},
     {"integrate"},
     {"kernels", "sde", "noise_levels", "data", "networks"},
     {"distributions", "parameterization"},

@@ -15,58 +15,47 @@ from pathlib import Path
 
 import numpy as np
 
+from score_jax.data import bounded
 from score_jax.data.source import ArraySource
 from score_jax.types import InputError
 
 _ITEMS = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_MAX_BYTES = 2**33  # a header can promise anything: refuse before memory is asked for
-_GZIP_MAGIC = b"\x1f\x8b"
+_MAX_DIMENSIONS = 32
 
 
 def read_idx(path: str | os.PathLike) -> np.ndarray:
     """Reads an IDX file, gzip-compressed or not, into an array; a damaged file is an `InputError` that names it."""
     path = Path(path)
     try:
-        with open(path, "rb") as raw:
-            compressed = raw.read(2) == _GZIP_MAGIC
-        with gzip.open(path, "rb") if compressed else open(path, "rb") as file:
-            return _read(file, path)
+        with bounded.unpacked(path) as file:
+            return _read(file, path.stat().st_size)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: the gzip stream is damaged or cut short ({error}); fetch the file again") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _read(file, path: Path) -> np.ndarray:
+def _read(file: bounded.Readable, size: int) -> np.ndarray:
     magic = file.read(4)
-    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _ITEMS or magic[3] == 0:
+    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _ITEMS or not 0 < magic[3] <= _MAX_DIMENSIONS:
         expected = "two zero bytes, an item type (08 for images) and a number of dimensions"
-        raise InputError(f"{path}: not an IDX file: starts with 0x{magic.hex()}, expected {expected}")
+        raise InputError(f"not an IDX file: starts with 0x{magic.hex()}, expected {expected}")
     header = file.read(4 * magic[3])
     if len(header) < 4 * magic[3]:
-        raise InputError(f"{path}: cut short within its header, expected {magic[3]} dimensions; fetch the file again")
+        raise InputError(f"cut short within its header, expected {magic[3]} dimensions; fetch the file again")
     shape = struct.unpack(f">{magic[3]}I", header)
     item = np.dtype(_ITEMS[magic[2]])
     expected = math.prod(shape) * item.itemsize
-    if expected > _MAX_BYTES:
-        raise InputError(
-            f"{path}: its header promises {shape} items, {expected} bytes, more than the limit of {_MAX_BYTES}"
-        )
-    body = _read_at_most(file, expected + 1)
+    bounded.require_plausible(expected, size)
+    body = bounded.read_at_most(file, expected + 1)
     if len(body) != expected:
         found = "more" if len(body) > expected else f"only {len(body)}"
-        raise InputError(
-            f"{path}: its header promises {shape} items, {expected} bytes, but {found} follow; fetch the file again"
-        )
+        raise InputError(f"its header promises {shape} items, {expected} bytes, but {found} follow; fetch it again")
+    if not expected:
+        raise InputError(f"holds no items: its header promises {shape}")
     return np.frombuffer(body, item).reshape(shape).astype(item.newbyteorder("="), copy=False)
-
-
-def _read_at_most(file, n: int) -> bytearray:
-    """Reads up to n bytes; memory grows with what the file holds, not with what its header promises."""
-    body = bytearray()
-    while len(body) < n and (piece := file.read(min(n - len(body), 1 << 20))):
-        body += piece
-    return body
 
 
 def fashion_mnist(root: str | os.PathLike | None = None, *, split: str = "train") -> ArraySource:

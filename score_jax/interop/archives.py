@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from score_jax.interop.pickles import printable
+from score_jax.pickles import printable
 from score_jax.types import InputError
 
 ZIP_MAGIC = b"PK\x03\x04"

@@ -20,8 +20,8 @@ import safetensors.numpy
 import yaml
 
 from score_jax.interop import archives, persistence, strangers, torch_files
-from score_jax.interop.pickles import printable
 from score_jax.interop.torch_files import Tensor
+from score_jax.pickles import printable
 from score_jax.types import InputError
 
 # Strides can repeat one number for ever: copies of a file's tensors may be this much larger than the file.

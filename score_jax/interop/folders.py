@@ -18,7 +18,7 @@ from typing import Any
 
 from score_jax.interop import diffusers, files
 from score_jax.interop.files import Contents
-from score_jax.interop.pickles import printable
+from score_jax.pickles import printable
 from score_jax.types import InputError
 
 _NAME = "diffusion_pytorch_model"

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from score_jax.interop.pickles import printable
 from score_jax.interop.torch_files import Tensor
+from score_jax.pickles import printable
 from score_jax.types import InputError, PyTree
 
 Tensors: TypeAlias = Mapping[str, Tensor | np.ndarray]  # a state dict

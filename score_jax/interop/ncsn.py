@@ -20,11 +20,11 @@ from score_jax.interop import files
 from score_jax.interop.conditions import LevelIndex
 from score_jax.interop.files import Contents
 from score_jax.interop.mapping import Tensors, named, read_array
-from score_jax.interop.pickles import printable
 from score_jax.interop.settings import MOST_LEVELS, Config, Examples, agree, choice, flag, number, shown, size, value
 from score_jax.interop.torch_files import Tensor
 from score_jax.networks import NCSN, NCSNv2
 from score_jax.parameterization import Parameterization
+from score_jax.pickles import printable
 from score_jax.sde import SDE, VE
 from score_jax.types import InputError
 

@@ -12,9 +12,10 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from score_jax.interop import archives, pickles, torch_files
-from score_jax.interop.pickles import Buildable, OrderedDict, printable
+from score_jax import pickles
+from score_jax.interop import archives, torch_files
 from score_jax.interop.torch_files import Storage, Tensor
+from score_jax.pickles import Buildable, OrderedDict, printable
 from score_jax.types import InputError
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from score_jax.interop.pickles import printable
+from score_jax.pickles import printable
 from score_jax.types import InputError
 
 Config = Mapping[str, Any]

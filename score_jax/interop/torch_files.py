@@ -23,8 +23,9 @@ from typing import Any, NamedTuple, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax.interop import archives, pickles
-from score_jax.interop.pickles import Buildable, Named, OrderedDict, printable
+from score_jax import pickles
+from score_jax.interop import archives
+from score_jax.pickles import Buildable, Named, OrderedDict, printable
 from score_jax.types import InputError
 
 _STREAM_MAGIC, _STREAM_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from score_jax import interop
-from score_jax.interop.pickles import OrderedDict
+from score_jax.pickles import OrderedDict
 from score_jax.types import InputError
 from tests.interop.test_published import FILES, LEGACY
 from tests.interop.test_unet_files import write_pickle

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from score_jax.interop import pickles
+from score_jax import pickles
 from score_jax.types import InputError
 from tests.interop.writing import Call, Name, pickled
 
@@ -137,7 +137,7 @@ def test_pickles_share_a_budget_of_instructions():
     data, steps = pickle.dumps(7, 2), pickles.budget(7)  # PROTO, BININT1 and STOP
     for _ in range(2):
         assert pickles.load(io.BytesIO(data), {}, steps=steps) == 7
-    with pytest.raises(InputError, match="more instructions than any checkpoint"):
+    with pytest.raises(InputError, match="more instructions than any file of data"):
         pickles.load(io.BytesIO(data), {}, steps=steps)
 
 

@@ -12,8 +12,8 @@ import pytest
 import safetensors.numpy
 import scipy.signal
 
-from score_jax import interop, networks
-from score_jax.interop import diffusers, edm, persistence, pickles, score_sde
+from score_jax import interop, networks, pickles
+from score_jax.interop import diffusers, edm, persistence, score_sde
 from score_jax.interop.preconditioned import EDMPrecond, Preconditioned, VEPrecond, VPPrecond, iDDPMPrecond
 from score_jax.interop.settings import Examples, merged
 from score_jax.interop.sources import open_checkpoint
@@ -221,7 +221,7 @@ def test_one_tensors_bytes_read_for_ever_are_refused(tmp_path, monkeypatch):
     path.write_bytes(pickled(contents, protocol=4)[0])
     assert path.stat().st_size < 3_000
     monkeypatch.setattr(pickles, "_MAX_INSTRUCTIONS", 2_000)
-    with pytest.raises(InputError, match="more instructions than any checkpoint"):
+    with pytest.raises(InputError, match="more instructions than any file of data"):
         persistence.read(path)
 
 

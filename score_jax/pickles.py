@@ -1,10 +1,10 @@
-"""Pickles read as data: a stack machine for the instructions of checkpoints, which runs nothing that a file names.
+"""Pickles read as data: a stack machine for the instructions of plain data, which runs nothing that a file names.
 
 A pickle is a program. Python's own machine imports and calls whatever the program names, which is why unpickling a
 stranger's file runs a stranger's code. Here a name stands for what the reader's table says, a constructor or a
 constant of ours, and is refused where the table has nothing. The rest is restricted likewise: only constructors of the
-table are called, only objects of ours take a state, only text and integers are keys and members of sets (hashing nested
-tuples can take forever), and the memo is a dict (Python's own allocates as many slots as a program asks for).
+table are called, only objects of ours take a state, only text, bytes and integers are keys and members of sets (hashing
+nested tuples can take forever), and the memo is a dict (Python's own allocates as many slots as a program asks for).
 
 The instructions are decoded by the standard library's `pickletools`, which also describes them.
 """
@@ -78,7 +78,7 @@ def load(
       steps: a `budget`, where other pickles share it.
 
     Raises:
-      InputError: for a name outside the table, an instruction that checkpoints have no use for, or a damaged pickle.
+      InputError: for a name outside the table, an instruction that data has no use for, or a damaged pickle.
     """
     machine, position, steps = _Machine(table, persistent), 0, budget() if steps is None else steps
     try:
@@ -86,7 +86,7 @@ def load(
             for code, argument, at in pickletools.genops(stream):  # type: ignore[arg-type]
                 position = at or 0
                 if next(steps, None) is None:
-                    raise InputError("its pickles have more instructions than any checkpoint")
+                    raise InputError("its pickles have more instructions than any file of data")
                 machine.run(code.name, argument)
                 if machine.given > _REPEATED * position + _ALLOWANCE:
                     raise InputError("its pickle hands the same data to constructors again and again: refused")
@@ -111,7 +111,9 @@ class _Machine:
     def run(self, code: str, argument: Any) -> None:
         """Executes one instruction."""
         if code not in _INSTRUCTIONS:
-            raise InputError(f"its pickle has the instruction {code}, which no checkpoint needs: nothing was executed")
+            raise InputError(
+                f"its pickle has the instruction {code}, which plain data has no use for: nothing was executed"
+            )
         _INSTRUCTIONS[code](self, argument)
 
     def push(self, value: Any) -> None:
@@ -130,7 +132,7 @@ class _Machine:
         """Pushes what a name stands for."""
         full = ".".join([module, name])  # TypeError unless both are text
         if full not in self.table:
-            what = f"names {printable(full)}, which a file of tensors has no use for"
+            what = f"names {printable(full)}, which plain data has no use for"
             raise InputError(f"{what}: refused, nothing was executed")
         self.push(Named(full, self.table[full]))
 
@@ -167,9 +169,14 @@ class _Machine:
 
     def add(self, items: list[Any]) -> None:
         """Adds members to the set on top."""
-        if type(self.stack[-1]) is not set or not all(isinstance(item, str | int) for item in items):
-            raise TypeError("not a set, or members that are neither text nor integers")
+        if type(self.stack[-1]) is not set or not all(isinstance(item, str | bytes | int) for item in items):
+            raise TypeError("not a set, or members that are neither text, bytes nor integers")
         self.stack[-1].update(items)
+
+    def mapping(self, items: list[Any]) -> None:
+        """Pushes a dict of items."""
+        self.push({})
+        self.update(items)
 
     def update(self, items: list[Any]) -> None:
         """Sets items of the dict on top."""
@@ -177,8 +184,8 @@ class _Machine:
 
 
 def _set_items(target: Any, items: list[Any]) -> None:
-    if not isinstance(target, dict) or not all(isinstance(key, str | int) for key in items[::2]):
-        raise TypeError("not a dict, or keys that are neither text nor integers")
+    if not isinstance(target, dict) or not all(isinstance(key, str | bytes | int) for key in items[::2]):
+        raise TypeError("not a dict, or keys that are neither text, bytes nor integers")
     target.update(zip(items[::2], items[1::2], strict=True))
 
 
@@ -213,6 +220,7 @@ _INSTRUCTIONS: dict[str, _Instruction] = {
     "EMPTY_SET": lambda m, _: m.push(set()),
     "ADDITEMS": lambda m, _: m.add(m.pop_marked()),
     "EMPTY_DICT": lambda m, _: m.push({}),
+    "DICT": lambda m, _: m.mapping(m.pop_marked()),
     "SETITEM": lambda m, _: m.update(m.pop(2)),
     "SETITEMS": lambda m, _: m.update(m.pop_marked()),
     "GLOBAL": lambda m, argument: m.name(*argument.split(" ", 1)),
