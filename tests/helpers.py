@@ -1,13 +1,17 @@
 """Tables of everything there is one of many of; a new row inherits the common tests. Oracles and error bars beside."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import struct
 
 from score_jax import distributions, kernels, losses, parameterization, sampling
 from score_jax import sde as sdes
 from score_jax.losses import times, weighting
+from score_jax.types import InputError
 
 SDES = {
     "ve": sdes.VE(0.01, 50.0),
@@ -171,3 +175,20 @@ def trace_counter(fn):
 def key(seed: int = 0) -> jax.Array:
     """A typed key."""
     return jax.random.key(seed)
+
+
+def refused(message, call, *args, **kwargs):
+    """The call raises an InputError whose single line matches."""
+    with pytest.raises(InputError, match=message) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+
+
+def peak_of(call):
+    """Bytes of Python's memory that the call had at most."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()

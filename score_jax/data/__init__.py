@@ -4,13 +4,14 @@
 """
 
 from score_jax.data import images, tfds, toy
+from score_jax.data.array_files import array_file
 from score_jax.data.cifar import cifar10
 from score_jax.data.embedded import digits
-from score_jax.data.files import array_file, folder
 from score_jax.data.idx import fashion_mnist, mnist, read_idx
+from score_jax.data.image_folders import folder
 from score_jax.data.loader import Loader, batches
 from score_jax.data.resize import center_crop, resize, resized
-from score_jax.data.source import ArraySource, Source, View, in_memory, split, subset, unlabelled
+from score_jax.data.source import ArraySource, Source, View, in_memory, occurring, split, subset, unlabelled
 
 __all__ = [
     "ArraySource",
@@ -27,6 +28,7 @@ __all__ = [
     "images",
     "in_memory",
     "mnist",
+    "occurring",
     "read_idx",
     "resize",
     "resized",

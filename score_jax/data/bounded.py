@@ -70,6 +70,8 @@ def unpacked(path: str | os.PathLike, limit: int | None = None) -> Iterator[Read
       limit: bytes that it may unpack to; None: 250 times its size, and 64 MiB.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise InputError("is no file")
     with open(path, "rb") as raw:
         compressed = raw.read(2) == _GZIP_MAGIC
     with gzip.open(path, "rb") if compressed else open(path, "rb") as file:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from score_jax.data.source import Source, View
+from score_jax.data.source import Source, derived
 from score_jax.types import InputError
 
 
@@ -64,12 +64,14 @@ def resized(source: Source, size: int | tuple[int, int], *, crop: int | tuple[in
         batch = source.batch(rows)
         return {**batch, "x": resize(center_crop(batch["x"], window), size)}
 
-    return View(len(source), (*pair(size), channels), source.num_classes, source.levels, gather)
+    return derived(source, gather, shape=(*pair(size), channels))
 
 
 def pair(size: int | tuple[int, int]) -> tuple[int, int]:
     """Reads a size, one number or (height, width), as a pair."""
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise InputError(f"image size {height}x{width}; expected at least 1x1")
-    return height, width
+    both = size if isinstance(size, tuple | list) else (size, size)
+    if len(both) != 2 or not all(isinstance(side, int | np.integer) and 0 < side < 2**15 for side in both):
+        raise InputError(
+            f"image size {size}; expected a whole number of pixels such as 64, or (height, width): (64, 96)"
+        )
+    return int(both[0]), int(both[1])

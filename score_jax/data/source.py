@@ -5,12 +5,14 @@ it; order, shuffling and position live in `loader`. Images are uint8 grey levels
 (scaling is an explicit step, see `images`), points are float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from score_jax.data import labels
+from score_jax.data.npy import Rows
 from score_jax.data.order import permutation
 from score_jax.types import InputError
 
@@ -30,6 +32,14 @@ class Source(Protocol):
     def levels(self) -> int:
         """Number of grey levels of uint8 images, 0 for floating-point data."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the classes are called, one name a class."""
+
+    @property
+    def label(self) -> np.ndarray | None:
+        """The class of every example, `(N,)` int32; None without classes, or where it takes reading all of the data."""
+
     def __len__(self) -> int: ...
 
     def batch(self, rows: np.ndarray, /) -> dict[str, np.ndarray]:
@@ -38,33 +48,39 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Examples held in memory (or memory-mapped).
+    """Examples held in memory, or in a file of which rows are read when asked for (`npy.Rows`).
 
     Args:
       x: `(N, *S)`, uint8 images or floating-point data, which is given out as float32.
-      label: None or `(N,)` integers in [0, num_classes).
-      num_classes: 0 takes max(label) + 1.
+      label: None or `(N,)`: integers in [0, num_classes), or, where no number of classes is given, any integers from 0,
+        booleans or text; the values that occur become classes 0, 1, … in ascending order.
+      num_classes: 0: as many as different labels.
       levels: grey levels of uint8 images; ignored for floating-point data.
+      names: of the classes where their number is given; else they have the names of their labels.
     """
 
-    x: np.ndarray
+    x: np.ndarray | Rows
     label: np.ndarray | None = None
     num_classes: int = 0
     levels: int = 256
+    names: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if len(self.x) == 0:
-            raise InputError(f"the data set is empty: x has shape {self.x.shape}; expected at least one example")
-        if self.x.dtype != np.uint8 and not np.issubdtype(self.x.dtype, np.floating):
-            raise InputError(f"x has dtype {self.x.dtype}; expected uint8 (images) or floating point: convert it first")
+        _check_examples(self.x)
         if self.x.dtype != np.uint8:
             object.__setattr__(self, "levels", 0)
-        if self.label is None:
-            object.__setattr__(self, "num_classes", 0)
-            return
-        label = _checked_labels(self.label, len(self.x), self.num_classes)
+        label, names = self._classes()
         object.__setattr__(self, "label", label)
-        object.__setattr__(self, "num_classes", self.num_classes or int(label.max()) + 1)
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "num_classes", len(names))
+
+    def _classes(self) -> tuple[np.ndarray | None, tuple[str, ...]]:
+        if self.label is None:
+            return None, ()
+        if not self.num_classes:
+            return labels.classes(self.label, len(self.x))
+        label = labels.within(self.label, len(self.x), self.num_classes)
+        return label, self.names or labels.numbered(self.num_classes)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -79,16 +95,45 @@ class ArraySource:
         return {"x": x} if self.label is None else {"x": x, "label": self.label[rows]}
 
 
-def _checked_labels(label: np.ndarray, n: int, num_classes: int) -> np.ndarray:
-    label = np.asarray(label)
-    if label.shape != (n,) or not np.issubdtype(label.dtype, np.integer):
+def blocks(x: np.ndarray | Rows, size: int = 2**22) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (first row, rows) of all of `x`, about `size` numbers at a time, for checks of data of any size."""
+    rows = max(1, size // max(1, int(np.prod(x.shape[1:]))))
+    for start in range(0, len(x), rows):
+        yield start, x[start : start + rows]
+
+
+def _check_examples(x: np.ndarray | Rows) -> None:
+    if len(x) == 0:
+        raise InputError(f"the data set is empty: x has shape {x.shape}; expected at least one example")
+    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise InputError(
-            f"labels have shape {label.shape} and dtype {label.dtype}; expected ({n},) integers, one an example"
+            f"x has dtype {x.dtype}; expected uint8 (grey levels 0 … 255) or floating point: "
+            "x.astype(np.uint8) or x.astype(np.float32) makes them"
         )
-    if label.min() < 0 or (num_classes and label.max() >= num_classes):
-        expected = f"0 … {num_classes - 1}" if num_classes else "0 or more"
-        raise InputError(f"labels run from {label.min()} to {label.max()}; expected {expected}")
-    return label.astype(np.int32)
+    if x.ndim == 4 and _channels_first(*x.shape[1:]):
+        raise InputError(
+            f"x has shape {x.shape}, images with channels first; expected (N, H, W, C): "
+            "x.transpose(0, 2, 3, 1) mends it"
+        )
+    if x.dtype != np.uint8:
+        _check_finite(x)
+
+
+def _channels_first(first: int, second: int, third: int) -> bool:
+    """Whether images of this shape must be (C, H, W): there are few channels, or more than there are rows."""
+    return third > 4 and (first <= 4 or first < second == third)
+
+
+def _check_finite(x: np.ndarray | Rows) -> None:
+    for start, rows in blocks(x):
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(rows.astype(np.float32, copy=False)).reshape(len(rows), -1).all(1)
+        if not finite.all():
+            row = start + int(finite.argmin())
+            raise InputError(
+                f"x has NaN, infinite values or values beyond float32, first in example {row}: "
+                "remove or rescale these examples"
+            )
 
 
 @dataclass(frozen=True)
@@ -97,12 +142,28 @@ class View:
 
     length: int
     shape: tuple[int, ...]
-    num_classes: int
     levels: int
     batch: Callable[[np.ndarray], dict[str, np.ndarray]]
+    names: tuple[str, ...] = ()
+    label: np.ndarray | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.names)
 
     def __len__(self) -> int:
         return self.length
+
+
+def derived(source: Source, batch: Callable[[np.ndarray], dict[str, np.ndarray]], **changes: Any) -> View:
+    """Returns a view of `source` with other batches; what else differs is given by its name in `View`."""
+    same = {"length": len(source), "shape": source.shape, "levels": source.levels}
+    return View(**{**same, "names": source.names, "label": source.label, **changes}, batch=batch)
+
+
+def occurring(source: Source) -> np.ndarray:
+    """Returns the classes that have an example, ascending; all of them where the labels are not known."""
+    return np.arange(source.num_classes) if source.label is None else np.unique(source.label[source.label >= 0])
 
 
 def subset(source: Source, indices: np.ndarray) -> Source:
@@ -110,7 +171,8 @@ def subset(source: Source, indices: np.ndarray) -> Source:
     indices = np.asarray(indices, np.int64)
     if indices.ndim != 1 or len(indices) == 0 or indices.min() < 0 or indices.max() >= len(source):
         raise InputError(f"a subset needs at least one index, all in 0 … {len(source) - 1}; got {indices}")
-    return View(len(indices), source.shape, source.num_classes, source.levels, lambda rows: source.batch(indices[rows]))
+    label = None if source.label is None else source.label[indices]
+    return derived(source, lambda rows: source.batch(indices[rows]), length=len(indices), label=label)
 
 
 def split(source: Source, holdout: int | float, *, seed: int = 0) -> tuple[Source, Source]:
@@ -118,21 +180,34 @@ def split(source: Source, holdout: int | float, *, seed: int = 0) -> tuple[Sourc
 
     Args:
       source: N examples.
-      holdout: how many examples to hold out, or a fraction in (0, 1).
+      holdout: how many examples to hold out, or a fraction in (0, 1), of which at least one; 0 trains on all of them,
+        and what is held out is empty.
       seed: another seed, another split.
     """
-    n = round(holdout * len(source)) if 0 < holdout < 1 else int(holdout)
-    if not 0 < n < len(source):
-        raise InputError(
-            f"holdout={holdout} holds out {n} of {len(source)} examples; expected between 1 and {len(source) - 1}"
-        )
+    n = _held_out(len(source), holdout)
+    if n == 0:
+        label = None if source.label is None else source.label[:0]
+        return source, derived(source, source.batch, length=0, label=label)
     order = permutation(len(source), seed)
     return subset(source, np.sort(order[n:])), subset(source, np.sort(order[:n]))
 
 
+def _held_out(n: int, holdout: int | float) -> int:
+    """Returns how many of n examples are held out."""
+    if not (0 <= holdout < 1 or (holdout > 0 and float(holdout).is_integer())):
+        raise InputError(f"holdout={holdout}; expected a share below 1, a whole number of examples, or 0 for none")
+    count = int(holdout) if holdout >= 1 or holdout == 0 else max(1, round(holdout * n))
+    if count >= n:
+        raise InputError(
+            f"holdout={holdout} holds out {count} of {n} examples and leaves none to train on: hold out fewer, or "
+            "none, holdout=0 (--config.data.holdout=0)"
+        )
+    return count
+
+
 def unlabelled(source: Source) -> Source:
     """Returns `source` without its labels, for an unconditional model."""
-    return View(len(source), source.shape, 0, source.levels, lambda rows: {"x": source.batch(rows)["x"]})
+    return derived(source, lambda rows: {"x": source.batch(rows)["x"]}, names=(), label=None)
 
 
 def in_memory(source: Source, *, batch_size: int = 1024) -> ArraySource:
@@ -140,4 +215,4 @@ def in_memory(source: Source, *, batch_size: int = 1024) -> ArraySource:
     starts = range(0, len(source), batch_size)
     parts = [source.batch(np.arange(i, min(i + batch_size, len(source)))) for i in starts]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return ArraySource(whole["x"], whole.get("label"), source.num_classes, source.levels)
+    return ArraySource(whole["x"], whole.get("label"), source.num_classes, source.levels, source.names)

@@ -59,15 +59,15 @@ def _open(copy: Path, split: str, x_key: str, label_key: str) -> View:
         raise InputError(f"{copy}: has no split {split!r}; it has {', '.join(builder.info.splits)}") from error
     if len(records) == 0:
         raise InputError(f"{copy}: split {split!r} is empty")
-    num_classes = getattr(dict(features.items()).get(label_key), "num_classes", None) or 0
+    names = tuple(getattr(dict(features.items()).get(label_key), "names", None) or ())
     x = _read(records, np.arange(1), copy)[0][x_key]
 
     def gather(rows: np.ndarray) -> dict[str, np.ndarray]:
         examples = _read(records, rows, copy)
         batch = {"x": _stacked([example[x_key] for example in examples], x.shape, copy)}
-        return {**batch, "label": _labels(examples, label_key)} if num_classes else batch
+        return {**batch, "label": _labels(examples, label_key)} if names else batch
 
-    return View(len(records), x.shape, num_classes, 256 if x.dtype == np.uint8 else 0, gather)
+    return View(len(records), x.shape, 256 if x.dtype == np.uint8 else 0, gather, names)
 
 
 def _read(records: Any, rows: np.ndarray, copy: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """Zip archives with entries stored as they are: `torch.save`'s and `numpy.savez`'s. Nothing is decompressed."""
 
-import ast
-import math
+import io
 import mmap
 import os
 import struct
@@ -10,11 +9,11 @@ import zlib
 
 import numpy as np
 
+from score_jax.data import npy
 from score_jax.pickles import printable
 from score_jax.types import InputError
 
 ZIP_MAGIC = b"PK\x03\x04"
-_NPY_MAGIC = b"\x93NUMPY"
 
 
 def mapped(path: str | os.PathLike) -> mmap.mmap:
@@ -62,19 +61,8 @@ def arrays(path: str | os.PathLike) -> dict[str, np.ndarray] | None:
 
 
 def _array(name: str, content: memoryview) -> np.ndarray:
-    """Reads the format of numpy.save: magic, version, length of a header, the header (a dict's text), the numbers."""
     try:
-        if content[:6] != _NPY_MAGIC or content[6] not in (1, 2, 3):
-            raise ValueError("not of numpy.save")
-        start, form = (10, "<H") if content[6] == 1 else (12, "<I")
-        stop = start + struct.unpack(form, content[8:start])[0]
-        header = ast.literal_eval(bytes(content[start : min(stop, start + 10_000)]).decode())
-        dtype, shape = np.dtype(header["descr"]), header["shape"]
-        if dtype.hasobject or not all(type(n) is int and n >= 0 for n in shape):
-            raise ValueError("not numbers")
-        if math.prod(shape) * dtype.itemsize != len(content) - stop:
-            raise ValueError("cut short")
-        flat = np.frombuffer(content[stop:], dtype)
-        return flat.reshape(shape, order="F" if header["fortran_order"] is True else "C")
-    except (ValueError, TypeError, LookupError, SyntaxError, MemoryError, RecursionError, OverflowError) as error:
-        raise InputError(f"entry {printable(name)} is no array of numbers as numpy.save writes them") from error
+        header = npy.read_header(io.BytesIO(content[: npy.LONGEST]))
+        return npy.array_of(header, content[header.start :])
+    except InputError as error:
+        raise InputError(f"entry {printable(name)} {error}") from error
