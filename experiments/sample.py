@@ -5,10 +5,10 @@
     python experiments/sample.py --checkpoint=google/ddpm-cifar10-32 --sampler=unipc --steps=20
 
 Writes into --out (samples/ of the run): the pictures that training makes, and samples.npz with "x" (images in [0, 1],
-or points) and, of a class-conditional model, "label". Any sampling setting can be overridden; sample i depends on the
-seed and i alone. --sampler and --steps set sampler.name and sampler.steps. A checkpoint (`interop.load`
-lists the kinds) needs no PyTorch and is sampled as its authors did, unless settings say otherwise; it comes without
-data, so without nearest neighbours.
+or points) and, of a class-conditional model, "label", and "names", what a run's data call its classes. Any sampling
+setting can be overridden; sample i depends on the seed and i alone. --sampler and --steps set sampler.name and
+sampler.steps. A checkpoint (`interop.load` lists the kinds) needs no PyTorch and is sampled as its authors did, unless
+settings say otherwise; it comes without data, so without nearest neighbours.
 """
 
 from pathlib import Path
@@ -19,6 +19,7 @@ from absl import flags
 
 from score_jax import build, command, published, runs
 from score_jax.interop.sources import SOURCES
+from score_jax.types import InputError
 
 command.find_configs()
 
@@ -61,8 +62,8 @@ _STEPS = flags.DEFINE_string("steps", None, "--config.sampler.steps")
 _SIZE = flags.DEFINE_string("size", None, "side of its images, or height and width, 32x48; by default its config's")
 _N = flags.DEFINE_integer("n", 64, "number of samples", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the samples")
-_LABEL = flags.DEFINE_integer(
-    "label", None, "class to draw, of a class-conditional model; -1: any; by default all in turn"
+_LABEL = flags.DEFINE_string(
+    "label", None, "class to draw, its name or number, of a class-conditional model; -1: any; by default all in turn"
 )
 _STEP = flags.DEFINE_integer("step", None, "checkpoint of the run to use; the newest by default")
 _OUT = flags.DEFINE_string("out", None, "folder to write into; samples/ of the run by default")
@@ -77,18 +78,27 @@ def _sample_checkpoint(opened: published.Published) -> list[Path]:
     opened = opened._replace(config=flags.FLAGS.config)
     folder = Path(_OUT.value or f"runs/{Path(_CHECKPOINT.value).stem}/samples")
     print(f"{_N.value} samples {opened.shape} of {_CHECKPOINT.value} by {opened.config.sampler.name} into {folder}")
-    return published.draw(opened, folder, n=_N.value, seed=_SEED.value, label=_LABEL.value)
+    return published.draw(opened, folder, n=_N.value, seed=_SEED.value, label=_number_of_a_class())
+
+
+def _number_of_a_class() -> int | None:
+    """The label of a checkpoint, whose classes have no names here."""
+    text = _LABEL.value
+    if text is not None and text != "-1" and not (text.isdecimal() and len(text) < 10):
+        raise InputError(f"--label of a checkpoint is a number, or -1 for any, got {text}")
+    return None if text is None else int(text)
 
 
 def _sample_run() -> list[Path]:
     config, workdir, n, label = flags.FLAGS.config, Path(flags.FLAGS.workdir), _N.value, _LABEL.value
     folder = Path(_OUT.value) if _OUT.value else workdir / "samples"
     run = runs.load(workdir, config, step=_STEP.value)
-    labels = runs.classes_in_turn(run, n) if label is None else np.full(n, label, np.int32)
+    labels = runs.classes_in_turn(run, n) if label is None else np.full(n, runs.label_named(run, label), np.int32)
     print(f"{n} samples of {workdir} at step {int(run.state.step)} by {config.sampler.name} into {folder}")
     drawn = runs.samples(run, n=n, seed=_SEED.value, labels=labels)
-    written = runs.draw_pictures(run, drawn, folder)
-    np.savez(folder / "samples.npz", x=drawn.x, **({} if labels is None else {"label": labels}))
+    written = runs.draw_pictures(run, drawn, folder, labels=labels)
+    classes = {} if labels is None else {"label": labels, "names": np.array(run.data.train.names)}
+    np.savez(folder / "samples.npz", x=drawn.x, **classes)
     return [*written, folder / "samples.npz"]
 
 

@@ -27,8 +27,9 @@ def of_images(
     train: np.ndarray | None = None,
     *,
     columns: int = 8,
+    names: Sequence[str] = (),
 ) -> list[Path]:
-    """Writes grid.png, annealing.png, annealing.gif and, given training images, neighbours.png.
+    """Writes grid.png, annealing.png, annealing.gif, neighbours.png given training images, classes.png given names.
 
     Of images with neither 1 nor 3 channels the first three are shown, or the first.
 
@@ -39,6 +40,7 @@ def of_images(
       sigmas: noise levels of these states, `(T,)`.
       train: training images in [0, 1], or None.
       columns: of the grid.
+      names: of the columns, where each is of a class.
     """
     shown_channels = 3 if images.shape[-1] >= 3 else 1
     images, path = images[..., :shown_channels], path[..., :shown_channels]
@@ -56,6 +58,8 @@ def of_images(
         train = train[..., :shown_channels]
         nearest = train[nearest_neighbours(finite, train, k=5)[0]]
         written.append(plotting.save(plotting.neighbours(finite, nearest), folder / "neighbours.png"))
+    if names:
+        written.append(plotting.save(plotting.image_grid(shown, columns, names=names), folder / "classes.png"))
     return written
 
 

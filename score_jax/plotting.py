@@ -120,11 +120,15 @@ def save_gif(path: str | Path, frames: ArrayLike, *, seconds: float = 4.0, hold:
 
 
 @_styled
-def image_grid(images: ArrayLike, columns: int | None = None, *, title: str | None = None) -> Figure:
-    """Shows images (N, H, W, C) in rows."""
+def image_grid(
+    images: ArrayLike, columns: int | None = None, *, title: str | None = None, names: Sequence[str] = ()
+) -> Figure:
+    """Shows images (N, H, W, C) in rows, below the names of the columns where given."""
     fig, ax = _image_figure(images, columns)
     if title:
         ax.set_title(title)
+    if names:
+        _label_columns(ax, (np.arange(len(names)) + 0.5) * (np.shape(images)[2] + 1) - 1, names)
     return fig
 
 
@@ -425,7 +429,8 @@ def _picture_figure(picture: np.ndarray, tile_width: int) -> tuple[Figure, Axes]
 
 
 def _label_columns(ax: Axes, centres: ArrayLike | Sequence[float], names: Sequence[str]) -> None:
-    ax.set_xticks(centres, names)
+    slanted = max(map(len, names)) > 8
+    ax.set_xticks(centres, names, rotation=45 if slanted else 0, ha="left" if slanted else "center")
     ax.tick_params(axis="x", top=False, bottom=False, labeltop=True, labelbottom=False, labelsize=8)
 
 

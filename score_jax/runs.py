@@ -114,7 +114,8 @@ def plan(run: Run) -> str:
     """Returns what training will do, in two lines."""
     config, source = run.config, run.data.train
     parameters = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
-    conditional = f", {source.num_classes} classes" if source.num_classes else ""
+    named = ", ".join(source.names[:12]) + (", …" if source.num_classes > 12 else "")
+    conditional = f", {source.num_classes} classes ({named})" if source.num_classes else ""
     return (
         f"{config.data.name}: {len(source)} examples of shape {source.shape}{conditional}; {config.network.name} with "
         f"{parameters:,} parameters ({config.parameterization.name}); {config.objective.name} on {config.sde.name}\n"
@@ -168,9 +169,25 @@ def train(run: Run) -> training.Result:
 
 
 def classes_in_turn(run: Run, n: int) -> np.ndarray | None:
-    """Returns the labels 0, 1, …, 0, 1, … of n samples of a conditional model, None for any other."""
-    classes = run.data.train.num_classes
-    return np.arange(n, dtype=np.int32) % classes if classes else None
+    """Returns labels of n samples of a conditional model, each class that training has examples of in turn, or None."""
+    classes = datasets.occurring(run.data.train).astype(np.int32)
+    return classes[np.arange(n) % len(classes)] if len(classes) else None
+
+
+def label_named(run: Run, name: str) -> int:
+    """Returns the label of the class that the data call `name`, else of that number; −1 is any.
+
+    Raises:
+      InputError: where no class has this name or number.
+    """
+    names = run.data.train.names
+    if name in names:
+        return names.index(name)
+    if names and (name == "-1" or (name.isdecimal() and len(name) < 10 and int(name) < len(names))):
+        return int(name)
+    listed = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+    has = f"has the classes {listed}" if names else "was trained without labels (--config.data.labels=True)"
+    raise InputError(f"there is no class {name!r}: this model {has}")
 
 
 def samples(run: Run, *, n: int, seed: int = 0, labels: np.ndarray | None = None) -> Samples:
@@ -232,12 +249,14 @@ def _checked_labels(run: Run, n: int, labels: np.ndarray | None) -> np.ndarray |
         if labels is not None:
             raise InputError("this model was trained without labels: train with --config.data.labels=True to choose")
         return None
-    labels = np.full(n, -1, np.int32) if labels is None else labels
+    labels = np.full(n, -1, np.int32) if labels is None else np.asarray(labels)
+    if labels.shape != (n,) or labels.dtype.kind not in "iu":
+        raise InputError(f"labels must be {n} integers, got {labels.dtype} of shape {labels.shape}")
     if labels.min() < -1 or labels.max() >= classes:
         raise InputError(f"labels must be 0 to {classes - 1}, or -1 for any, got {labels.min()} to {labels.max()}")
     if labels.min() < 0 and not run.config.training.label_dropout:
         raise InputError("this model never trained without labels (training.label_dropout is 0): give every label")
-    return labels
+    return labels.astype(np.int32)
 
 
 def _in_data_units(run: Run, x: np.ndarray) -> np.ndarray:
@@ -254,17 +273,21 @@ def _pool(source: Source, n: int) -> dict[str, np.ndarray]:
     return {**batch, "x": x / np.float32(source.levels - 1) if source.levels else x}
 
 
-def draw_pictures(run: Run, drawn: Samples | None = None, folder: Path | None = None) -> list[Path]:
+def draw_pictures(
+    run: Run, drawn: Samples | None = None, folder: Path | None = None, *, labels: np.ndarray | None = None
+) -> list[Path]:
     """Writes the pictures of samples into samples/; returns their paths.
 
     Args:
       run: with trained parameters.
       drawn: of `samples`; by default `config.sampler.n` new ones, of every class in turn where there are classes.
       folder: another folder to write into.
+      labels: of `drawn`, so that the classes are named.
     """
     if drawn is None:
         n = run.config.sampler.n
-        drawn = samples(run, n=n, labels=classes_in_turn(run, n))
+        labels = classes_in_turn(run, n)
+        drawn = samples(run, n=n, labels=labels)
     folder = run.workdir / "samples" if folder is None else folder
     if run.data.oracle is not None:
         data = _pool(run.data.held_out, _SHOWN)["x"]
@@ -276,8 +299,17 @@ def draw_pictures(run: Run, drawn: Samples | None = None, folder: Path | None = 
     # Black and white are the data's own extremes where they are not grey levels.
     low, high = (0.0, 1.0) if run.data.train.levels else (float(train.min()), float(train.max()))
     x, path, train = ((v - low) / (high - low or 1.0) for v in (drawn.x, drawn.path, train))
-    columns = run.data.train.num_classes if 2 <= run.data.train.num_classes <= 12 else 8
-    return pictures.of_images(folder, x, path, sigmas, train, columns=columns)
+    columns = len(datasets.occurring(run.data.train))
+    columns = columns if 2 <= columns <= 12 else 8
+    names = _names_of_columns(run.data.train.names, labels, columns)
+    return pictures.of_images(folder, x, path, sigmas, train, columns=columns, names=names)
+
+
+def _names_of_columns(names: tuple[str, ...], labels: np.ndarray | None, columns: int) -> list[str]:
+    """What the classes of samples laid out in columns are called, if each column is of one."""
+    if labels is None or not np.array_equal(labels, np.resize(labels[:columns], len(labels))):
+        return []
+    return ["any" if label < 0 else names[label] for label in labels[:columns]]
 
 
 def _flow(run: Run, particles: int = 48, steps: int = 60) -> np.ndarray:
@@ -312,8 +344,14 @@ def evaluate(run: Run) -> dict[str, Any]:
     """Measures the trained model, writes evaluation.json and figures, and returns the numbers.
 
     Raises:
-      InputError: where bits per dimension are asked for of data that have no grey levels; when samples diverged.
+      InputError: where bits per dimension are asked for of data that have no grey levels; when samples diverged; where
+        nothing was held out.
     """
+    if not len(run.data.held_out):
+        raise InputError(
+            "nothing was held out to measure against (data.holdout=0): train in a new workdir with "
+            "--config.data.holdout=0.1, or a number of examples"
+        )
     asked = [name for name in ("likelihood_n", "bound_n") if run.config.evaluation[name]]
     if run.config.evaluation.likelihood_n and run.config.network.attention_implementation == "cudnn":
         raise InputError(
@@ -383,7 +421,9 @@ def _evaluate_images(run: Run) -> dict[str, Any]:
     numbers |= evaluation.of_images(drawn, train, _pool(run.data.held_out, _NEIGHBOUR_POOL), conditional)
     if "class_shares" in numbers:
         shares = np.array(numbers["class_shares"]), np.array(numbers["data_class_shares"])
-        save(histogram_classes(*shares), run.workdir / "figures" / "classes.png")
+        names = [(labelled or run.data.train).names[label] for label in np.unique(train["label"])]
+        numbers["class_names"] = names
+        save(histogram_classes(*shares, classes=names), run.workdir / "figures" / "classes.png")
     numbers |= likelihood(run) if config.evaluation.likelihood_n else {}
     return numbers | (bound(run) if config.evaluation.bound_n else {})
 

@@ -24,6 +24,7 @@ from score_jax.types import InputError
 _PIXELS = 3 * 32 * 32
 _MAX_PART, _MAX_BYTES = 2**26, 2**28  # a published part has 31 MB, all that an archive unpacks to 186 MB
 _MAX_ENTRIES, _MAX_INSTRUCTIONS = 1000, 1_000_000  # published: 9 entries; pickles of 300,000 instructions together
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _PARTS = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 _LAYOUTS = ("cifar-10-binary.tar.gz", "cifar-10-batches-bin", "cifar-10-python.tar.gz", "cifar-10-batches-py")
 
@@ -48,7 +49,7 @@ def cifar10(root: str | os.PathLike | None = None, *, split: str = "train") -> A
     decoded = [parts[name] for name in _PARTS[split]]
     pixels = np.concatenate([pixels for pixels, _ in decoded])
     images = np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    return ArraySource(images, np.concatenate([labels for _, labels in decoded]), num_classes=10)
+    return ArraySource(images, np.concatenate([labels for _, labels in decoded]), num_classes=10, names=NAMES)
 
 
 def _find(root: str | os.PathLike | None) -> Path:

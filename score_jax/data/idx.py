@@ -21,6 +21,7 @@ from score_jax.types import InputError
 
 _ITEMS = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MAX_DIMENSIONS = 32
+_CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 
 def read_idx(path: str | os.PathLike) -> np.ndarray:
@@ -67,7 +68,7 @@ def fashion_mnist(root: str | os.PathLike | None = None, *, split: str = "train"
       split: "train" or "test".
     """
     folders = _places(root, "fashion-mnist") + ([] if root else [Path("/usr/share/datasets/fashion-mnist")])
-    return _labelled(folders, split, "Fashion-MNIST", "apt-get install dataset-fashion-mnist")
+    return _labelled(folders, split, "Fashion-MNIST", "apt-get install dataset-fashion-mnist", _CLOTHES)
 
 
 def mnist(root: str | os.PathLike | None = None, *, split: str = "train") -> ArraySource:
@@ -82,7 +83,7 @@ def _places(root: str | os.PathLike | None, name: str) -> list[Path]:
     return ([Path(base) / name, Path(base)] if base else []) + [Path("data") / name]
 
 
-def _labelled(folders: Sequence[Path], split: str, title: str, cure: str) -> ArraySource:
+def _labelled(folders: Sequence[Path], split: str, title: str, cure: str, names: tuple[str, ...] = ()) -> ArraySource:
     if split not in ("train", "test"):
         raise InputError(f"{title} has no split {split!r}; expected 'train' or 'test'")
     prefix = {"train": "train", "test": "t10k"}[split]
@@ -92,7 +93,7 @@ def _labelled(folders: Sequence[Path], split: str, title: str, cure: str) -> Arr
     if len(images) != len(labels) or len(images) == 0 or labels.max() > 9:
         found = f"{len(labels)} labels up to {labels.max(initial=0)} for {len(images)} images"
         raise InputError(f"{labels_path}: holds {found}; expected one label in 0 … 9 for each")
-    return ArraySource(images[..., None], labels, num_classes=10)
+    return ArraySource(images[..., None], labels, num_classes=10, names=names)
 
 
 def _find(folders: Sequence[Path], name: str, title: str, cure: str) -> Path:

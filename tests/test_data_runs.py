@@ -1,0 +1,100 @@
+"""Data of one's own in runs: classes by their names, few examples, odd files."""
+
+import numpy as np
+import pytest
+
+from configs import base
+from score_jax import build, runs
+from score_jax.generate import Samples
+from tests.helpers import refused
+
+RNG = np.random.default_rng(0)
+
+
+def settings(root, **data):
+    config = base.get_config()
+    config.data.update(**{"name": "array", "root": str(root), **data})
+    config.network.name, config.network.mlp.hidden = "mlp", (4,)
+    config.training.update(steps=2, batch_size=4, steps_per_dispatch=1, log_every=1, checkpoint_every=2)
+    config.sampler.update(name="ddim", grid="log_snr", steps=2, n=4)
+    return config
+
+
+def labelled(tmp_path, label, **data):
+    label = np.asarray(label)
+    x = RNG.integers(0, 256, (len(label), 4, 4, 1), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", x=x, label=label)
+    return runs.new(settings(tmp_path / "x.npz", labels=True, **data), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "label, turn, names",
+    [
+        ([1, 2, 7] * 20, [0, 1, 2, 0, 1], ("1", "2", "7")),
+        ([10**18, 3] * 20, [0, 1, 0, 1, 0], ("3", str(10**18))),  # two embeddings, not 10^18
+        (["dog", "cat"] * 20, [0, 1, 0, 1, 0], ("cat", "dog")),
+    ],
+)
+def test_the_classes_that_have_examples_are_drawn_in_turn_and_have_their_names(tmp_path, label, turn, names):
+    run = labelled(tmp_path, label)
+    np.testing.assert_array_equal(runs.classes_in_turn(run, 5), turn)
+    assert f"{len(names)} classes ({', '.join(names)})" in runs.plan(run)
+    assert [runs.label_named(run, name) for name in names] == list(range(len(names)))
+
+
+def test_a_class_whose_examples_are_all_held_out_is_not_drawn(tmp_path):
+    run = labelled(tmp_path, [0] * 30 + [1] + [2] * 30, holdout=0.5)
+    assert 1 not in run.data.train.label  # by the fixed split: the class's one example is held out
+    np.testing.assert_array_equal(runs.classes_in_turn(run, 4), [0, 2, 0, 2])
+
+
+def test_a_class_is_asked_for_by_its_name_or_else_its_number(tmp_path):
+    run = labelled(tmp_path, [1, 2, 7] * 20)
+    assert [runs.label_named(run, text) for text in ("7", "1", "0", "-1")] == [2, 0, 0, -1]
+    refused(r"there is no class 'cat': this model has the classes 1, 2, 7", runs.label_named, run, "cat")
+    refused("there is no class '9'", runs.label_named, run, "9")
+    refused("there is no class '-2'", runs.label_named, run, "-2")
+    refused("2 integers, got float64", runs.samples, run, n=2, labels=np.array([0.5, 1]))
+    refused(r"2 integers, got int64 of shape \(3,\)", runs.samples, run, n=2, labels=np.array([0, 1, 1]))
+    refused("labels must be 0 to 2", runs.samples, run, n=2, labels=np.array([0, 2**32]))  # not wrapped
+    unlabelled = run._replace(data=build.data(settings(run.config.data.root)))
+    refused("there is no class '1': this model was trained without labels", runs.label_named, unlabelled, "1")
+
+
+@pytest.mark.parametrize(
+    "labels, names",
+    [
+        ([0, 1, 2, 0, 1, 2], ["cat", "dog", "eel"]),
+        ([1, 1, 1, 1, 1, 1], ["dog"] * 3),
+        ([-1] * 6, ["any"] * 3),
+        ([0, 1, 2, 2, 1, 0], []),
+        (None, []),
+    ],
+)
+def test_pictures_name_the_classes_of_their_columns(labels, names):
+    labels = None if labels is None else np.array(labels)
+    assert runs._names_of_columns(("cat", "dog", "eel"), labels, 3) == names
+
+
+def test_named_classes_get_a_picture(tmp_path):
+    run = labelled(tmp_path, ["cat", "dog"] * 20)
+    times, x = np.linspace(1, 0.1, 3), RNG.random((4, 4, 4, 1), np.float32)
+    drawn = Samples(x, RNG.random((3, 2, 4, 4, 1), np.float32), times, 1)
+    written = runs.draw_pictures(run, drawn, labels=np.array([0, 1, 0, 1]))
+    assert "classes.png" in {path.name for path in written}
+    assert "classes.png" not in {path.name for path in runs.draw_pictures(run, drawn, tmp_path / "other")}
+
+
+@pytest.mark.parametrize("n, holdout", [(1, 0.0), (5, 0.0), (2, 0.1)])
+def test_a_run_of_few_images_trains_and_is_drawn(tmp_path, n, holdout):
+    """One image is the setting of SinGAN, and overfitting a few the first test of any such code."""
+    np.save(tmp_path / "x.npy", RNG.integers(0, 256, (n, 4, 4, 1), dtype=np.uint8))
+    run = runs.new(settings(tmp_path / "x.npy", holdout=holdout), tmp_path / "run")
+    assert len(run.data.train) == n - (holdout > 0)
+    if holdout == 0:
+        refused("nothing was held out to measure against", runs.evaluate, run)
+
+
+def test_one_image_says_how_to_train_on_it(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((1, 4, 4, 1), np.uint8))
+    refused(r"--config\.data\.holdout=0", runs.new, settings(tmp_path / "x.npy"), tmp_path / "run")
