@@ -7,7 +7,7 @@ chosen section is read. A misspelt key or a value of another type is an error.
 
 import math
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 
 def get_config() -> ConfigDict:
@@ -28,14 +28,17 @@ def get_config() -> ConfigDict:
     data.name = "digits"
     data.root = ""  # folder or file of the data; empty: the usual places. For tfds: its data_dir
     data.n = 100_000  # points drawn of a toy
-    data.crop = 0  # first cut the middle square of this side out of images, all of one size; 0 keeps all of them
-    data.size = 0  # crop and resize images to this side; 0 leaves them as they are
+    # Sides of images in pixels, one number for a square or (height, width): --config.data.size='(64, 96)'
+    data.crop = FieldReference(0, field_type=object)  # first cut the middle out of images; 0 keeps all of them
+    data.size = FieldReference(0, field_type=object)  # crop and resize images to this; 0 leaves them as they are
     data.channels = 3  # of images in a folder: 1 or 3
     data.convert = False  # convert images of another kind to that, rather than refuse them
+    data.background = "white"  # colour on which conversion lays transparent images: a name or "#808080"
     data.tfds = "cifar10"  # name of the TFDS data set
     data.tfds_feature = "image"  # which of its features is the example
-    data.holdout = 0.1  # share, or number from 1 on, kept from training where a data set has no test split of its own
-    data.labels = False  # class-conditional: the network is given the label
+    # Share, or number from 1 on, kept from training where a data set has no test split of its own; 0: none
+    data.holdout = 0.1
+    data.labels = False  # class-conditional: the network is given the label; of a folder, the sub-folder's name
     data.dequantize = True  # spread each grey level over its cell by uniform noise
     data.flip = False  # mirror images at random
     data.value_range = (0.0, 1.0)  # NCSN's convention; sigma refers to it. DDPM and EDM use (-1.0, 1.0)

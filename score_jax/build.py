@@ -98,9 +98,11 @@ def _images(options: ConfigDict) -> tuple[Source, Source]:
         "folder": lambda: split_own(
             datasets.folder(
                 _root(options),
-                size=None if options.crop else options.size or None,
+                size=options.size or None,
+                crop=options.crop or None,
                 channels=options.channels,
                 convert=options.convert,
+                background=options.background,
                 labels=options.labels,
             )
         ),
@@ -108,7 +110,7 @@ def _images(options: ConfigDict) -> tuple[Source, Source]:
     if options.name not in table:
         raise InputError(f"data {options.name!r} does not exist: choose one of {', '.join([*toy.TOYS, *table])}")
     train, held_out = table[options.name]()
-    if options.crop or (options.size and options.name != "folder"):
+    if options.name != "folder" and (options.crop or options.size):
         brought = partial(datasets.resized, size=options.size or options.crop, crop=options.crop or None)
         return brought(train), brought(held_out)
     return train, held_out

@@ -417,7 +417,7 @@ def _evaluate_images(run: Run) -> dict[str, Any]:
     # Judged against everything there is to know of the data: labels too, which an unconditional model never saw.
     labelled = build.data(_with_labels(config)).train if "label" in run.data.held_out.batch(np.arange(1)) else None
     train = _pool(labelled or run.data.train, _NEIGHBOUR_POOL)
-    numbers = {"nfe": nfe}
+    numbers: dict[str, Any] = {"nfe": nfe}
     numbers |= evaluation.of_images(drawn, train, _pool(run.data.held_out, _NEIGHBOUR_POOL), conditional)
     if "class_shares" in numbers:
         shares = np.array(numbers["class_shares"]), np.array(numbers["data_class_shares"])

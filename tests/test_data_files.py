@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from score_jax.data import cifar, cifar10, fashion_mnist, folder, in_memory, mnist, read_idx
+from score_jax.data import cifar, cifar10, fashion_mnist, mnist, read_idx
 from score_jax.types import InputError
 from tests.helpers import peak_of, refused
 
@@ -395,88 +394,3 @@ def test_a_cifar_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypat
 def test_a_pickle_that_is_no_cifar_part_is_refused(tmp_path, content, message):
     (tmp_path / "test_batch").write_bytes(content)
     refused(f"test_batch.*{message}", cifar10, tmp_path, split="test")
-
-
-# folders of images
-
-
-def write_image(path, x):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(x).save(path)
-    return x
-
-
-def colours(h=6, w=6):
-    return RNG.integers(0, 256, (h, w, 3), dtype=np.uint8)
-
-
-def test_a_folder_is_read_in_the_order_of_names_with_sub_folders_as_classes(tmp_path):
-    names = ["cat/b.png", "cat/a/z.webp", "ant/x.PNG", "dog/1.bmp"]
-    content = {name: write_image(tmp_path / name, colours()) for name in names if not name.endswith("webp")}
-    content["cat/a/z.webp"] = colours()
-    Image.fromarray(content["cat/a/z.webp"]).save(tmp_path / "cat" / "z.webp", lossless=True)
-    content["cat/z.webp"] = content.pop("cat/a/z.webp")
-    (tmp_path / "cat" / "notes.txt").write_text("not an image")
-    source = folder(tmp_path, labels=True)
-    order = ["ant/x.PNG", "cat/b.png", "cat/z.webp", "dog/1.bmp"]
-    batch = source.batch(np.array([3, 0, 2, 1]))
-    np.testing.assert_array_equal(batch["x"], np.stack([content[order[i]] for i in (3, 0, 2, 1)]))
-    np.testing.assert_array_equal(batch["label"], [2, 0, 1, 1])
-    assert source.num_classes == 3 and source.shape == (6, 6, 3) and source.levels == 256
-    assert "label" not in folder(tmp_path).batch(np.array([0]))
-
-
-def test_images_are_scaled_and_cut_when_read(tmp_path):
-    wide = np.zeros((8, 24, 3), np.uint8)
-    wide[:, 8:16] = [10, 20, 30]
-    write_image(tmp_path / "a.png", wide)
-    write_image(tmp_path / "b.png", np.full((4, 4, 3), 7, np.uint8))
-    x = in_memory(folder(tmp_path, size=8)).x
-    np.testing.assert_array_equal(x[0], np.broadcast_to(np.uint8([10, 20, 30]), (8, 8, 3)))
-    np.testing.assert_array_equal(x[1], np.full((8, 8, 3), 7))
-    assert folder(tmp_path, size=(2, 5)).batch(np.arange(2))["x"].shape == (2, 2, 5, 3)
-
-
-def test_grey_images_are_read_as_one_channel_and_others_only_on_request(tmp_path):
-    grey = write_image(tmp_path / "a.png", colours()[..., 0])
-    np.testing.assert_array_equal(folder(tmp_path, channels=1).batch(np.array([0]))["x"][0, ..., 0], grey)
-    refused(r"a.png: has mode L, expected RGB \(channels=3\)", folder, tmp_path)
-    np.testing.assert_array_equal(
-        folder(tmp_path, convert=True).batch(np.array([0]))["x"][0], np.repeat(grey[..., None], 3, -1)
-    )
-    write_image(tmp_path / "b.png", np.dstack([colours(), grey]))
-    source = folder(tmp_path, channels=1)
-    refused(r"b.png: has mode RGBA, expected L", source.batch, np.arange(2))
-
-
-def test_photographs_are_turned_upright(tmp_path):
-    x = np.zeros((4, 8, 3), np.uint8)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees
-    Image.fromarray(x).save(tmp_path / "a.png", exif=exif)
-    assert folder(tmp_path).shape == (8, 4, 3)
-
-
-def test_a_corrupt_image_is_named_wherever_it_stands(tmp_path):
-    for name in "abc":
-        write_image(tmp_path / f"{name}.png", colours(32, 32))
-    whole = (tmp_path / "b.png").read_bytes()
-    source = folder(tmp_path)
-    for content in (whole[:-300], whole[:40], b"", b"hello", whole[:200] + bytes(100) + whole[300:]):
-        (tmp_path / "b.png").write_bytes(content)
-        refused(r"b.png: not a readable image", source.batch, np.arange(3))
-    source.batch(np.array([0, 2]))
-    (tmp_path / "a.png").write_bytes(b"hello")
-    refused("a.png: not a readable image", folder, tmp_path)
-
-
-def test_folders_that_are_no_data_set_are_one_clear_line(tmp_path):
-    refused("empty: no such folder", folder, tmp_path / "empty")
-    (tmp_path / "empty").mkdir()
-    refused("empty: holds no image; expected .png", folder, tmp_path / "empty")
-    write_image(tmp_path / "a.png", colours())
-    write_image(tmp_path / "b.png", colours(6, 7))
-    refused("b.png: is 6x7, the first image is 6x6; give a size", folder(tmp_path).batch, np.arange(2))
-    refused("a.png: lies in no sub-folder", folder, tmp_path, labels=True)
-    refused("channels=2; expected 1", folder, tmp_path, channels=2)
-    refused("image size \\(0, 4\\)", folder, tmp_path, size=(0, 4))

@@ -1,11 +1,16 @@
 """Data of one's own in runs: classes by their names, few examples, odd files."""
 
+import contextlib
+
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
+from PIL import Image
 
 from configs import base
-from score_jax import build, runs
-from score_jax.generate import Samples
+from score_jax import build, command, pictures, runs
+from score_jax.data import Loader
 from tests.helpers import refused
 
 RNG = np.random.default_rng(0)
@@ -77,12 +82,9 @@ def test_pictures_name_the_classes_of_their_columns(labels, names):
 
 
 def test_named_classes_get_a_picture(tmp_path):
-    run = labelled(tmp_path, ["cat", "dog"] * 20)
-    times, x = np.linspace(1, 0.1, 3), RNG.random((4, 4, 4, 1), np.float32)
-    drawn = Samples(x, RNG.random((3, 2, 4, 4, 1), np.float32), times, 1)
-    written = runs.draw_pictures(run, drawn, labels=np.array([0, 1, 0, 1]))
+    x, path = RNG.random((4, 4, 4, 1), np.float32), RNG.random((2, 2, 4, 4, 1), np.float32)
+    written = pictures.of_images(tmp_path, x, path, np.array([1.0, 0.1]), columns=2, names=["cat", "a longer name"])
     assert "classes.png" in {path.name for path in written}
-    assert "classes.png" not in {path.name for path in runs.draw_pictures(run, drawn, tmp_path / "other")}
 
 
 @pytest.mark.parametrize("n, holdout", [(1, 0.0), (5, 0.0), (2, 0.1)])
@@ -98,3 +100,55 @@ def test_a_run_of_few_images_trains_and_is_drawn(tmp_path, n, holdout):
 def test_one_image_says_how_to_train_on_it(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((1, 4, 4, 1), np.uint8))
     refused(r"--config\.data\.holdout=0", runs.new, settings(tmp_path / "x.npy"), tmp_path / "run")
+
+
+# Folders
+
+
+def write_images(root, sizes):
+    root.mkdir()
+    for i, (height, width) in enumerate(sizes):
+        Image.fromarray(RNG.integers(0, 256, (height, width), dtype=np.uint8)).save(root / f"{i:02}.png")
+    return root
+
+
+def test_an_image_of_another_size_is_found_before_training(tmp_path):
+    root = write_images(tmp_path / "data", [(8, 8)] * 20 + [(9, 8)])
+    config = settings(root, name="folder", channels=1)
+    refused(r"20\.png: is 9x8.*--config\.data\.size=8", runs.new, config, tmp_path / "run")
+    config.data.size = 8
+    assert runs.new(config, tmp_path / "run").data.train.shape == (8, 8, 1)
+
+
+def test_training_goes_on_once_the_file_that_stopped_it_is_removed(tmp_path):
+    root = write_images(tmp_path / "data", [(8, 8)] * 20)
+    whole = (root / "07.png").read_bytes()
+    (root / "07.png").write_bytes(whole[:-40])  # which its header doesn't tell
+    config = settings(root, name="folder", channels=1, holdout=0.0)
+    with contextlib.closing(Loader(build.data(config).train, batch_size=4, prefetch=1)) as loader:
+        refused(r"07\.png: not a readable image .*; mend or remove it", lambda: [next(loader) for _ in range(6)])
+        position = loader.get_state()
+    (root / "07.png").unlink()
+    with contextlib.closing(Loader(build.data(config).train, batch_size=4)) as loader:
+        loader.set_state(position)
+        assert next(loader)["index"][0, 0] == 4 * position["step"]
+
+
+@pytest.mark.parametrize(
+    "given, size, shape",
+    [("8", 8, (8, 8, 1)), ("(8,16)", (8, 16), (8, 16, 1)), ("8,16", (8, 16), (8, 16, 1)), ("0", 0, (10, 20, 1))],
+)
+@pytest.mark.parametrize("kind", ["folder", "array"])
+def test_sizes_on_the_command_line_are_a_side_or_height_and_width(tmp_path, monkeypatch, kind, given, size, shape):
+    values, arguments = flags.FlagValues(), ["command", f"--config.data.size={given}", f"--config.data.crop={given}"]
+    monkeypatch.setattr("sys.argv", arguments)  # where overrides are looked for
+    config_flags.DEFINE_config_dict("config", base.get_config(), flag_values=values)
+    values(arguments)
+    root = write_images(tmp_path / "data", [(10, 20)] * 4)
+    np.save(tmp_path / "x.npy", RNG.integers(0, 256, (4, 10, 20), dtype=np.uint8))
+    config = values.config
+    assert config.data.size == size and config.data.crop == size
+    places = {"folder": root, "array": tmp_path / "x.npy"}
+    config.data.update(name=kind, root=str(places[kind]), channels=1, crop=0)
+    assert build.data(config).train.shape == shape
+    assert command.as_json(config)["data"]["size"] == (size if isinstance(size, int) else list(size))
