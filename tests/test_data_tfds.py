@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from score_jax.data import Loader, in_memory, tfds
+from score_jax.data import Loader, in_memory, occurring, tfds
 from score_jax.types import InputError
 
 array_record = pytest.importorskip("array_record", reason="array_record has no wheel for this platform")
@@ -16,7 +16,7 @@ POINTS = np.random.default_rng(1).normal(size=(7, 2)).astype(np.float32)
 LABELS = np.array([2, 0, 1, 1, 2, 0, 0])
 
 
-def prepare(root, version, n):
+def prepare(root, version, n, classes=3):
     """Writes examples 0 … n-1 in two shards without TensorFlow: images as plain tensors need no encoder."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.dataset_info import DatasetIdentity
@@ -24,8 +24,9 @@ def prepare(root, version, n):
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Tensor(shape=(4, 4, 3), dtype=np.uint8),
-            "label": tfds.features.ClassLabel(num_classes=3),
+            "label": tfds.features.ClassLabel(num_classes=classes),
             "point": tfds.features.Tensor(shape=(2,), dtype=np.float32),
+            "depth": tfds.features.Tensor(shape=(4, 4, 1), dtype=np.uint16),
         }
     )
     folder = root / "tiny" / version
@@ -34,7 +35,9 @@ def prepare(root, version, n):
     info = tfds.core.DatasetInfo(builder=identity, features=features)
     writer = tfds.core.SequentialWriter(info, max_examples_per_shard=4, file_format="array_record")
     writer.initialize_splits(["train"])
-    writer.add_examples({"train": [{"image": X[i], "label": int(LABELS[i]), "point": POINTS[i]} for i in range(n)]})
+    depth = np.zeros((4, 4, 1), np.uint16)
+    examples = [{"image": X[i], "label": int(LABELS[i]), "point": POINTS[i], "depth": depth} for i in range(n)]
+    writer.add_examples({"train": examples})
     writer.close_all()
 
 
@@ -97,6 +100,22 @@ def test_a_copy_in_the_default_format_says_what_to_run_and_where_to(tmp_path):
     )
     (copy / "dataset_info.json").write_text("{")
     refused("dataset_info.json: damaged", "mnist", data_dir=tmp_path)
+
+
+def test_classes_without_an_example_do_not_occur(tmp_path):
+    """As the letters of EMNIST, which are 1 to 26 of 37 classes."""
+    prepare(tmp_path, "1.0.0", 7, classes=5)
+    source = tfds.load("tiny", data_dir=tmp_path)
+    assert source.names == ("0", "1", "2", "3", "4")
+    np.testing.assert_array_equal(occurring(source), [0, 1, 2])
+    np.testing.assert_array_equal(occurring(tfds.load("tiny", split="train[:2]", data_dir=tmp_path)), [0, 2])
+
+
+def test_a_copy_that_cannot_be_used_is_one_line(data_dir, tmp_path):
+    refused("feature 'depth' has dtype uint16; expected uint8 or floating", "tiny", x_key="depth", data_dir=data_dir)
+    prepare(tmp_path, "1.0.0", 7)
+    (tmp_path / "tiny/1.0.0/features.json").write_text("{")
+    refused("its description cannot be read .*prepare it again", "tiny", data_dir=tmp_path)
 
 
 def test_unknown_splits_and_features_are_answered_with_the_known_ones(data_dir):

@@ -9,6 +9,7 @@ import numpy as np
 from score_jax.data import npy
 from score_jax.data.npy import Rows
 from score_jax.data.source import ArraySource, blocks
+from score_jax.pickles import printable
 from score_jax.types import InputError
 
 _X_KEYS, _LABEL_KEYS = ("x", "images", "data"), ("label", "labels", "y")
@@ -79,7 +80,7 @@ def _chosen(there: Sequence[str], keys: tuple[str, ...]) -> str:
     found = [name for name in there if name in keys]
     if len(found) == 1:
         return found[0]
-    raise InputError(f"holds {', '.join(there) or 'no arrays'}; expected exactly one of {', '.join(keys)}")
+    raise InputError(f"holds {printable(', '.join(there)) or 'no arrays'}; expected exactly one of {', '.join(keys)}")
 
 
 def _examples(x: np.ndarray | Rows, levels: int) -> np.ndarray | Rows:

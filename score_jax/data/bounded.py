@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from score_jax.pickles import printable
 from score_jax.types import InputError
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -23,6 +24,11 @@ class Readable(Protocol):
     """What is read from front to back."""
 
     def read(self, n: int, /) -> bytes: ...
+
+
+def reason(error: Exception) -> str:
+    """Returns why something failed, as part of one line: messages of libraries may quote the file at length."""
+    return printable(" ".join(str(error).split()) or type(error).__name__)
 
 
 def most(held: int) -> int:

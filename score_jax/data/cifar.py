@@ -109,8 +109,9 @@ def _tar_files(path: Path, wanted) -> Iterator[tuple[str, bytes]]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # damaged headers fail in any way
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: not a readable tar archive, or cut short ({reason}); fetch it again") from error
+        raise InputError(
+            f"{path}: not a readable tar archive, or cut short ({bounded.reason(error)}); fetch it again"
+        ) from error
 
 
 def _tar(stream: bounded.Readable) -> tarfile.TarFile:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from score_jax.data import bounded
 from score_jax.data.labels import Classes, classes
 from score_jax.data.resize import fit, pair
 from score_jax.data.source import View
@@ -217,8 +218,7 @@ def _require_crop(path: Path, height: int, width: int, form: _Form) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"{path}: not a readable image ({reason}); mend or remove it")
+    return InputError(f"{path}: not a readable image ({bounded.reason(error)}); mend or remove it")
 
 
 # Pixels

@@ -173,15 +173,11 @@ def entry(path: Path, name: str) -> np.ndarray:
         except InputError as error:
             raise InputError(f"entry {name} {error}") from error
         except Exception as error:  # damaged streams fail in any way
-            raise InputError(f"entry {name} is damaged ({_reason(error)})") from error
+            raise InputError(f"entry {name} is damaged ({bounded.reason(error)})") from error
 
 
 def _archive(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except Exception as error:  # a damaged directory fails in any way
-        raise InputError(f"is a damaged zip archive, or cut short ({_reason(error)})") from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"is a damaged zip archive, or cut short ({bounded.reason(error)})") from error

@@ -16,6 +16,8 @@ from score_jax.data.npy import Rows
 from score_jax.data.order import permutation
 from score_jax.types import InputError
 
+_EXAMPLES_TO_SEE, _READ_AT_ONCE = 50, 64
+
 
 class Source(Protocol):
     """A data set: `len(source)` examples, gathered by `source.batch(rows)`."""
@@ -162,8 +164,22 @@ def derived(source: Source, batch: Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 def occurring(source: Source) -> np.ndarray:
-    """Returns the classes that have an example, ascending; all of them where the labels are not known."""
-    return np.arange(source.num_classes) if source.label is None else np.unique(source.label[source.label >= 0])
+    """Returns the classes that have an example, ascending.
+
+    Where labels take reading the data, examples are read in a random order until all classes were seen, or 50 times as
+    many as there are classes: one that is in none of those has no examples to speak of.
+    """
+    if source.label is not None:
+        return np.unique(source.label[source.label >= 0])
+    classes = np.arange(source.num_classes)
+    seen = np.zeros(len(classes), bool)
+    rows = permutation(len(source), 0)[: _EXAMPLES_TO_SEE * len(classes)]
+    for start in range(0, len(rows), _READ_AT_ONCE):
+        label = source.batch(rows[start : start + _READ_AT_ONCE])["label"]
+        seen[label[label >= 0]] = True
+        if seen.all():
+            break
+    return classes[seen]
 
 
 def subset(source: Source, indices: np.ndarray) -> Source:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from score_jax.data import bounded
 from score_jax.data.source import View
 from score_jax.types import InputError
 
@@ -48,8 +49,12 @@ def load(
 def _open(copy: Path, split: str, x_key: str, label_key: str) -> View:
     import tensorflow_datasets  # deferred: it brings much along, though not TensorFlow
 
-    builder = tensorflow_datasets.builder_from_directory(str(copy))
-    features = builder.info.features
+    try:
+        builder = tensorflow_datasets.builder_from_directory(str(copy))
+        features = builder.info.features
+    except Exception as error:  # what TFDS makes of damaged descriptions
+        reason = bounded.reason(error)
+        raise InputError(f"{copy}: its description cannot be read ({reason}); prepare it again") from error
     if x_key not in features:
         there = ", ".join(features)
         raise InputError(f"{copy}: has no feature {x_key!r}; it has {there}: give one (--config.data.tfds_feature)")
@@ -60,7 +65,9 @@ def _open(copy: Path, split: str, x_key: str, label_key: str) -> View:
     if len(records) == 0:
         raise InputError(f"{copy}: split {split!r} is empty")
     names = tuple(getattr(dict(features.items()).get(label_key), "names", None) or ())
-    x = _read(records, np.arange(1), copy)[0][x_key]
+    x = np.asarray(_read(records, np.arange(1), copy)[0][x_key])
+    if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
+        raise InputError(f"{copy}: feature {x_key!r} has dtype {x.dtype}; expected uint8 or floating point")
 
     def gather(rows: np.ndarray) -> dict[str, np.ndarray]:
         examples = _read(records, rows, copy)
@@ -82,7 +89,10 @@ def _stacked(rows: list[np.ndarray], shape: tuple[int, ...], copy: Path) -> np.n
         if row.shape != shape:
             raise InputError(f"{copy}: has examples of shape {row.shape} and {shape}; expected one shape for all")
     x = np.stack(rows)
-    return x if x.dtype == np.uint8 else x.astype(np.float32)
+    x = x if x.dtype == np.uint8 else x.astype(np.float32)
+    if not np.isfinite(x).all():
+        raise InputError(f"{copy}: has examples with NaN, infinite values or values beyond float32; remove them")
+    return x
 
 
 def _labels(examples: list[Any], label_key: str) -> np.ndarray:
