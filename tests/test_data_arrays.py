@@ -91,6 +91,7 @@ UNUSABLE = {
     "nan.npy": (np.array([[0.0], [np.nan]]), "has NaN, infinite values or values beyond float32, first in example 1"),
     "large.npy": (np.array([[0.0], [1e39]]), "beyond float32, first in example 1"),  # finite, but not in float32
     "empty.npy": (np.zeros((0, 2)), "the data set is empty"),
+    "nothing.npy": (np.zeros((10**15, 0)), "its examples hold no numbers"),  # a header alone
     "levels.npy": (np.full((2, 3, 3), 9, np.uint8), r"holds grey level 9; expected 0 … 7"),
     "one.npy": (np.zeros((32, 32, 3), np.uint8), r"looks like one image: x\[None\] makes a data set of it"),
     "chw.npy": (np.zeros((5, 3, 32, 32), np.uint8), r"channels first; .*x\.transpose\(0, 2, 3, 1\) mends it"),
@@ -259,8 +260,7 @@ def test_a_file_that_is_cut_while_it_is_read_is_one_line(tmp_path, rows_only):
     os.truncate(tmp_path / "a.npy", 4096)
     refused(r"a.npy: had 64128 bytes, now 4096: cut or changed while in use", source.batch, np.array([0, 1999]))
     (tmp_path / "a.npy").unlink()
-    with pytest.raises(FileNotFoundError):  # which commands report in one line
-        source.batch(np.array([0]))
+    refused("a.npy: cannot be read", source.batch, np.array([0]))
 
 
 def test_a_small_file_that_is_cut_later_was_read_already(tmp_path):
@@ -325,6 +325,10 @@ def test_classes_without_an_example_do_not_occur():
     assert subset(whole, np.array([1])).names == ("0", "1", "2", "3", "4", "5", "6")
     np.testing.assert_array_equal(occurring(in_memory(whole)), [0, 3, 5])
     assert len(occurring(unlabelled(whole))) == 0
+
+
+def test_reading_nothing_into_memory_is_one_line():
+    refused("the data set is empty", in_memory, split(ArraySource(np.zeros((4, 1))), 0)[1])
 
 
 # Few examples

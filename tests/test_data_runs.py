@@ -9,7 +9,7 @@ from ml_collections import config_flags
 from PIL import Image
 
 from configs import base
-from score_jax import build, command, pictures, runs
+from score_jax import build, command, pictures, plotting, runs
 from score_jax.data import Loader
 from tests.helpers import refused
 
@@ -85,6 +85,8 @@ def test_named_classes_get_a_picture(tmp_path):
     x, path = RNG.random((4, 4, 4, 1), np.float32), RNG.random((2, 2, 4, 4, 1), np.float32)
     written = pictures.of_images(tmp_path, x, path, np.array([1.0, 0.1]), columns=2, names=["cat", "a longer name"])
     assert "classes.png" in {path.name for path in written}
+    (ax,) = plotting.image_grid(x, 2, names=["cat", "dog"]).axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("n, holdout", [(1, 0.0), (5, 0.0), (2, 0.1)])

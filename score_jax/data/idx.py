@@ -92,7 +92,10 @@ def _labelled(folders: Sequence[Path], split: str, title: str, cure: str, names:
     images, labels = _bytes_of(images_path, 3), _bytes_of(labels_path, 1)
     if len(images) != len(labels) or len(images) == 0 or labels.max() > 9:
         found = f"{len(labels)} labels up to {labels.max(initial=0)} for {len(images)} images"
-        raise InputError(f"{labels_path}: holds {found}; expected one label in 0 … 9 for each")
+        raise InputError(
+            f"{labels_path}: holds {found}; expected one label in 0 … 9 for each: other sets in IDX files are read "
+            "with data.name=array, once np.savez('x.npz', x=read_idx(images), label=read_idx(labels)) has been run"
+        )
     return ArraySource(images[..., None], labels, num_classes=10, names=names)
 
 

@@ -118,14 +118,21 @@ class Rows:
         else:
             found = self._empty(len(rows))
             places, pieces = rows, list(found)
+        try:
+            self._fill(places, pieces, found.shape[1])
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror or error})") from error
+        values = found.reshape(-1).view(self.stored).reshape(-1, *self.shape[1:])
+        return values.astype(self.dtype, copy=False)
+
+    def _fill(self, places: np.ndarray, pieces: list[np.ndarray], step: int) -> None:
+        """Reads into each piece what begins at the row of its place; a row has `step` bytes."""
         with open(self.path, "rb", buffering=0) as file:
             now = os.fstat(file.fileno()).st_size
             for place, piece in zip(places, pieces, strict=True):
-                file.seek(self.start + int(place) * found.shape[1])
+                file.seek(self.start + int(place) * step)
                 if now != self.size or file.readinto(piece.data) != piece.size:
                     raise InputError(f"{self.path}: had {self.size} bytes, now {now}: cut or changed while in use")
-        values = found.reshape(-1).view(self.stored).reshape(-1, *self.shape[1:])
-        return values.astype(self.dtype, copy=False)
 
     def _empty(self, n: int) -> np.ndarray:
         """Room for n rows as bytes."""

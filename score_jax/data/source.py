@@ -107,6 +107,8 @@ def blocks(x: np.ndarray | Rows, size: int = 2**22) -> Iterator[tuple[int, np.nd
 def _check_examples(x: np.ndarray | Rows) -> None:
     if len(x) == 0:
         raise InputError(f"the data set is empty: x has shape {x.shape}; expected at least one example")
+    if 0 in x.shape[1:]:
+        raise InputError(f"x has shape {x.shape}: its examples hold no numbers")
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
         raise InputError(
             f"x has dtype {x.dtype}; expected uint8 (grey levels 0 … 255) or floating point: "
@@ -228,7 +230,7 @@ def unlabelled(source: Source) -> Source:
 
 def in_memory(source: Source, *, batch_size: int = 1024) -> ArraySource:
     """Reads all of `source` (files, a TFDS copy) into memory once, so that later epochs decode nothing."""
-    starts = range(0, len(source), batch_size)
+    starts = range(0, max(len(source), 1), batch_size)
     parts = [source.batch(np.arange(i, min(i + batch_size, len(source)))) for i in starts]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return ArraySource(whole["x"], whole.get("label"), source.num_classes, source.levels, source.names)
