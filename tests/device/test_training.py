@@ -104,9 +104,7 @@ def deterministic():
 
 def test_a_stopped_run_goes_on_from_its_checkpoint_bit_identically(tmp_path):
     if not deterministic():
-        pytest.skip(
-            "equal bits on a GPU need --xla_gpu_deterministic_ops=true in XLA_FLAGS from the process's start"
-        )
+        pytest.skip("equal bits on a GPU need --xla_gpu_deterministic_ops=true in XLA_FLAGS from the process's start")
     whole = run(tmp_path / "whole", step(), 4 * K)
     stopped = run(tmp_path / "stopped", step(), 2 * K)
     # Traced and compiled anew, as in another process.
