@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from checks import peers, programs
-from checks.item import Row
+import jax.numpy as jnp
+from checks import peers, programs, throughput
+from checks.item import Row, Scale
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 from timing import table
@@ -95,6 +96,16 @@ def compile_cell(device: jax.Device, name: str, dtype: str, batch: int, tiny: bo
     }
 
 
+def compile_attention(device: jax.Device) -> Iterator[Row]:
+    """Compiles forward and gradient of one attention layer, ours and cuDNN's fused one, in bfloat16."""
+    for name, (shape, how) in throughput.attentions(Scale(tiny=False)).items():
+        if how == "jax.nn":
+            continue
+        qkv = (jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=SingleDeviceSharding(device)),) * 3
+        program = programs.compiled(jax.jit(throughput.attention_gradient(how)), *qkv)
+        yield {"attention": name, "batch": shape[0], "forward and gradient, GiB": program.memory / 2**30}
+
+
 def _shapes(tree: Any) -> Any:
     return jax.eval_shape(lambda tree: tree, tree)
 
@@ -109,19 +120,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", choices=TARGETS, required=True, help="what to compile for")
     parser.add_argument("--only", nargs="+", choices=BATCHES, default=list(BATCHES), help="families")
+    parser.add_argument("--attention", action="store_true", help="one layer of attention, in place of the families")
     parser.add_argument("--tiny", action="store_true", help="small networks: to see that it runs")
-    parser.add_argument("--json", type=Path, required=True, help="file of the rows")
+    parser.add_argument("--json", type=Path, help="file of the families' rows")
     options = parser.parse_args()
     device = TARGETS[options.target]()
-    rows = json.loads(options.json.read_text()) if options.json.exists() else []
+    rows = list(compile_attention(device)) if options.attention else compile_families(device, options)
+    print(f"{table(rows)}\n\n{device.device_kind}, compiled for and not run; jax {jax.__version__}")
+
+
+def compile_families(device: jax.Device, options: argparse.Namespace) -> list[Row]:
+    """Compiles what is not in the file of rows yet, and adds it there."""
+    path = options.json
+    rows = json.loads(path.read_text()) if path and path.exists() else []
     there = {(row["family"], row["dtype"], row["batch"]) for row in rows}
     for cell in cells(options.only, options.tiny):
         if cell in there:
             continue
         rows.append(compile_cell(device, *cell, tiny=options.tiny))
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        if path:
+            path.write_text(json.dumps(rows, indent=1) + "\n")
         print(rows[-1], flush=True)
-    print(f"{table(rows)}\n\n{device.device_kind}, compiled for and not run; jax {jax.__version__}")
+    return rows
 
 
 if __name__ == "__main__":
