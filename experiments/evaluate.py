@@ -32,7 +32,7 @@ def _shown(value: object) -> str:
     if isinstance(value, dict):
         return "  ".join(f"{k}: {v:.4g}" for k, v in value.items())
     if isinstance(value, list):
-        return "  ".join(f"{v:.3f}" for v in value)
+        return "  ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -58,7 +58,8 @@ def run(tmp_path_factory):
 def test_a_run_folder_holds_what_the_readme_says(run):
     written = runs.draw_pictures(run) + runs.draw_figures(run)
     numbers = runs.evaluate(run)
-    expected = {"grid.png", "annealing.png", "annealing.gif", "neighbours.png", "loss.png", "loss_by_sigma.png"}
+    expected = {"grid.png", "annealing.png", "annealing.gif", "neighbours.png", "classes.png"}
+    expected |= {"loss.png", "loss_by_sigma.png"}
     assert {path.name for path in written} == expected
     for path in written:
         Image.open(path).verify()
