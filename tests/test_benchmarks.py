@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -89,3 +90,16 @@ def test_every_script_is_run():
         "own_training",
         "check_device",
     }
+
+
+@pytest.mark.slow
+def test_programs_compiled_ahead_are_accounted_for():
+    """For the CPU, which is there: the programs and their account are the same."""
+    import compile_ahead
+
+    row = compile_ahead.compile_cell(jax.devices()[0], "ddpm", "float32", 4, tiny=True)
+    # parameters, two moments and the average, in float32, and something to work with
+    parameters = 45_259
+    assert 4 * 4 * parameters < row["train step, GiB"] * 2**30 < 100 * 4 * 4 * parameters
+    assert 0 < row["sampling, GiB"] < row["train step, GiB"] and row["waits for the host"] == "no"
+    assert sum(name == "adm" for name, _, _ in compile_ahead.cells(["adm"], tiny=False)) == 3

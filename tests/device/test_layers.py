@@ -10,8 +10,9 @@ import pytest
 
 from score_jax import networks
 from score_jax.networks import fir, layers, refinenet
+from score_jax.networks.attention import attend
 from score_jax.networks.residual_blocks import Attention, Condition, Layers, fan_average
-from tests.device.compare import MARKS, assert_close, both, rounding
+from tests.device.compare import BFLOAT16, MARKS, assert_close, both, rounding
 from tests.networks.filling import filled
 from tests.networks.naive import TAPS, images
 
@@ -100,3 +101,17 @@ def test_layers_and_their_derivatives_are_the_cpus(name, record_property):
     bound = BOUNDS.get(name, BOUND)
     assert_close(record_property, name, found[0], expected[0], bound)
     assert_close(record_property, f"derivative of {name}", found[1], expected[1], bound)
+
+
+def test_fused_attention_and_its_gradient_are_the_cpus(record_property):
+    """In bfloat16, on a GPU by cuDNN's kernel, elsewhere by the products and the softmax that it stands for."""
+    qkv = [jnp.asarray(images(i, 2, 32, 2, 64), jnp.bfloat16) for i in range(3)]
+
+    def program(*qkv):
+        out, pullback = jax.vjp(functools.partial(attend, implementation="cudnn"), *qkv)
+        return out, pullback(jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).astype(out.dtype).reshape(out.shape))
+
+    found, expected = both(program, *qkv)
+    # Weights, their products with values, and in the gradient the derivatives of both, are rounded to bfloat16.
+    assert_close(record_property, "fused attention", found[0], expected[0], rounding(3, 1, BFLOAT16))
+    assert_close(record_property, "gradient of fused attention", found[1], expected[1], rounding(6, 2, BFLOAT16))
