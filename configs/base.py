@@ -52,7 +52,8 @@ def get_config() -> ConfigDict:
     sde.edm = {"sigma_min": 0.002, "sigma_max": 80.0}
     sde.cosine = {"t_min": 1e-5, "t_max": 0.999}
     sde.flow = {"t_min": 1e-5, "t_max": 0.999}
-    sde.tabulated = {"n_steps": 1000, "kind": "linear"}  # a published DDPM table: linear quadratic cosine
+    # a published DDPM table: linear quadratic cosine. terminal_snr zero: ᾱ ends at 0, and t_max at the knot before
+    sde.tabulated = {"n_steps": 1000, "kind": "linear", "terminal_snr": "published"}
 
     # What the network's output means: score eps x0 v flow edm; eps_as_given, of a network that sees x as it is, where
     # the others' see it scaled to variance one: that differs on subvp. learned_eps: eps and the variance of a step, of
@@ -144,28 +145,42 @@ def get_config() -> ConfigDict:
     training.tensorboard = False
     training.wandb = ""  # project; empty: off
 
-    # Sampling. Names: annealed_langevin consistent_annealed euler_maruyama reverse_diffusion ancestral ddim euler heun
-    # dpm_solver_pp unipc probability_flow
+    # Sampling. Names: annealed_langevin consistent_annealed euler_maruyama reverse_diffusion ancestral ddim euler
+    # euler_churn heun kdpm2 lms deis dpm_solver dpm_solver_pp unipc probability_flow
     sampler = config.sampler = ConfigDict()
     sampler.name = "annealed_langevin"
     sampler.annealed_langevin = {"step_size": 4e-5, "n_steps": 5}  # step_size is eps at the smallest level
     sampler.consistent_annealed = {"step_size": 3.6e-5}  # one step a level, eps at the smallest
-    sampler.euler_maruyama = {}
-    sampler.reverse_diffusion = {}
+    # num_scales: as many steps of score SDE's own size, as released; on grid uniform, steps as many, denoise False
+    sampler.euler_maruyama = {"probability_flow": False, "num_scales": 0}
+    sampler.reverse_diffusion = {"probability_flow": False, "num_scales": 0}
     sampler.ancestral = {"variance": "posterior"}  # or transition, or learned (of learned_eps)
     sampler.ddim = {"eta": 0.0}
     sampler.euler = {}
+    sampler.euler_churn = {"churn": 0.0, "s_min": 0.0, "s_max": 1e9, "s_noise": 1.0}
     sampler.heun = {"churn": 0.0, "s_min": 0.0, "s_max": 1e9, "s_noise": 1.0}
-    # orders 1 to 3; eta 1.0: SDE-DPM-Solver++; lower_order_final: a long last step is of first order
-    sampler.dpm_solver_pp = {"order": 2, "eta": 0.0, "lower_order_final": True}
-    sampler.unipc = {"order": 2, "lower_order_final": True}  # orders 1 to 3
+    sampler.kdpm2 = {"churn": 0.0, "s_min": 0.0, "s_max": 1e9, "s_noise": 1.0}
+    sampler.lms = {"order": 4}
+    # lower_order: long, of long steps; or as released: last, denoised (the denoise being the last), never
+    sampler.deis = {"order": 3, "lower_order": "never"}
+    # orders 1 to 3. prediction: noise, or data (DPM-Solver++ S); solver_type midpoint heun; inner log_snr time
+    sampler.dpm_solver = {"order": 2, "prediction": "noise", "solver_type": "midpoint", "inner": "log_snr"}
+    # orders 1 to 3; eta 1.0: SDE-DPM-Solver++; solver_type midpoint heun; quadratic of order 3: whole, released halved
+    dpm_solver_pp = {"order": 2, "eta": 0.0, "solver_type": "midpoint", "quadratic": "whole", "lower_order": "long"}
+    sampler.dpm_solver_pp = dpm_solver_pp
+    sampler.unipc = {"order": 2, "variant": "bh2", "lower_order": "long"}  # orders 1 to 3; variants bh1 bh2
     sampler.probability_flow = {"rtol": 1e-5, "atol": 1e-5}  # adaptive: `grid` and `steps` mean nothing to it
     sampler.corrector = False  # Langevin steps after each prediction
-    sampler.langevin_corrector = {"snr": 0.16, "n_steps": 1, "norm": "example"}  # or batch, as published
+    sampler.first = "predictor"  # or corrector, as released, where there is one
+    # norm: or batch, as released; num_scales: δ times 1 − β of so many steps, as released on vp
+    sampler.langevin_corrector = {"snr": 0.16, "n_steps": 1, "norm": "example", "num_scales": 0}
     sampler.threshold = "none"  # of the estimate of x0: static (clipped to data.value_range) dynamic
     sampler.quantile = 0.995  # of dynamic thresholding
     sampler.start = "prior"  # or uniform: in the value range, as released NCSN code does
-    sampler.grid = "levels"  # levels uniform karras log_snr cosine ddpm (`steps` knots of a tabulated SDE)
+    sampler.grid = "levels"  # levels uniform karras log_snr cosine; of a tabulated SDE: ddpm (`steps` knots) respaced
+    sampler.spacing = "stride"  # of the ddpm grid: stride leading trailing linspace
+    sampler.offset = 0  # of leading: the index of its lowest knot
+    sampler.respacing = ""  # of the respaced grid, as "10,15,20" or "ddim50"; empty: `steps` evenly spread
     sampler.steps = 100  # steps along the grid
     sampler.t_end = 0.0  # where a grid ends, but for levels; 0: at the SDE's t_min
     sampler.rho = 7.0  # of the karras grid

@@ -163,8 +163,8 @@ def prepare(config: ConfigDict, source: Source) -> Callable[[Key, Array], Array]
 # Noise, network, score
 
 
-def _tabulated(n_steps: int, kind: str) -> SDE:
-    return sdes.Tabulated(sdes.ddpm_schedule(n_steps, kind).alphas_bar)
+def _tabulated(n_steps: int, kind: str, terminal_snr: str) -> SDE:
+    return sdes.Tabulated(sdes.ddpm_schedule(n_steps, kind, terminal_snr=terminal_snr).alphas_bar)
 
 
 SDES: dict[str, Callable[..., SDE]] = {
@@ -500,6 +500,18 @@ def start(config: ConfigDict, sde: SDE) -> Start:
     return _choose("sampler.start", config.sampler.start, {"prior": sde.prior_sample, "uniform": uniform})
 
 
+def _own_steps(config: ConfigDict) -> int:
+    """The number of score SDE's own steps, where the sampler takes them; 0 where it takes the grid's."""
+    options = config.sampler
+    n = options.get(options.name, {}).get("num_scales", 0)
+    if n and (options.grid != "uniform" or options.steps != n or options.denoise):
+        raise InputError(
+            f"sampler.{options.name}.num_scales={n} is score SDE's run of {n} updates, of which the last removes the "
+            f"noise: set --config.sampler.grid=uniform --config.sampler.steps={n} --config.sampler.denoise=False"
+        )
+    return n
+
+
 def grid(config: ConfigDict, sde: SDE) -> Array:
     """Returns the times a sampler visits: `config.sampler.steps` steps; both ends where it makes steps of its own."""
     options = config.sampler
@@ -512,8 +524,11 @@ def grid(config: ConfigDict, sde: SDE) -> Array:
         "karras": lambda: grids.karras(sde, n, options.rho, t_end=t_end),
         "log_snr": lambda: grids.log_snr(sde, n, t_end=t_end),
         "cosine": lambda: grids.cosine(sde, n, t_end=t_end),
-        "ddpm": lambda: grids.ddpm(sde, options.steps, t_end=t_end),
+        "ddpm": lambda: grids.ddpm(sde, options.steps, t_end=t_end, spacing=options.spacing, offset=options.offset),
+        "respaced": lambda: grids.respaced(sde, options.respacing or str(options.steps), t_end=t_end),
     }
+    if _own_steps(config):
+        return grids.score_sde(sde, options.steps, t_end=t_end)
     return _choose("sampler.grid", options.grid, table)()
 
 
@@ -525,7 +540,12 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "ancestral": sampling.ancestral,
     "ddim": sampling.ddim,
     "euler": sampling.euler,
+    "euler_churn": sampling.euler_churn,
     "heun": sampling.heun,
+    "kdpm2": sampling.kdpm2,
+    "lms": sampling.lms,
+    "deis": sampling.deis,
+    "dpm_solver": sampling.dpm_solver,
     "dpm_solver_pp": sampling.dpm_solver_pp,
     "unipc": sampling.unipc,
     "probability_flow": sampling.adaptive_flow,
@@ -595,4 +615,4 @@ def sampler(config: ConfigDict, sde: SDE, score_fn: ScoreFn) -> Sampler:
     if not options.corrector:
         return chosen
     corrector = sampling.langevin_corrector(sde, score_fn, **options.langevin_corrector)
-    return sampling.predictor_corrector(chosen, corrector)
+    return sampling.predictor_corrector(chosen, corrector, first=options.first)

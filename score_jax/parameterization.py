@@ -136,11 +136,8 @@ class EDM(Parameterization):
 class Learned(Parameterization):
     """F has twice the channels: first those of `mean`, then v of the step's variance (Nichol & Dhariwal 2021, eq. 15).
 
-        log variance = u log σ²_{t|s} + (1 − u) log σ²_{t|s} σ_s²/σ_t²,        u = (v + 1)/2
-
-    lies between the two that a fixed variance may have where v is in [−1, 1], and is 0 where nothing is added, s = t.
-    s = 0 stands for the data, without any noise: there the first is σ_t², and the second, which would vanish, `floor`.
-    DDPM's is that of the step before, `ddpm_schedule().posterior_variance[1]`.
+    `sde.interpolated_variance`: between the two that a fixed variance may have where v is in [−1, 1]. DDPM's `floor` is
+    that of the step before, `ddpm_schedule().posterior_variance[1]`.
     """
 
     mean: Parameterization
@@ -165,14 +162,7 @@ class Learned(Parameterization):
         return self.mean.to_score(sde, x, t, F[..., : x.shape[-1]])
 
     def variance(self, sde, t, s, F):
-        v = F[..., F.shape[-1] // 2 :]
-        high = jnp.where(s == 0, sde.variance(t), sde.transition(t, s)[1])
-        low = jnp.where(s == 0, self.floor, sde.posterior_variance(t, s))
-        adds = (high > 0) & (low > 0)
-        # A logarithm that exists all the same where nothing is added: its NaN would enter the gradient.
-        high, low = (jnp.log(jnp.where(adds, bound, 1)) for bound in (high, low))
-        between = jnp.exp(arrays.expand_right(low, v) + 0.5 * (v + 1) * arrays.expand_right(high - low, v))
-        return jnp.where(arrays.expand_right(adds, v) > 0, between, 0)
+        return sde.interpolated_variance(t, s, F[..., F.shape[-1] // 2 :], floor=self.floor)
 
 
 @struct.dataclass

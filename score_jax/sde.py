@@ -31,6 +31,12 @@ def _as_time(t: ArrayLike) -> Array:
     return t.astype(arrays.wide(t.dtype))
 
 
+def _index(t: ArrayLike, n: int) -> Array:
+    """⌊t (n − 1)⌋, from 0 to n − 1; a time that is a rounding below that of an index is that of it."""
+    t = _as_time(t)
+    return jnp.clip(jnp.floor(t * (n - 1) * (1 + 4 * jnp.finfo(t.dtype).eps)), 0, n - 1)
+
+
 def _derivative(fn, t: ArrayLike) -> Array:
     t = _as_time(t)
     return jax.jvp(fn, (t,), (jnp.ones_like(t),))[1]
@@ -95,6 +101,35 @@ class SDE:
         """Returns σ²_{t|s} σ_s²/σ_t², the variance of x_s given x_t and x_0."""
         return self.transition(t, s)[1] * self.variance(s) / self.variance(t)
 
+    def interpolated_variance(self, t: ArrayLike, s: ArrayLike, v: Array, *, floor: ArrayLike) -> Array:
+        """Returns the variance of a step between its two bounds, by v in [−1, 1] (Nichol & Dhariwal 2021, eq. 15).
+
+            log variance = u log σ²_{t|s} + (1 − u) log σ²_{t|s} σ_s²/σ_t²,        u = (v + 1)/2
+
+        It is 0 where nothing is added, s = t. s = 0 stands for the data, without any noise: there the first is σ_t²,
+        and the second, which would vanish, `floor`.
+
+        Args:
+          t: `()` or `(B,)`.
+          s: likewise.
+          v: `(B, *S)`.
+          floor: the lower bound at s = 0.
+        """
+        high = jnp.where(s == 0, self.variance(t), self.transition(t, s)[1])
+        low = jnp.where(s == 0, floor, self.posterior_variance(t, s))
+        adds = (high > 0) & (low > 0)
+        # A logarithm that exists all the same where nothing is added: its NaN would enter the gradient.
+        high, low = (jnp.log(jnp.where(adds, bound, 1)) for bound in (high, low))
+        between = jnp.exp(arrays.expand_right(low, v) + 0.5 * (v + 1) * arrays.expand_right(high - low, v))
+        return jnp.where(arrays.expand_right(adds, v) > 0, between, 0)
+
+    def discretize(self, t: ArrayLike, n: int) -> tuple[Array, Array]:
+        """Returns (α, σ²) of x_t = α x_s + σ z for the step at t of n, whose size is its own whatever s (score SDE).
+
+        Euler–Maruyama with dt = 1/n, 1 + f/n and g²/n, unless an SDE has another: as released, `SDE.discretize`.
+        """
+        return 1 + self.drift(t) / n, self.diffusion(t) ** 2 / n
+
     def perturb(self, key: Key, x0: Array, t: ArrayLike) -> tuple[Array, Array]:
         """Draws x_t = α(t) x_0 + σ(t) ε and returns `(x_t, eps)`.
 
@@ -150,6 +185,12 @@ class VE(SDE):
     def time(self, log_snr: ArrayLike) -> Array:
         return (-0.5 * _as_time(log_snr) - jnp.log(self.sigma_min)) / self._log_ratio()
 
+    def discretize(self, t: ArrayLike, n: int) -> tuple[Array, Array]:
+        """Returns 1 and σ_i² − σ_{i−1}² of the n geometric levels, i = ⌊t (n − 1)⌋ and σ_{−1} = 0: SMLD's."""
+        index = _index(t, n)
+        lost = jnp.where(index > 0, -jnp.expm1(-2 * self._log_ratio() / (n - 1)).astype(index.dtype), 1)
+        return jnp.ones_like(index), self.variance(index / (n - 1)) * lost
+
 
 class _LinearBeta(SDE):
     """α of β(t) = β_min + t (β_max − β_min): log α = −B/2 with B(t) = ∫₀ᵗ β."""
@@ -190,6 +231,15 @@ class VP(_LinearBeta):
 
     def time(self, log_snr: ArrayLike) -> Array:
         return self._time_of_integral(jax.nn.softplus(-_as_time(log_snr)))
+
+    def discretize(self, t: ArrayLike, n: int) -> tuple[Array, Array]:
+        """Returns √(1 − β_i) and β_i of the n linear β from β_min/n to β_max/n, i = ⌊t (n − 1)⌋: DDPM's."""
+        if isinstance(self.beta_max, int | float) and self.beta_max >= n:
+            raise InputError(
+                f"VP: β reaches {self.beta_max / n:.3g} in {n} steps; it needs more than {self.beta_max:g}"
+            )
+        beta = jnp.asarray(self.beta_min + (self.beta_max - self.beta_min) * _index(t, n) / (n - 1)) / n
+        return jnp.sqrt(1 - beta), beta
 
 
 @struct.dataclass
@@ -289,6 +339,9 @@ class Tabulated(SDE):
 
     `alphas_bar` `(N,)` decreases (`ddpm_schedule(...).alphas_bar`); variance preserving. What is kept, the leaf, is
     its logarithm, taken in float64: near ᾱ = 1 the float32 of ᾱ itself has only three digits of 1 − ᾱ.
+
+    A table of zero terminal SNR ends with ᾱ = 0, where there is no score to go by. It is sampled from the second knot:
+    t_max is (N − 1)/N, and all other knots keep their times.
     """
 
     alphas_bar: InitVar[ArrayLike | None] = None
@@ -304,6 +357,11 @@ class Tabulated(SDE):
             object.__setattr__(self, "log_alphas_bar", jnp.log(alphas_bar))
             return
         table = np.asarray(alphas_bar, np.float64)
+        if table.ndim == 1 and len(table) > 1 and table[-1] == 0:
+            # Never visited: the ratio before, once more.
+            table = np.append(table[:-1], table[-2] * min(np.exp(np.diff(np.log([1.0, *table[:-1]]))[-1]), 0.5))
+            if isinstance(self.t_max, int | float):
+                object.__setattr__(self, "t_max", min(self.t_max, (len(table) - 1) / len(table)))
         if table.ndim != 1 or not (np.diff([1.0, *table, 0.0]) < 0).all():
             shown = np.array2string(table, threshold=4)
             raise InputError(f"Tabulated: alphas_bar must decrease strictly inside (0, 1), got {shown}")
@@ -334,6 +392,13 @@ class Tabulated(SDE):
         times, values = self._table(log_alpha_bar.dtype)
         return arrays.interpolate(-log_alpha_bar, -values, times)
 
+    def discretize(self, t: ArrayLike, n: int) -> tuple[Array, Array]:
+        """Returns √(1 − β_i) and β_i of the table, i = ⌊t (n − 1)⌋; n is its length."""
+        if n != jnp.size(self.log_alphas_bar):
+            raise InputError(f"Tabulated: the table has {jnp.size(self.log_alphas_bar)} steps of its own, not {n}")
+        index = _index(t, n)
+        return self.transition((index + 1) / n, index / n)
+
 
 class DDPMSchedule(NamedTuple):
     """Tables of a discrete diffusion, `(n_steps,)` float64: β, α = 1 − β, ᾱ = ∏α, variance of q(x_{t−1}|x_t, x_0)."""
@@ -344,15 +409,21 @@ class DDPMSchedule(NamedTuple):
     posterior_variance: np.ndarray
 
 
-def ddpm_schedule(n_steps: int = 1000, kind: str = "linear") -> DDPMSchedule:
+def zero_terminal_snr(alphas_bar: np.ndarray) -> np.ndarray:
+    """Returns ᾱ whose root is shifted to 0 at the end and scaled to what it was at the beginning (Lin et al. 2024)."""
+    root = np.sqrt(np.asarray(alphas_bar, np.float64))
+    return ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
+
+
+def ddpm_schedule(n_steps: int = 1000, kind: str = "linear", *, terminal_snr: str = "published") -> DDPMSchedule:
     """Builds a published DDPM schedule in float64.
 
     `"linear"` and `"quadratic"` are Ho et al. 2020's (β from 1e-4 to 0.02 at 1,000 steps; for other counts β is
     scaled by 1000/n_steps, so that the limit is the same VP-SDE), `"cosine"` is Nichol & Dhariwal 2021, eq. 17,
-    with β clipped at 0.999.
+    with β clipped at 0.999. `terminal_snr="zero"` rescales any of them by `zero_terminal_snr`.
 
     Raises:
-      InputError: for an unknown kind, or so few steps that some β reaches 1.
+      InputError: for an unknown word, or so few steps that some β reaches 1.
     """
     require_at_least("ddpm_schedule", 1, n_steps=n_steps)
     scale, first, last = 1000 / n_steps, 1e-4, 0.02
@@ -369,8 +440,14 @@ def ddpm_schedule(n_steps: int = 1000, kind: str = "linear") -> DDPMSchedule:
         raise InputError(
             f"ddpm_schedule: {n_steps} {kind} steps make beta reach {betas.max():.3g}; it needs at least 21 steps"
         )
+    if terminal_snr not in ("published", "zero"):
+        raise InputError(f'ddpm_schedule: terminal_snr must be "published" or "zero", got {terminal_snr!r}')
     alphas = 1 - betas
     alphas_bar = np.cumprod(alphas)
+    if terminal_snr == "zero":
+        alphas_bar = zero_terminal_snr(alphas_bar)
+        alphas = alphas_bar / np.append(1.0, alphas_bar[:-1])
+        betas = 1 - alphas
     previous = np.append(1.0, alphas_bar[:-1])
     return DDPMSchedule(betas, alphas, alphas_bar, betas * (1 - previous) / (1 - alphas_bar))
 

@@ -115,6 +115,14 @@ SAMPLERS = {
     "unipc": sampling.unipc,
     "unipc_3": lambda sde, s: sampling.unipc(sde, s, order=3),
     "heun_churn": lambda sde, s: sampling.heun(sde, s, churn=0.1),
+    "euler_churn": lambda sde, s: sampling.euler_churn(sde, s, churn=0.1),
+    "kdpm2": sampling.kdpm2,
+    "lms": sampling.lms,
+    "deis": sampling.deis,
+    "dpm_solver_3": lambda sde, s: sampling.dpm_solver(sde, s, order=3),
+    "ancestral_learned_range": lambda sde, s: sampling.ancestral(
+        sde, s, variance=sampling.learned_range(sde, lambda x, t: jnp.zeros_like(x), floor=1.0)
+    ),
     # ε = 0.05 σ_s²: small enough at every level that the corrector's own bias, ε/(4 v), stays below 2 %.
     "predictor_corrector": lambda sde, s: sampling.predictor_corrector(
         sampling.ancestral(sde, s), sampling.annealed_langevin(sde, s, step_size=0.05, n_steps=1, sigma_min=1.0)

@@ -486,6 +486,51 @@ def test_a_learned_variance_that_does_not_fit_says_so(settings, message):
         build.sampler(config, build.sde(config), jnp.sin)
 
 
+def test_score_sdes_own_steps_need_its_grid_and_no_other_denoise():
+    """N updates at N times and one to 0, after which nothing is left to do; anything else is said to be missing."""
+    config = base.get_config()
+    config.sampler.update(name="euler_maruyama", grid="uniform", steps=100, denoise=False, t_end=1e-3)
+    config.sampler.euler_maruyama.num_scales = 100
+    config.sde.name = "vp"
+    ts = build.grid(config, build.sde(config))
+    np.testing.assert_allclose(ts, [*np.linspace(1, 1e-3, 100), 0], rtol=1e-6)
+    for key_, value in {"grid": "karras", "steps": 99, "denoise": True}.items():
+        other = config.copy_and_resolve_references()
+        other.sampler[key_] = value
+        with pytest.raises(InputError, match=r"set --config.sampler.grid=uniform --config.sampler.steps=100 --config"):
+            build.grid(other, build.sde(other))
+
+
+def test_a_corrector_works_before_the_predictor_by_config():
+    config = base.get_config()
+    config.sde.name = "vp"
+    config.sampler.update(name="reverse_diffusion", corrector=True)
+    sde, keys, moved = build.sde(config), arrays.example_keys(key(), 2), {}
+    for config.sampler.first in ("predictor", "corrector"):
+        levels = []
+        sampler = build.sampler(config, sde, lambda x, t, levels=levels: levels.append(float(t)) or -x)
+        with jax.disable_jit():
+            moved[config.sampler.first] = sampler.step(
+                keys, sampler.init(jnp.ones((2, 3))), jnp.asarray(0.5), jnp.asarray(0.4)
+            )
+        assert levels == pytest.approx([0.5, 0.4] if config.sampler.first == "predictor" else [0.5, 0.5])
+    config.sampler.first = "both"
+    with pytest.raises(InputError, match="first must be 'predictor' or 'corrector', got 'both'"):
+        build.sampler(config, sde, jnp.sin)
+
+
+def test_grids_of_a_table_by_config():
+    config = base.get_config()
+    config.sde.name = "tabulated"
+    config.sampler.update(grid="ddpm", steps=10, spacing="leading", offset=1, t_end=0.002)
+    indices = lambda: np.round(1000 * np.asarray(build.grid(config, build.sde(config)), np.float64) - 1).tolist()  # noqa: E731
+    assert indices() == [901, 801, 701, 601, 501, 401, 301, 201, 101, 1]
+    config.sampler.update(grid="respaced", respacing="1,3", t_end=1e-3)
+    assert indices() == [999, 750, 500, 0]
+    config.sde.tabulated.terminal_snr = "zero"
+    assert indices() == [998, 750, 500, 0]  # from the second knot
+
+
 def test_the_base_config_states_every_option_and_no_other():
     """An option that a function lost or gained cannot hide: sections and signatures agree."""
     config = base.get_config()
@@ -561,10 +606,10 @@ WORDS = [
     *(("weighting.name", word) for word in ("sigma2", "likelihood", "edm", "min_snr")),
     *(("times.name", word) for word in ("uniform", "discrete", "knots", "lognormal", "importance")),
     *(("sampler.name", word) for word in build.SAMPLERS),
-    *(("sampler.grid", word) for word in ("levels", "uniform", "karras", "log_snr", "cosine", "ddpm")),
+    *(("sampler.grid", word) for word in ("levels", "uniform", "karras", "log_snr", "cosine", "ddpm", "respaced")),
     *(("sampler.threshold", word) for word in ("none", "static", "dynamic")),
 ]
-TABLES = {"knots", "ddpm"}  # words of a tabulated SDE
+TABLES = {"knots", "ddpm", "respaced"}  # words of a tabulated SDE
 
 
 @pytest.mark.parametrize(("setting", "word"), WORDS)

@@ -31,7 +31,8 @@ class Row(NamedTuple):
 
 UNIT, SIGNED = (0.0, 1.0), (-1.0, 1.0)
 ANCESTRAL, FIXED_SMALL = ("ancestral", {"variance": "transition"}), ("ancestral", {"variance": "posterior"})
-REVERSE, EULER = ("reverse_diffusion", {}), ("euler_maruyama", {})
+OF_THE_GRID = {"probability_flow": False, "num_scales": 0}
+REVERSE, EULER = ("reverse_diffusion", OF_THE_GRID), ("euler_maruyama", OF_THE_GRID)
 DETERMINISTIC = ("heun", {"churn": 0.0, "s_min": 0.0, "s_max": 1e9, "s_noise": 1.0})
 CHURNED = ("heun", {"churn": 0.15625, "s_min": 0.05, "s_max": 50.0, "s_noise": 1.003})  # S_churn 40 of 256 steps
 # EMA of a half-life of 0.5 million images, or 50

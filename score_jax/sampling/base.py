@@ -125,20 +125,30 @@ def sample(
     return state.x, kept
 
 
-def predictor_corrector(predictor: Sampler, corrector: Sampler) -> Sampler:
+def predictor_corrector(predictor: Sampler, corrector: Sampler, *, first: str = "predictor") -> Sampler:
     """Steps t → s with the predictor, then corrects at s (Song et al. 2021, algorithm 1).
 
-    The released code corrects before it predicts; on a grid whose first time stands twice (`grids.levels`), the first
-    prediction does nothing and the two orders are the same sequence of updates.
+    The released code corrects at t before it predicts, `first="corrector"`; on a grid whose first time stands twice
+    (`grids.levels`), the first prediction does nothing and the two orders are the same sequence of updates.
+
+    Args:
+      predictor: goes from t to s.
+      corrector: works at the level that its step arrives at.
+      first: "predictor", or "corrector" as released.
 
     Raises:
-      InputError: for a multistep predictor or corrector, whose memory a change of x would invalidate.
+      InputError: for a multistep predictor or corrector, whose memory a change of x would invalidate; for another word.
     """
     require_one_step("predictor_corrector", predictor)
     require_one_step("predictor_corrector", corrector)
+    if first not in ("predictor", "corrector"):
+        raise InputError(f"predictor_corrector: first must be 'predictor' or 'corrector', got {first!r}")
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
         key_predict, key_correct = arrays.split(key)
+        if first == "corrector":
+            x = corrector.step(key_correct, corrector.init(x), t, t).x
+            return predictor.step(key_predict, predictor.init(x), t, s).x
         x = predictor.step(key_predict, predictor.init(x), t, s).x
         return corrector.step(key_correct, corrector.init(x), s, s).x
 

@@ -3,6 +3,8 @@
 Spacing in σ means σ/α, the variance-exploding equivalent. Ends are exact, not round-tripped through `sde.time`.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +66,15 @@ def cosine(sde: SDE, n: int, *, t_end: ArrayLike | None = None) -> Array:
     return _with_ends(sde.time(-2 * jnp.log(jnp.tan(jnp.linspace(first, last, n)))), sde, t_end)
 
 
+def score_sde(sde: SDE, n: int, *, t_end: ArrayLike | None = None) -> Array:
+    """Returns n times uniform from t_max to t_end, and then 0: the n + 1 points of score SDE's n released updates.
+
+    The last step, to 0, is the released noise removal. For samplers with `num_scales=n`, whose steps have a size of
+    their own: to others 0 is a time like any other, at which most SDEs have no score.
+    """
+    return jnp.append(uniform(sde, n, t_end=t_end), 0)
+
+
 def levels(sde: SDE, sigmas: ArrayLike) -> Array:
     """Returns the times of the noise levels `sigmas` (σ/α, descending, `(L,)`), the first of them twice: `(L + 1,)`.
 
@@ -83,29 +94,109 @@ def levels(sde: SDE, sigmas: ArrayLike) -> Array:
     return ts
 
 
-def ddpm(sde: SDE, n: int | None = None, *, t_end: ArrayLike | None = None) -> Array:
+# Indices of n of a table's N knots, ascending: (N, n, offset) -> (n,)
+_SPACINGS: dict[str, Callable[[int, int, int], np.ndarray]] = {
+    "stride": lambda total, n, offset: np.arange(n) * total // n,
+    "leading": lambda total, n, offset: np.arange(n) * (total // n) + offset,
+    "trailing": lambda total, n, offset: np.round(total - np.arange(n) * (total / n))[::-1].astype(int) - 1,
+    "linspace": lambda total, n, offset: np.round(np.linspace(0, total - 1, n)).astype(int),
+}
+
+
+def ddpm(
+    sde: SDE, n: int | None = None, *, t_end: ArrayLike | None = None, spacing: str = "stride", offset: int = 0
+) -> Array:
     """Returns the knots of a `Tabulated` SDE above t_end, descending, and then t_end: N steps down to t_min.
 
     With `t_end=1/N` it ends at the first knot, for an explicit `sde.denoise` there: N − 1 steps and the denoise make
-    the N calls published. With n, only n of the knots, those of index ⌊k N/n⌋ with k from 0 to n − 1: DDIM's "linear"
-    sub-sequence τ_k = ⌊c k⌋, with c = N/n such that the last is near N (Song et al. 2020, appendix D.2). Such a grid
-    begins up to one stride N/n below t_max, as published: from N(0, I) all the same. (DDIM's code takes c = ⌊N/n⌋: the
-    same where n divides N; with 501 of 1,000, it would start from t = 0.501.) A traced t_end can't say how many knots
-    are above it: those below stand at it.
+    the N calls published. With n, only n of the knots, of indices k from 0 to n − 1
+
+        stride     ⌊k N/n⌋                  DDIM's "linear" τ_k = ⌊c k⌋, c = N/n such that the last is near N
+        leading    k ⌊N/n⌋ + offset         the released codes of DDIM and diffusers; offset is its `steps_offset`
+        trailing   round((k + 1) N/n) − 1   diffusers'; begins at the last knot
+        linspace   round(k (N − 1)/(n − 1)) diffusers'; both ends
+
+    (Song et al. 2020, appendix D.2; Lin et al. 2024, table 2). "stride" and "leading" begin up to one stride N/n below
+    t_max, as published, from N(0, I) all the same; they are equal where n divides N, and "leading" of 501 of 1,000
+    starts from t = 0.501. diffusers' multistep schedulers go from n + 1 such knots without the lowest, then to the
+    first: n + 1 here, and where they end at σ = 0, `t_end` at the lowest but one.
+
+    A traced t_end can't say how many knots are above it: those below stand at it. Knots above t_max, of tables of zero
+    terminal SNR, are not visited.
 
     Raises:
-      InputError: for an SDE without a table, more steps than the table has, or a t_end with no knot above it.
+      InputError: for an SDE without a table, more steps than the table has, another spacing, an offset beyond the
+        table or of another spacing than "leading", or a t_end with no knot above it.
     """
+    total = len(_knots("ddpm", sde))
+    if spacing not in _SPACINGS:
+        raise InputError(f"grids.ddpm: spacing must be one of {sorted(_SPACINGS)}, got {spacing!r}")
+    if n is not None and not 2 <= n <= total:
+        raise InputError(f"grids.ddpm: n must be from 2 to the table's {total} knots, got {n}")
+    if n is None and spacing != "stride":
+        raise InputError(f"grids.ddpm: spacing {spacing!r} is of n of the knots: give n")
+    if offset and (spacing != "leading" or n is None or not 0 <= offset < total - (n - 1) * (total // n)):
+        raise InputError(
+            f"grids.ddpm: offset moves spacing 'leading' within the table of {total} knots, got {offset} of {spacing!r}"
+        )
+    return _visiting("ddpm", sde, np.arange(total) if n is None else _SPACINGS[spacing](total, n, offset), t_end)
+
+
+def respaced(sde: SDE, counts: str, *, t_end: ArrayLike | None = None) -> Array:
+    """Returns the knots of a `Tabulated` SDE that improved-diffusion's `timestep_respacing` keeps, as `ddpm` does.
+
+    "10,15,20" cuts the table into three sections, equal but for a remainder, and keeps so many of each, evenly spread
+    between its ends and rounded; "ddim50" keeps every i-th from the first on, i being such that they are 50
+    (Nichol & Dhariwal 2021). With `t_end=1/N` it ends at the first knot.
+
+    Raises:
+      InputError: for an SDE without a table, or counts that cannot be had of it.
+    """
+    return _visiting("respaced", sde, kept_knots(len(_knots("respaced", sde)), counts), t_end)
+
+
+def kept_knots(total: int, counts: str) -> np.ndarray:
+    """Returns the indices of the knots that `respaced` keeps of a table of `total`, ascending."""
+    if counts.startswith("ddim") and counts[4:].isdigit():
+        strides = [i for i in range(1, total) if len(range(0, total, i)) == int(counts[4:])]
+        if not strides:
+            raise InputError(
+                f"grids.respaced: no stride keeps exactly {counts[4:]} of {total} knots: give {counts[4:]!r} for "
+                "evenly spread ones, or another number"
+            )
+        return np.arange(0, total, strides[0])
+    words = counts.split(",")
+    if not all(word.strip().isdigit() for word in words) or not any(int(word) for word in words):
+        raise InputError(f"grids.respaced: expected counts such as '10,15,20' or 'ddim50', got {counts!r}")
+    size, extra = divmod(total, len(words))
+    kept, start = [], 0
+    for i, count in enumerate(int(word) for word in words):
+        length = size + (i < extra)
+        if count > length:
+            raise InputError(f"grids.respaced: {counts!r} keeps {count} of a section of {length} knots of the table")
+        # Added up one by one, as released: their roundings decide halves.
+        stride = (length - 1) / (count - 1) if count > 1 else 1.0
+        kept += [start + np.round(np.cumsum([0.0, *[stride] * (count - 1)])).astype(int)] if count else []
+        start += length
+    return np.unique(np.concatenate(kept))
+
+
+def _knots(owner: str, sde: SDE) -> np.ndarray:
     if not hasattr(sde, "knots"):
         raise InputError(
-            f"grids.ddpm visits the knots of sde.Tabulated; {type(sde).__name__} has none: use grids.uniform"
+            f"grids.{owner} visits the knots of sde.Tabulated; {type(sde).__name__} has none: use grids.uniform"
         )
     with jax.ensure_compile_time_eval():
-        knots = np.asarray(sde.knots())
-    if n is not None:
-        if not 2 <= n <= len(knots):
-            raise InputError(f"grids.ddpm: n must be from 2 to the table's {len(knots)} knots, got {n}")
-        knots = knots[np.arange(n) * len(knots) // n]
+        return np.asarray(sde.knots())
+
+
+def _visiting(owner: str, sde: SDE, indices: np.ndarray, t_end: ArrayLike | None) -> Array:
+    """The knots of these indices above t_end, descending, and t_end."""
+    knots = _knots(owner, sde)
+    if not isinstance(sde.t_max, jax.core.Tracer):
+        highest = np.flatnonzero(knots <= np.asarray(sde.t_max) * (1 + 1e-6))[-1]
+        indices = np.unique(np.minimum(indices, highest))
+    knots = knots[indices]
     end = _end(sde, t_end)
     if isinstance(end, jax.core.Tracer):
         return jnp.append(jnp.maximum(knots[::-1], end), end)

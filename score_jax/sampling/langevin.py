@@ -245,7 +245,13 @@ def batch_norm(v: Array) -> Array:
 
 
 def langevin_corrector(
-    sde: SDE, score_fn: ScoreFn, *, snr: ArrayLike, n_steps: int = 1, norm: str | Callable[[Array], Array] = "example"
+    sde: SDE,
+    score_fn: ScoreFn,
+    *,
+    snr: ArrayLike,
+    n_steps: int = 1,
+    norm: str | Callable[[Array], Array] = "example",
+    num_scales: int = 0,
 ) -> Sampler:
     """Takes `n_steps` steps x + δ score + √(2δ) z at s, δ = 2 (snr ‖z‖/‖score‖)² (Song et al. 2021, algorithm 4).
 
@@ -255,7 +261,7 @@ def langevin_corrector(
 
         lambda v: jax.lax.pmean(batch_norm(v), axis_name)  # from score_jax.sampling.langevin import batch_norm
 
-    On VP the code multiplies δ by 1 − β, too; the paper doesn't.
+    On VP the code multiplies δ by 1 − β of its table, too, here `num_scales=N`; the paper doesn't.
 
     Meant for images: where norms concentrate, δ hardly depends on x. In a few dimensions ‖score‖ comes near 0, δ has
     heavy tails and the correction is biased: use `annealed_langevin` there. On N(0, v I) in d dimensions the chain's
@@ -267,11 +273,13 @@ def langevin_corrector(
       snr: the "signal-to-noise ratio" r of the step.
       n_steps: corrector steps at each level, one call of the score each.
       norm: "example"; "batch"; or a function of `(B, *S)` to `(B,)` or `()`, such as the mean over devices above.
+      num_scales: N of score SDE's table, by whose α² = 1 − β at s (`sde.discretize`) δ is multiplied; 0: it isn't.
 
     Raises:
       InputError: for an unknown norm.
     """
     require_positive("langevin_corrector", snr=snr)
+    require_at_least("langevin_corrector", 0, num_scales=num_scales)
     require_at_least("langevin_corrector", 1, n_steps=n_steps)
     named = {"example": example_norm, "batch": batch_norm}
     if isinstance(norm, str) and norm not in named:
@@ -279,12 +287,14 @@ def langevin_corrector(
     length = named[norm] if isinstance(norm, str) else norm
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
+        shorter = arrays.expand_right(sde.discretize(s, num_scales)[0] ** 2, x) if num_scales else 1
+
         def correct(key: Key, x: Array) -> Array:
             score, z = score_fn(x, s), arrays.normal(key, x)
             size = length(score)
             # A score of exactly 0 (a network before its first step) names no step: x stays where it is.
             ratio = jnp.where(size > 0, length(z) / jnp.where(size > 0, size, 1), 0)
-            step_size = arrays.expand_right(4 * (snr * ratio) ** 2, x)
+            step_size = arrays.expand_right(4 * (snr * ratio) ** 2, x) * shorter
             return _proposal_mean(x, score, step_size) + arrays.root(step_size) * z
 
         return _repeat(key, x, n_steps, correct)

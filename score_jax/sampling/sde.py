@@ -5,42 +5,88 @@ With the transition from s to t > s,  x_t = α_{t|s} x_s + σ_{t|s} z,
     α_{t|s} = α_t/α_s,        σ²_{t|s} = σ_t² − α²_{t|s} σ_s² = −σ_t² expm1(λ_t − λ_s),    λ = log-SNR,
 
 none of them knows which SDE it runs on. A step from t to s = t leaves x as it is.
+
+Score SDE's released predictors take steps of a size of their own: at N times uniform from t_max to its ε, each of them
+1/N long or that of a table of N (`sde.discretize`), where the times are (t_max − ε)/(N − 1) apart; the last keeps its
+mean without the noise, which is the released noise removal. `num_scales=N` on `grids.score_sde(sde, N, t_end=ε)` is
+that, without a `sde.denoise` after it.
 """
 
 from collections.abc import Callable
 from typing import TypeAlias
 
+import jax.numpy as jnp
+
 from score_jax import arrays
 from score_jax.sampling.base import Sampler, one_step
 from score_jax.sde import SDE
-from score_jax.types import Array, InputError, Key, ScoreFn
+from score_jax.types import Array, InputError, Key, ScoreFn, require_at_least
 
 StepVariance: TypeAlias = Callable[[Array, Array, Array], Array]  # (x at t, t, s) -> variance of the noise added
 
 
-def euler_maruyama(sde: SDE, score_fn: ScoreFn) -> Sampler:
-    """Steps t → s by Euler–Maruyama on the reverse SDE: x − (f x − g² score)(t − s) + g√(t − s) z."""
+def euler_maruyama(sde: SDE, score_fn: ScoreFn, *, probability_flow: bool = False, num_scales: int = 0) -> Sampler:
+    """Steps t → s by Euler–Maruyama on the reverse SDE: x − (f x − g² score)(t − s) + g√(t − s) z.
+
+    Args:
+      sde: the noising process.
+      score_fn: `(x, t) -> score`.
+      probability_flow: half the score and no noise, as released: that is `euler`.
+      num_scales: N of score SDE's released steps, of 1/N each: see the module. 0: steps are as long as the grid's.
+    """
+    require_at_least("euler_maruyama", 0, num_scales=num_scales)
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
-        drift, diffusion = arrays.expand_right(sde.drift(t), x), arrays.expand_right(sde.diffusion(t), x)
-        dt = arrays.expand_right(t - s, x)
-        reverse = drift * x - diffusion**2 * score_fn(x, t)
-        return x - reverse * dt + diffusion * arrays.root(dt) * arrays.normal(key, x)
+        drift, diffusion = sde.drift(t), sde.diffusion(t)
+        dt = jnp.where(s < t, 1 / num_scales, 0) if num_scales else t - s
+        drift, variance = arrays.expand_right(drift * dt, x), arrays.expand_right(diffusion**2 * dt, x)
+        mean = x - drift * x + _share(probability_flow) * variance * score_fn(x, t)
+        if probability_flow:
+            return mean
+        std = arrays.expand_right(diffusion * arrays.root(_kept(dt, s, num_scales)), x)
+        return mean + std * arrays.normal(key, x)
 
     return one_step(step)
 
 
-def reverse_diffusion(sde: SDE, score_fn: ScoreFn) -> Sampler:
+def reverse_diffusion(sde: SDE, score_fn: ScoreFn, *, probability_flow: bool = False, num_scales: int = 0) -> Sampler:
     """Steps t → s by (2 − α_{t|s}) x + σ²_{t|s} score + σ_{t|s} z (Song et al. 2021, eq. 46).
 
     The forward discretisation run backwards: SMLD's sampler on VE, score SDE's discretisation of DDPM on Tabulated.
+
+    Args:
+      sde: the noising process.
+      score_fn: `(x, t) -> score`.
+      probability_flow: half the score and no noise (Song et al. 2021, appendix D.3).
+      num_scales: N of score SDE's released steps, `sde.discretize`: see the module. 0: those of the grid.
     """
+    require_at_least("reverse_diffusion", 0, num_scales=num_scales)
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
-        alpha, variance = (arrays.expand_right(v, x) for v in sde.transition(t, s))
-        return (2 - alpha) * x + variance * score_fn(x, t) + arrays.root(variance) * arrays.normal(key, x)
+        alpha, variance = released_transition(sde, t, s, num_scales) if num_scales else sde.transition(t, s)
+        factor, added = arrays.expand_right(2 - alpha, x), arrays.expand_right(variance, x)
+        mean = factor * x + _share(probability_flow) * added * score_fn(x, t)
+        if probability_flow:
+            return mean
+        std = arrays.expand_right(arrays.root(_kept(variance, s, num_scales)), x)
+        return mean + std * arrays.normal(key, x)
 
     return one_step(step)
+
+
+def released_transition(sde: SDE, t: Array, s: Array, n: int) -> tuple[Array, Array]:
+    """Returns `sde.discretize(t, n)`, and no step at all where s = t."""
+    alpha, variance = sde.discretize(t, n)
+    return jnp.where(s < t, alpha, 1), jnp.where(s < t, variance, 0)
+
+
+def _share(probability_flow: bool) -> float:
+    return 0.5 if probability_flow else 1.0
+
+
+def _kept(variance: Array, s: Array, num_scales: int) -> Array:
+    """The variance of the noise that is added: none on the last of score SDE's own steps, to 0."""
+    return jnp.where(s > 0, variance, 0) if num_scales else variance
 
 
 def step_variance(sde: SDE, variance: str | StepVariance) -> StepVariance:

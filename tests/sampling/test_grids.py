@@ -137,6 +137,11 @@ def test_ddim_is_as_good_on_any_number_of_the_tables_knots(x64):
         (lambda: grids.ddpm(SDES["tabulated"], 1001), "n must be from 2 to the table's 1000 knots, got 1001"),
         (lambda: grids.ddpm(SDES["tabulated"], 1), "n must be from 2 to"),  # it would begin at the least noisy knot
         (lambda: grids.ddpm(SDES["tabulated"], t_end=1.0), "at least two times"),
+        (lambda: grids.ddpm(SDES["tabulated"], 10, spacing="even"), "spacing must be one of .*'trailing'.* got 'even'"),
+        (lambda: grids.ddpm(SDES["tabulated"], spacing="trailing"), "spacing 'trailing' is of n of the knots: give n"),
+        (lambda: grids.ddpm(SDES["tabulated"], 10, offset=1), "offset moves spacing 'leading' .* got 1 of 'stride'"),
+        (lambda: grids.ddpm(SDES["tabulated"], 10, spacing="leading", offset=100), "offset moves .* got 100 of 'lead"),
+        (lambda: grids.respaced(sdes.VP(), "10"), "respaced visits the knots of sde.Tabulated; VP has none"),
         (lambda: grids.uniform(sdes.VP(), 1), "at least 2 points, got n = 1"),
         (lambda: grids.karras(sdes.VP(), 5, 0.0), "rho must be positive"),
         (lambda: grids.levels(sdes.VE(), 1.0), "non-empty vector"),

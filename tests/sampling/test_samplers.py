@@ -101,6 +101,7 @@ def test_one_sampler_is_another(one, other):
 # h: the first steps of multistep methods are of first order, and errors of h² each would hide a higher one (3M's on a
 # grid of equal steps falls as h^2.05; UniPC's third-order one, which starts at second order, as h^3.4).
 ORDERS = {"euler": 1, "ddim": 1, "heun": 2, "dpm_solver_pp": 2, "dpm_solver_pp_3": 3, "unipc": 3, "unipc_3": 4}
+ORDERS |= {"kdpm2": 2, "dpm_solver_3": 3, "deis": 3}
 REFINED = 3 * 1.5 ** -np.arange(19, 0, -1.0)
 
 
@@ -309,16 +310,20 @@ def test_a_sample_depends_on_the_seed_and_its_index_alone(make):
 def test_a_step_of_length_zero_has_a_gradient_in_the_schedule():
     """√(t − s) has none at s = t; NaN there would spoil every learned schedule and swept grid."""
 
-    def ends(beta_max):
-        sde = sdes.VP(0.1, beta_max)
-        score_fn, ts = distributions.score_of(mixture(), sde), jnp.array([0.5, 0.5, 0.3, 0.3])
-        return {
-            name: sampling.sample(key(), make(sde, score_fn), jnp.ones((2, 2)), ts).sum()
-            for name, make in SAMPLERS.items()
-        }
+    keys = arrays.example_keys(key(), 2)
 
-    slopes = jax.jit(lambda beta_max: jax.jvp(ends, (beta_max,), (1.0,))[1])(20.0)
+    def end(make, beta_max):
+        sampler = make(sdes.VP(0.1, beta_max), lambda x, t: -x)
+        state = sampler.init(jnp.ones((2, 2)))
+        for t, s in ((0.5, 0.5), (0.5, 0.3), (0.3, 0.3)):  # operation by operation, compiled once for all samplers
+            state = sampler.step(keys, state, jnp.asarray(t), jnp.asarray(s))
+        return state.x.sum()
+
+    slopes = {name: jax.jvp(functools.partial(end, make), (20.0,), (1.0,))[1] for name, make in SAMPLERS.items()}
     assert {name: slope for name, slope in slopes.items() if not np.isfinite(slope) or slope == 0} == {}
+
+
+CALLS = {"dpm_solver_3": 3, **dict.fromkeys(("heun", "heun_churn", "kdpm2", "predictor_corrector"), 2)}
 
 
 def score_calls(jaxpr, loops=1):
@@ -335,7 +340,7 @@ def score_calls(jaxpr, loops=1):
 @pytest.mark.parametrize(
     ("make", "calls"),
     [
-        *[(make, 2 if name.startswith(("heun", "predictor")) else 1) for name, make in SAMPLERS.items()],
+        *[(make, CALLS.get(name, 1)) for name, make in SAMPLERS.items()],
         (lambda sde, s: sampling.annealed_langevin(sde, s, step_size=0.1, n_steps=5), 5),
         (
             lambda sde, s: sampling.predictor_corrector(
@@ -493,5 +498,24 @@ def test_options_that_do_not_exist_are_refused():
         sampling.dpm_solver_pp(sdes.VP(), jnp.sin, eta=2)
     with pytest.raises(InputError, match=r"'posterior', 'transition'.* got 'small'"):
         sampling.ancestral(sdes.VP(), lambda x, t: x, variance="small")
-    with pytest.raises(InputError, match="churn is the γ of one step"):
-        sampling.heun(sdes.VP(), lambda x, t: x, churn=40.0)
+    for make in (sampling.heun, sampling.euler_churn, sampling.kdpm2):
+        with pytest.raises(InputError, match=f"{make.__name__}: churn is the γ of one step"):
+            make(sdes.VP(), lambda x, t: x, churn=40.0)
+    words = {
+        sampling.dpm_solver_pp: ("lower_order", "solver_type", "quadratic"),
+        sampling.unipc: ("lower_order", "variant"),
+        sampling.deis: ("lower_order",),
+        sampling.dpm_solver: ("prediction", "solver_type", "inner"),
+    }
+    for make, options in words.items():
+        for option in options:
+            with pytest.raises(InputError, match=rf"{make.__name__}: {option} must be one of \[.*'\], got 'other'"):
+                make(sdes.VP(), jnp.sin, **{option: "other"})
+    with pytest.raises(InputError, match="lms: order must be 1, 2, 3 or 4, got 5"):
+        sampling.lms(sdes.VP(), jnp.sin, order=5)
+    with pytest.raises(InputError, match="num_scales must be at least 0, got -1"):
+        sampling.euler_maruyama(sdes.VP(), jnp.sin, num_scales=-1)
+    with pytest.raises(InputError, match="β reaches 1 in 20 steps; it needs more than 20"):
+        sdes.VP().discretize(0.5, 20)
+    with pytest.raises(InputError, match="the table has 1000 steps of its own, not 10"):
+        SDES["tabulated"].discretize(0.5, 10)
