@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 WORKDIR ?= runs/digits
 
 .PHONY: help install demo test test-slow lint smoke claims reproduce techniques equivalence notebooks benchmarks check-device clean
-STUDIES := score_accuracy mode_weights manifold_noise objective_cost small_noise
+STUDIES := score_accuracy mode_weights manifold_noise objective_cost small_noise few_steps
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -41,7 +41,7 @@ smoke: install  ## a few seconds of training and sampling: for a second Python v
 claims: install  ## run the textbook's claims and rewrite docs/claims.md
 	$(RUN) experiments/claims.py
 
-reproduce: install  ## the toy studies: run each and rewrite its result, about 3 minutes on 2 cores
+reproduce: install  ## the toy studies: run each and rewrite its result, about 6 minutes on 2 cores
 	for study in $(STUDIES); do $(RUN) -m experiments.$$study || exit 1; done
 
 techniques: install  ## NCSN to NCSNv2 on Fashion-MNIST: 30 core-minutes
