@@ -15,9 +15,12 @@ apart. What diffusers' other schedulers would make of the table is not followed:
 SDE's samplers have N times from t_max to the end, at each of which the network is called: N − 1 steps here, and the
 denoise.
 
-Where this differs: the authors of score SDE, and diffusers, take one Langevin step size for a batch, from its mean
-norms. Here each example has its own, so that it does not depend on the others; `sampler.langevin_corrector.norm=batch`
-takes it of the batch. They correct before they predict, at t_max too, and score SDE on VP with a step shorter by 1 − β.
+Where this differs, unless told otherwise: the authors of score SDE, and diffusers, take one Langevin step size for a
+batch, from its mean norms. Here each example has its own, so that it does not depend on the others;
+`sampler.langevin_corrector.norm=batch` takes it of the batch. They correct before they predict, at t_max too
+(`sampler.first=corrector`), and score SDE on VP with a step shorter by 1 − β (`langevin_corrector.num_scales=N`). Score
+SDE's predictors take N steps of a size of their own, of which the last is the denoise:
+`sampler.euler_maruyama.num_scales=N` with `sampler.steps=N` and `sampler.denoise=False`.
 """
 
 import math
@@ -41,6 +44,7 @@ from score_jax.interop.preconditioned import Preconditioned
 from score_jax.interop.settings import choice, flag, number, value, whole, word
 from score_jax.interop.sources import Checkpoint, as_score, open_checkpoint
 from score_jax.interop.strangers import Stranger
+from score_jax.networks import ResidualUNet
 from score_jax.score import ScoreModel
 from score_jax.sde import SDE
 from score_jax.types import InputError, require_at_least
@@ -285,11 +289,14 @@ def _diffusers(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaul
         }
         return Defaults(settings, size)
     ddim = str(value(scheduler, "_class_name", "")).startswith("DDIM")
-    variance = choice(scheduler, "variance_type", _VARIANCES, "fixed_small")
+    learned = cast(ResidualUNet, checkpoint.module).outputs == 2
+    variances = {"learned_range": "learned"} if learned else _VARIANCES
+    variance = choice(scheduler, "variance_type", variances, "fixed_small")
     settings = {
         "data.value_range": (0.0, 1.0) if flag(checkpoint.config, "center_input_sample", False) else (-1.0, 1.0),
         "sampler.name": "ddim" if ddim else "ancestral",
-        "sampler.ancestral.variance": _VARIANCES[variance],
+        "sampler.ancestral.variance": variances[variance],
+        **({"parameterization.name": "learned_eps"} if learned else {}),  # that it has a variance
         "sampler.grid": "ddpm",
         "sampler.steps": cast(interop.KnotIndex, model.condition).n,
         # DDIM's last step is to ᾱ = 1, the denoise, or to ᾱ_0, which leaves x as it is.

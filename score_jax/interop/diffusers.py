@@ -7,7 +7,8 @@ named after their kind,
     SkipDownBlock2D, SkipUpBlock2D      by filtered residual blocks, the image and the output on all levels: NCSN++
 
 and whatever else a `UNet2DModel` can be is refused by the name of the setting. Settings that a config lacks have the
-defaults that diffusers documents.
+defaults that diffusers documents. Twice the channels are of a variance between two bounds, its scheduler's
+"learned_range"; a table of zero terminal SNR is sampled from its second knot (`Tabulated`).
 """
 
 import re
@@ -26,7 +27,7 @@ from score_jax.networks import DivideBySigma, GaussianFourier, ResidualUNet, pos
 from score_jax.networks.presets import FIR
 from score_jax.parameterization import Parameterization
 from score_jax.score import Condition
-from score_jax.sde import SDE, VE, Tabulated, ddpm_schedule
+from score_jax.sde import SDE, VE, Tabulated, ddpm_schedule, zero_terminal_snr
 from score_jax.types import InputError
 
 SPARE = r"time_proj\.W"  # written beside time_proj.weight by some versions
@@ -121,6 +122,7 @@ def network(tensors: Tensors, config: Config) -> ResidualUNet:
         dropout=number(config, "dropout", 0.0, low=0.0),
         **_groups(config, skip, features, attention),
         epsilon=number(config, "norm_eps", 1e-5),
+        outputs=_outputs(config),
     )
 
 
@@ -182,18 +184,26 @@ def _groups(config: Config, skip: bool, features: Sequence[int], attention: Sequ
 def examples(tensors: Tensors, config: Config) -> Examples:
     """Returns what the network is given."""
     del tensors
-    channels, made = whole(config, "in_channels", 3), whole(config, "out_channels", 3)
-    if made == 2 * channels:
-        raise InputError(
-            f"the config has in_channels = {channels} and out_channels = {made}: a learned variance is not read"
-        )
-    if made != channels:
-        what = f"{channels - made} channels of a condition beside its image" if made < channels else "no image alone"
-        raise InputError(
-            f"the config has in_channels = {channels} and out_channels = {made}: {what}, which is not read"
-        )
+    channels = whole(config, "in_channels", 3)
+    _outputs(config)
     classes = 0 if value(config, "num_class_embeds", None) is None else whole(config, "num_class_embeds")
     return Examples(size(config, "sample_size", None), channels, classes)
+
+
+def _outputs(config: Config) -> int:
+    """Channels of the output in multiples of the input's: 2 where a range of variances was learned."""
+    channels, out = whole(config, "in_channels", 3), whole(config, "out_channels", 3)
+    scheduler = value(config, "scheduler", {})
+    learned = isinstance(scheduler, Mapping) and value(scheduler, "variance_type", None) == "learned_range"
+    if out == channels * (1 + learned):
+        return 1 + learned
+    if out in (channels, 2 * channels):
+        what = "read are as many, or twice as many where scheduler.variance_type is 'learned_range'"
+    elif out < channels:
+        what = f"{channels - out} channels of a condition beside its image, which is not read"
+    else:
+        what = "no image alone, which is not read"
+    raise InputError(f"the config has in_channels = {channels} and out_channels = {out}: {what}")
 
 
 # The process
@@ -201,15 +211,21 @@ def examples(tensors: Tensors, config: Config) -> Examples:
 
 def score(module: ResidualUNet, config: Config) -> tuple[SDE, Parameterization, Condition]:
     """Returns SDE, parameterization and condition: a table of betas, or VE where the network is told σ."""
-    del module
     if not isinstance(value(config, "scheduler", {}), Mapping):
         raise InputError("the config's scheduler holds no settings")
     if is_told_sigma(config):
         choice(config, "scheduler._class_name", ["ScoreSdeVeScheduler"], "ScoreSdeVeScheduler")
         ends = number(config, "scheduler.sigma_min", 0.01), number(config, "scheduler.sigma_max")
         return VE(*ends), parameterization.score, NoiseLevel()
-    betas = _betas(config)
-    return Tabulated(np.cumprod(1 - betas), t_min=1 / len(betas)), _prediction(config), KnotIndex(len(betas))
+    betas, meant = _betas(config), _prediction(config)
+    alphas_bar = np.cumprod(1 - betas)
+    if flag(config, "scheduler.rescale_betas_zero_snr", False):
+        alphas_bar = zero_terminal_snr(alphas_bar)
+    sde = Tabulated(alphas_bar, t_min=1 / len(betas))
+    if module.outputs == 2:
+        first, second = sde.knots()[:2]
+        meant = parameterization.learned(meant, floor=sde.posterior_variance(second, first))
+    return sde, meant, KnotIndex(len(betas))
 
 
 def is_told_sigma(config: Config) -> bool:
@@ -261,7 +277,7 @@ def _betas(config: Config) -> np.ndarray:
     name = value(config, "scheduler._class_name", "DDPMScheduler")
     if not isinstance(name, str) or name not in _TABLES:
         raise InputError(f"the config's scheduler is {shown(name)}, which is not read: expected DDPM's or the like")
-    for key, only in [("rescale_betas_zero_snr", False), ("use_flow_sigmas", False), ("timestep_type", "discrete")]:
+    for key, only in [("use_flow_sigmas", False), ("timestep_type", "discrete")]:
         choice(config, f"scheduler.{key}", [only], only)
     trained = value(config, "scheduler.trained_betas", None)
     if trained is None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from configs import base, edm
 from score_jax import build, interop, networks, noise_levels, parameterization, published
@@ -114,6 +115,34 @@ def test_schedulers_on_a_table_are_read_and_others_refused_by_name():
     for key, odd in [("use_flow_sigmas", True), ("timestep_type", "continuous")]:  # the latter is told log(σ)/4
         with pytest.raises(InputError, match=f"{key} is {odd!r}, expected one of"):
             loaded("diffusers", changed={"scheduler": {key: odd}})
+
+
+def test_a_table_of_zero_terminal_snr_is_sampled_from_its_second_knot():
+    changed = {"scheduler": {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}}
+    for options in ({}, {"sampler": "ddim", "steps": 10}, {"sampler": "unipc", "steps": 20}):
+        opened = loaded("diffusers", changed=changed, **options)
+        ts = np.asarray(build.grid(opened.config, opened.model.sde))
+        assert ts[0] == pytest.approx(0.901 if options.get("sampler") == "ddim" else 0.999, rel=1e-6)
+        assert np.isfinite(sigmas(opened)).all()
+    assert len(loaded("diffusers", changed=changed).model.sde.knots()) == 1000  # each at its own time, index and ᾱ
+
+
+def test_a_learned_range_is_read_and_sampled_with(tmp_path):
+    """A network of diffusers with twice the channels, the second half v = 0.2: log std² a share 0.6 of the way."""
+    weights = safetensors.numpy.load_file(FILES["diffusers"] / "diffusion_pytorch_model.safetensors")
+    for name, more in {"conv_out.weight": 0.0, "conv_out.bias": 0.2}.items():
+        weights[name] = np.concatenate([weights[name], np.full_like(weights[name], more)])
+    safetensors.numpy.save_file(weights, tmp_path / "diffusion_pytorch_model.safetensors")
+    config = json.loads((FILES["diffusers"] / "config.json").read_text()) | {"out_channels": 6}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "scheduler_config.json").write_text(json.dumps({"variance_type": "learned_range"}))
+    opened = published.load(tmp_path, base.get_config())
+    assert opened.config.sampler.ancestral.variance == "learned"
+    sde, x = opened.model.sde, jnp.ones((1, 16, 16, 3))
+    t, s = sde.knots()[500], sde.knots()[400]
+    high, low = sde.transition(t, s)[1], sde.posterior_variance(t, s)
+    np.testing.assert_allclose(opened.model.variance(x, t, s), high**0.6 * low**0.4, rtol=1e-5)
+    np.testing.assert_allclose(opened.model(x, t), loaded("diffusers").model(x, t), rtol=1e-4, atol=1e-5)
 
 
 def test_edm_takes_more_steps_for_larger_images_and_noise_for_imagenet():
