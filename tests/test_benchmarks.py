@@ -89,6 +89,7 @@ def test_every_script_is_run():
         "timing",
         "own_training",
         "check_device",
+        "compile_ahead",
     }
 
 

@@ -368,7 +368,7 @@ def command(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.trainin.steps=5"], "config has no setting 'trainin': choose one of data, evaluation"),
+        (["--config.trainin.steps=5"], "config has no setting 'trainin': choose one of data, device, evaluation"),
         (["--config=configs/toy.py", "--config.training.steps=many"], "many"),
         (["--config=configs/toy.py:sssm"], "no variant 'sssm'"),
         (["--config=configs/toy.py", "--config.sde.name=vpp"], "choose one of ve, vp, subvp"),

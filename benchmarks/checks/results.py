@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ class Results:
         """Returns what was left, and where the results are."""
         left = {stage: self.left(stage) for stage in stages}
         unbegun = [stage for stage in stages if not self._stage(stage)["items"] and not self._stage(stage)["failed"]]
-        lines = [f"  {stage}: {', '.join(names)}" for stage, names in left.items() if names]
+        lines = [f"  {stage}: {_counted(names)}" for stage, names in left.items() if names]
         lines += [f"  {stage}: not begun" for stage in unbegun]
         rest = ["left for the same command again:", *lines] if lines else ["nothing is left"]
         return "\n".join([f"{seconds:.0f} s", *rest, f"the table: {self.folder / 'table.md'}"])
@@ -129,7 +129,7 @@ class Results:
             parts += [f"Failed: {name}: {why}" for name, why in found["failed"].items()]
             parts += [f"Left out: {'; '.join(names)}: {why}" for why, names in _by_reason(found["left_out"]).items()]
             if left := self.left(stage):
-                parts.append(f"Not tried yet: {', '.join(left)}")
+                parts.append(f"Not tried yet: {_counted(left)}")
         return "\n\n".join(parts)
 
 
@@ -138,6 +138,12 @@ def _by_reason(left_out: dict[str, str]) -> dict[str, list[str]]:
     for name, why in left_out.items():
         grouped[why].append(name)
     return grouped
+
+
+def _counted(names: Sequence[str]) -> str:
+    """Names in a line; those of one test with different parameters once, with their number."""
+    counts = Counter(name.split("[")[0] for name in names)
+    return ", ".join(f"{name} ({n})" if n > 1 else name for name, n in counts.items())
 
 
 def _filled(rows: Sequence[Row]) -> list[Row]:

@@ -212,7 +212,7 @@ def test_ddims_scheduler_means_ddim():
     [
         ({"in_channels": 4}, "in_channels = 4 and out_channels = 3: 1 channels of a condition beside its image"),
         ({"in_channels": 6}, "3 channels of a condition beside its image"),
-        ({"out_channels": 6}, "a learned variance is not read"),
+        ({"out_channels": 6}, "twice as many where scheduler.variance_type is 'learned_range'"),
         ({"out_channels": 4}, "no image alone"),
     ],
 )

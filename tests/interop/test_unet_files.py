@@ -568,7 +568,7 @@ CONFIGS = [
     ("diffusers", {"block_out_channels": [32, 48]}, "expected multiples of the first"),
     ("diffusers", {"resnet_time_scale_shift": "scale_shift"}, "scale_shift is 'scale_shift', expected one of"),
     ("diffusers", {"out_channels": 6}, "twice as many where scheduler.variance_type is 'learned_range'"),
-    ("diffusers", {"scheduler": {"variance_type": "learned_range"}}, "in_channels = 3, out_channels = 3: read are"),
+    ("diffusers", {"scheduler": {"variance_type": "learned_range"}}, "in_channels = 3 and out_channels = 3: read are"),
     ("diffusers", {"mid_block_scale_factor": 2.0}, "mid_block_scale_factor is 2.0"),
     ("diffusers", {"layers_per_block": 2}, "lacks down_blocks"),
     ("diffusers", {"scheduler": 3}, "scheduler holds no settings"),
