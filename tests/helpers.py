@@ -1,5 +1,7 @@
 """Tables of everything there is one of many of; a new row inherits the common tests. Oracles and error bars beside."""
 
+import functools
+import itertools
 import tracemalloc
 
 import jax
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from flax import struct
 
-from score_jax import distributions, kernels, losses, parameterization, sampling
+from score_jax import arrays, distributions, kernels, losses, parameterization, sampling
 from score_jax import sde as sdes
 from score_jax.losses import times, weighting
 from score_jax.types import InputError
@@ -155,6 +157,26 @@ def moments(mixture: distributions.GaussianMixture) -> tuple[np.ndarray, np.ndar
     mean = weights @ means
     centred = means - mean
     return mean, np.einsum("k,kij->ij", weights, variances) + np.einsum("k,ki,kj->ij", weights, centred, centred)
+
+
+_SCORE = jax.jit(lambda sde, x, t: distributions.score_of(mixture(), sde)(x, t))
+
+
+def mixture_score(sde):
+    """The exact score function of the mixture, compiled once for all SDEs of a kind."""
+    return functools.partial(_SCORE, sde)
+
+
+def stepwise(sampler, keys, x, ts):
+    """The end of a sampler's steps along `ts`, operation by operation.
+
+    Those are compiled once for all samplers, where a program for each takes seconds: for a few steps.
+    """
+    sampler = sampler if sampler.along is None else sampler.along(ts)
+    keys, state = arrays.example_keys(keys, len(x)), sampler.init(x)
+    for i, (t, s) in enumerate(itertools.pairwise(ts)):
+        state = sampler.step(arrays.fold_in(keys, i), state, t, s)
+    return state.x
 
 
 def standard_error(values, axis: int = 0) -> np.ndarray:

@@ -38,7 +38,8 @@ def late(key, x):
 
 # The first two are biased; Euler's steps down from noise raised by a tenth are as long however many there are; of the
 # others `test_released` has the numbers to 1e-10.
-ELSEWHERE = ("consistent_annealed", "predictor_corrector", "euler_churn", "kdpm2", "lms", "dpm_solver_3")
+ELSEWHERE = ("consistent_annealed", "predictor_corrector", "euler_churn")
+ELSEWHERE += ("kdpm2", "lms", "deis", "dpm_solver_3", "ancestral_learned_range")
 CONVERGENT = {
     **{name: make for name, make in SAMPLERS.items() if name not in ELSEWHERE},
     "unipc_1": functools.partial(sampling.unipc, order=1),

@@ -1,7 +1,6 @@
 """DPM-Solver++ and UniPC written out on every kind of SDE, and the limits of their orders; see `test_released`, too."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from score_jax import arrays, distributions, sampling
+from score_jax import distributions, sampling
 from score_jax.sampling import grids
-from tests.helpers import SAMPLERS, SDES, key
+from tests.helpers import SAMPLERS, SDES, key, stepwise
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -114,15 +113,12 @@ def test_sde_dpm_solver_pp_2m_has_the_mean_written_out(x64):
 @pytest.mark.parametrize(("make", "written"), WRITTEN.values(), ids=WRITTEN.keys())
 def test_it_is_the_algorithm_written_out(make, written, x64):
     """Four steps of growing order from x = 1.3, the last of them of first order or not."""
-    ts, keys = jnp.asarray(TIMES), arrays.example_keys(key(), 1)
     for name in ("vp", "ve", "flow"):
         for limit in ("never", "long"):
-            sampler = make(SDES[name], linear_score(SDES[name]), lower_order=limit).along(ts)
-            state = sampler.init(jnp.full((1, 1), 1.3))
-            for t, s in itertools.pairwise(ts):  # operation by operation, which are compiled once for all cases
-                state = sampler.step(keys, state, t, s)
+            sampler = make(SDES[name], linear_score(SDES[name]), lower_order=limit)
+            end = stepwise(sampler, key(), jnp.full((1, 1), 1.3), jnp.asarray(TIMES))[0, 0]
             expected = written(*schedule(SDES[name], TIMES), 1.3, lower_order_final=limit == "long")
-            np.testing.assert_allclose(state.x[0, 0], expected, rtol=1e-12, err_msg=f"{name} {limit}")
+            np.testing.assert_allclose(end, expected, rtol=1e-12, err_msg=f"{name} {limit}")
 
 
 def test_orders_are_limited_where_steps_are_long_or_grow(x64):
@@ -133,24 +129,16 @@ def test_orders_are_limited_where_steps_are_long_or_grow(x64):
     sde, start = SDES["vp"], jnp.full((1, 1), 1.3)
     score_fn = linear_score(sde)
 
-    def step_by_step(sampler, ts):
-        state = sampler.init(start)
-        for t, s in itertools.pairwise(ts):
-            state = sampler.step(arrays.example_keys(key(), 1), state, t, s)
-        return state.x[0, 0]
-
-    @jax.jit
-    def ends(ts):
-        found = []
-        for make in (sampling.dpm_solver_pp, sampling.unipc):
-            samplers = [make(sde, score_fn, order=p, lower_order=limit) for limit in ("never", "long") for p in (2, 3)]
-            along = [sampling.sample(key(), sampler, start, ts)[0, 0] for sampler in samplers]
-            found.append([*along, step_by_step(samplers[3], ts)])
-        return found
+    def ends(make, ts):
+        samplers = [make(sde, score_fn, order=p, lower_order=limit) for limit in ("never", "long") for p in (2, 3)]
+        of_no_grid = samplers[3]._replace(along=None)
+        return [stepwise(sampler, key(), start, ts)[0, 0] for sampler in (*samplers, of_no_grid)]
 
     same = lambda a, b: abs(a - b) < 1e-12  # noqa: E731
     for h, third, second in ((0.70, True, False), (0.72, False, False), (0.49, True, True), (0.51, True, False)):
-        for p2, p3, long2, long3, alone in ends(sde.time(2 * jnp.asarray([-1.0, -0.5, 0.0, h]))):  # log-SNR is 2 λ
+        ts = sde.time(2 * jnp.asarray([-1.0, -0.5, 0.0, h]))  # log-SNR is 2 λ
+        for make in (sampling.dpm_solver_pp, sampling.unipc):
+            p2, p3, long2, long3, alone = ends(make, ts)
             # an order moves the end by 1e-3 and more, double precision by 1e-15
             assert abs(p3 - p2) > 1e-4
             assert same(alone, p3 if third else p2), h
@@ -164,10 +152,10 @@ def test_limits_by_the_steps_that_are_left_take_no_account_of_standing_still(mak
     sde, start = SDES["vp"], jnp.full((1, 1), 1.3)
     ts = sde.time(2 * jnp.linspace(-1.0, 1.0, 6))
 
-    @jax.jit
     def ends(ts):
-        makers = [make(sde, linear_score(sde), order=3, lower_order=limit) for limit in ("never", "denoised", "last")]
-        return jnp.stack([sampling.sample(key(), sampler, start, ts)[0, 0] for sampler in makers])
+        limits = "never", "denoised", "last"
+        samplers = [make(sde, linear_score(sde), order=3, lower_order=limit) for limit in limits]
+        return jnp.stack([stepwise(sampler, key(), start, ts)[0, 0] for sampler in samplers])
 
     found = ends(ts)
     assert (abs(found[:, None] - found[None]) > 1e-5).sum() == 6
