@@ -27,11 +27,12 @@ import subprocess
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from checks.item import Item, Row, Scale, absent
-from checks.results import Results
+from checks.results import START, Results
 
 HERE = Path(__file__).resolve().parent
 STAGES = ("tests", "families", "throughput", "learn", "torch")
@@ -45,13 +46,12 @@ if importlib.metadata.version("jax") < "0.11":  # the flag is gone since, and XL
 
 
 class Options(NamedTuple):
-    """What was asked for."""
+    """What was asked for, and how large that is here."""
 
     stages: tuple[str, ...]
     minutes: float
-    out: Path | None
     cache: Path | None
-    scale: Scale | None
+    scale: Scale
 
 
 # In a child, which has the device
@@ -104,9 +104,11 @@ class Teller:
 def run_stage(stage: str, scale: Scale, done: set[str], tell: Teller) -> None:
     """Runs the items of a stage that are not done, telling each."""
     if stage == "tests":
+        if missing := absent("pytest"):
+            return tell(items=[stage], left_out=stage, why=f"needs {', '.join(missing)}")
         from checks import device_tests
 
-        return device_tests.run(tell, done)
+        return device_tests.run(tell, done, scale.tiny)
     items = _items(stage, scale)
     tell(items=[item.name for item in items])
     for item in items:
@@ -137,33 +139,31 @@ def _run_item(item: Item, tell: Teller) -> None:
 # In the parent, which leaves the device alone
 
 
-def environment_of(stage: str, options: Options) -> dict[str, str]:
-    """Returns the environment of a stage's process."""
+def environment_of(stage: str, tiny: bool = False, cache: Path | None = None) -> dict[str, str]:
+    """Returns the environment of a child."""
     variables = dict(os.environ, PYTHONPATH=os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]))
     flags = [variables.get("XLA_FLAGS", "")]
     if stage == "tests":
         flags.append("--xla_gpu_deterministic_ops=true")  # else a resumed run need not be bit-identical on a GPU
-    elif options.scale and options.scale.tiny:
+    elif tiny:
         flags += _FAST_COMPILATION
     if stage == "torch":
         variables.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory too
-    if options.cache:
-        variables["JAX_COMPILATION_CACHE_DIR"] = str(options.cache.expanduser())
+    if cache:
+        variables["JAX_COMPILATION_CACHE_DIR"] = str(cache.expanduser())
         variables.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     return variables | {"XLA_FLAGS": " ".join(flag for flag in flags if flag), "PYTHONUNBUFFERED": "1"}
 
 
-def child(options: Options, *arguments: str, stage: str = "", log: Any = None) -> subprocess.Popen:
+def child(*arguments: str, environment: dict[str, str], log: Any) -> subprocess.Popen:
     """Starts this script as a child that has the device."""
     command = [sys.executable, str(Path(__file__).resolve()), *arguments]
-    return subprocess.Popen(
-        command, env=environment_of(stage, options), stdout=log, stderr=subprocess.STDOUT if log else None, text=True
-    )
+    return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True)
 
 
-def described(options: Options) -> Row:
+def described() -> Row:
     """Returns `describe()` of a child; ends the command where JAX does not start."""
-    process = child(options, "--child=describe", log=subprocess.PIPE)
+    process = child("--child=describe", environment=environment_of(""), log=subprocess.PIPE)
     out = process.communicate()[0]
     if process.returncode:
         sys.exit(f"error: JAX does not start here: {(out.strip().splitlines() or ['no message'])[-1]}")
@@ -176,6 +176,7 @@ class Watch:
     def __init__(self, stage: str, options: Options, results: Results):
         self._stage, self._options, self._results = stage, options, results
         self._running: str | None = None
+        self._tried: set[str] = set()  # by this call, whatever came of it
 
     def until(self, deadline: float) -> None:
         """Runs the stage until it is over or the deadline has come; a process that dies is replaced."""
@@ -186,31 +187,29 @@ class Watch:
         """One process; whether there is to be another."""
         events = self._results.folder / f"{self._stage}.events"
         events.unlink(missing_ok=True)
-        scale = self._options.scale
-        arguments = [f"--child={self._stage}", f"--events={events}", "--tiny" if scale and scale.tiny else "--notiny"]
-        arguments += [f"--fashion_mnist={scale.fashion_mnist}"] if scale and scale.fashion_mnist else []
-        for name in self._results.done(self._stage):
-            arguments.append(f"--done={name}")
+        self._results.begin(self._stage)
         read, self._running = 0, None
         with (self._results.folder / f"{self._stage}.log").open("a") as log:
-            process = child(self._options, *arguments, stage=self._stage, log=log)
+            environment = environment_of(self._stage, self._options.scale.tiny, self._options.cache)
+            process = child(*self._arguments(events), environment=environment, log=log)
             while process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.1)
                 read = self._read(events, read)
-            ended = process.poll() is not None
+            code = process.poll()
             process.kill()
             process.wait()
         self._read(events, read)
         events.unlink(missing_ok=True)
-        if not ended:
-            return False
-        if process.returncode not in (0, 1) and self._running is None:
-            self._results.fail(self._stage, "start", f"its process ended with code {process.returncode}: see its log")
-            return False
-        if self._running is None:
-            return False
-        self._results.fail(self._stage, self._running, f"its process ended with code {process.returncode}: see its log")
-        return True
+        if not code:
+            return False  # it is over, or its time is
+        self._results.fail(self._stage, self._running or START, f"its process ended with code {code}: see its log")
+        return self._running is not None
+
+    def _arguments(self, events: Path) -> list[str]:
+        scale = self._options.scale
+        arguments = [f"--child={self._stage}", f"--events={events}", "--tiny" if scale.tiny else "--notiny"]
+        arguments += [f"--fashion_mnist={scale.fashion_mnist}"] if scale.fashion_mnist else []
+        return arguments + [f"--done={name}" for name in {*self._results.done(self._stage), *self._tried}]
 
     def _read(self, events: Path, read: int) -> int:
         """Takes in the events after the first `read`; returns how many there are."""
@@ -225,6 +224,7 @@ class Watch:
             self._results.expect(self._stage, event["items"])
         if "start" in event:
             self._running = event["start"]
+            self._tried.add(self._running)
             return
         for kind, name in event.items():
             if kind == "done":
@@ -238,24 +238,30 @@ class Watch:
             self._running = None
 
 
-def check(options: Options) -> int:
+def check(given: argparse.Namespace, stages: tuple[str, ...]) -> int:
     """Runs the stages; returns the exit code."""
-    start, environment = time.monotonic(), described(options)
-    tiny = environment["platform"] == "cpu" if options.scale is None else options.scale.tiny
-    fashion = options.scale.fashion_mnist if options.scale else None
-    options = options._replace(scale=Scale(tiny, fashion))
-    folder = options.out or HERE / "results" / _folder_name(environment, tiny)
+    start, environment = time.monotonic(), described()
+    tiny = environment["platform"] == "cpu" if given.tiny is None else given.tiny
+    folder = given.out or HERE / "results" / _folder_name(environment, tiny)
+    # Tiny programs are compiled once for all stages: how long that takes says nothing.
+    cache = given.cache or (folder / "compiled" if tiny else None)
+    options = Options(stages, given.minutes, cache, Scale(tiny, given.fashion_mnist))
     results = Results(folder, environment | {"networks": "tiny" if tiny else "published width"})
     print(results.heading(), flush=True)
     end = start + 60 * options.minutes
-    for place, stage in enumerate(options.stages):
+
+    def run(place: int) -> None:
         now = time.monotonic()
         # Of the time that is left every stage may take its equal share; what it leaves is the others'.
-        deadline = now + max(0.0, end - now) / (len(options.stages) - place)
-        Watch(stage, options, results).until(deadline)
-        print(results.summary(stage), flush=True)
-    print(results.closing(options.stages, time.monotonic() - start))
-    return 1 if results.failed(options.stages) else 0
+        deadline = now + max(0.0, end - now) / (len(stages) - place)
+        Watch(stages[place], options, results).until(deadline)
+        print(results.summary(stages[place]), flush=True)
+
+    # One after the other on a device; a CPU compiles tiny programs two stages at a time, and is not timed.
+    with ThreadPoolExecutor(2 if tiny else 1) as pool:
+        list(pool.map(run, range(len(stages))))
+    print(results.closing(stages, time.monotonic() - start))
+    return 1 if results.failed(stages) else 0
 
 
 def _folder_name(environment: Row, tiny: bool) -> str:
@@ -285,8 +291,7 @@ def main() -> None:
         parser.error(f"--stage: {', '.join(unknown)} does not exist: choose among {', '.join(STAGES)}")
     if not given.minutes > 0:
         parser.error(f"--minutes is a time above 0, got {given.minutes:g}")
-    options = Options(stages, given.minutes, given.out, given.cache, None if given.tiny is None else Scale(given.tiny))
-    sys.exit(check(options))
+    sys.exit(check(given, stages))
 
 
 if __name__ == "__main__":

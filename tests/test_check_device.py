@@ -32,20 +32,22 @@ for name in ["works", "fails", "dies", "hangs"]:
     if name == "works": tell(done=name, row={"what": name, "ms": 1.5})
     if name == "fails": tell(failed=name, why="ValueError: no")
     if name == "dies": os.abort()
-    if name == "hangs": time.sleep(60)
+    if name == "hangs":
+        open(events + ".hung", "w").close()
+        time.sleep(60)
 """
 
 
 def watched(results, monkeypatch, seconds):
     """Runs the stage of that child for some seconds."""
 
-    def child(options, *arguments, stage="", log=None):
+    def child(*arguments, environment, log):
         events = next(a for a in arguments if a.startswith("--events=")).removeprefix("--events=")
         done = [a.removeprefix("--done=") for a in arguments if a.startswith("--done=")]
         return subprocess.Popen([sys.executable, "-c", _CHILD, events, *done], stdout=log, stderr=log)
 
     monkeypatch.setattr(check_device, "child", child)
-    options = check_device.Options(("families",), 1.0, None, None, TINY)
+    options = check_device.Options(("families",), 1.0, None, TINY)
     check_device.Watch("families", options, results).until(time.monotonic() + seconds)
 
 
@@ -55,8 +57,8 @@ def test_an_item_that_dies_is_named_and_one_that_hangs_is_left_for_the_next_call
     assert results.done("families") == ["works"]
     assert results.failed(["families"])[0] == "families: fails: ValueError: no"
     assert results.failed(["families"])[1].startswith("families: dies: its process ended with code -6")
-    assert results.left("families") == ["hangs"]
-    assert not list(tmp_path.glob("*.events"))
+    assert results.left("families") == ["hangs"] and (tmp_path / "families.events.hung").exists()
+    assert not list(tmp_path.glob("*.events")) and results.failed(["families"])[2:] == []
     # The same command goes on: what is done is not done again, and is in both files.
     again = Results(tmp_path, ENVIRONMENT)
     assert again.done("families") == ["works"] and again.left("families") == ["hangs"]
@@ -102,6 +104,22 @@ def test_an_item_that_raises_or_lacks_a_package_does_not_keep_the_others_from_ru
         {"start": "fine"},
         {"done": "fine", "row": {"ms": 2}},
     ]
+
+
+def test_a_stage_that_cannot_start_says_so_and_is_tried_again(tmp_path, monkeypatch):
+    results = Results(tmp_path, ENVIRONMENT)
+    monkeypatch.setitem(globals(), "_CHILD", "raise SystemExit(4)")
+    watched(results, monkeypatch, 5.0)
+    assert results.failed(["families"]) == ["families: start: its process ended with code 4: see its log"]
+    monkeypatch.setitem(globals(), "_CHILD", "pass")
+    watched(results, monkeypatch, 5.0)
+    assert results.failed(["families"]) == []
+
+
+def test_where_pytest_is_absent_the_tests_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(check_device, "absent", lambda *packages: list(packages))
+    check_device.run_stage("tests", TINY, set(), check_device.Teller(tmp_path / "events"))
+    assert json.loads((tmp_path / "events").read_text())["why"] == "needs pytest"
 
 
 def test_every_stage_names_its_items_once_and_the_published_ones_are_all_there():

@@ -6,6 +6,7 @@ tests that were left. What a test recorded of its comparisons, measured error an
 
 import json
 import os
+import sys
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,17 @@ _FOLDER = Path(__file__).resolve().parent.parent.parent / "tests" / "device"
 
 
 class _Teller:
-    """A pytest plugin: leaves out what is done, and tells what is there, begun, passed, failed and skipped."""
+    """A pytest plugin: leaves out what is done, and tells what is there, begun, passed, failed and skipped.
 
-    def __init__(self, tell: Callable[..., None], done: Container[str]):
-        self._tell, self._done = tell, done
+    Tiny, it takes the first item alone of each test.
+    """
+
+    def __init__(self, tell: Callable[..., None], done: Container[str], tiny: bool):
+        self._tell, self._done, self._tiny = tell, done, tiny
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        if self._tiny:
+            items[:] = {item.nodeid.split("[")[0]: item for item in reversed(items)}.values()
         names = [_name(item.nodeid) for item in items]
         items[:] = [item for item, name in zip(items, names, strict=True) if name not in self._done]
         self._tell(items=names)
@@ -53,9 +59,14 @@ def _last_line(text: str) -> str:
     return (errors or text.strip().splitlines() or [""])[0]
 
 
-def run(tell: Callable[..., None], done: Container[str]) -> None:
-    """Runs the tests that are not `done`, in this process, which has no other use for JAX."""
+def run(tell: Callable[..., None], done: Container[str], tiny: bool) -> None:
+    """Runs the tests that are not `done`, in this process, which has no other use for JAX.
+
+    The process ends with pytest's code where they could not be run, as of a test file that cannot be imported.
+    """
     os.environ["SCORE_JAX_DEVICE_TESTS"] = "1"
     import pytest
 
-    pytest.main([str(_FOLDER), "-q", "-p", "no:cacheprovider"], plugins=[_Teller(tell, done)])
+    code = pytest.main([str(_FOLDER), "-q", "-p", "no:cacheprovider"], plugins=[_Teller(tell, done, tiny)])
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+        sys.exit(code)

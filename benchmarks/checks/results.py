@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from timing import table
 
 from checks.item import Row
 
+START = "start"  # of a stage: what fails before any of its items
 # What must be the same for results to stand beside each other.
 _SAME = ("device", "platform", "devices", "versions", "networks", "flags")
 
@@ -25,6 +27,7 @@ class Results:
     def __init__(self, folder: Path, environment: Row):
         """Opens or makes the folder; ends the command where it holds results of another device or other versions."""
         self.folder = folder
+        self._lock = threading.Lock()  # stages may run side by side
         self._path = folder / "results.json"
         folder.mkdir(parents=True, exist_ok=True)
         self._content: Row = {"environment": environment, "stages": {}}
@@ -57,16 +60,23 @@ class Results:
         return self._content["stages"].setdefault(stage, kinds)
 
     def _put(self, stage: str, kind: str, name: str, value: Any) -> None:
-        found = self._stage(stage)
-        for other in ("done", "failed", "left_out"):
-            found[other].pop(name, None)
-        found[kind][name] = value
-        self._save()
+        with self._lock:
+            found = self._stage(stage)
+            for other in ("done", "failed", "left_out"):
+                found[other].pop(name, None)
+            found[kind][name] = value
+            self._save()
+
+    def begin(self, stage: str) -> None:
+        """Forgets that a stage could not start: it is tried again."""
+        with self._lock:
+            self._stage(stage)["failed"].pop(START, None)
 
     def expect(self, stage: str, items: Sequence[str]) -> None:
         """Notes which items a stage has."""
-        self._stage(stage)["items"] = list(items)
-        self._save()
+        with self._lock:
+            self._stage(stage)["items"] = list(items)
+            self._save()
 
     def add(self, stage: str, name: str, row: Row) -> None:
         """Notes a result."""
