@@ -9,6 +9,8 @@ import math
 
 from ml_collections import ConfigDict, FieldReference
 
+from score_jax.types import InputError
+
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
@@ -46,7 +48,8 @@ def get_config() -> ConfigDict:
     # How noise is added: ve vp subvp edm cosine flow tabulated
     sde = config.sde = ConfigDict()
     sde.name = "ve"
-    sde.ve = {"sigma_min": 0.01, "sigma_max": 10.0, "t_min": 1e-5, "t_max": 1.0}
+    # sigma_max 0: the largest distance between examples, or of their mean from 0 (NCSNv2's technique 1)
+    sde.ve = {"sigma_min": 0.01, "sigma_max": 0.0, "t_min": 1e-5, "t_max": 1.0}
     sde.vp = {"beta_min": 0.1, "beta_max": 20.0, "t_min": 1e-5, "t_max": 1.0}
     sde.subvp = {"beta_min": 0.1, "beta_max": 20.0, "t_min": 1e-3, "t_max": 1.0}
     sde.edm = {"sigma_min": 0.002, "sigma_max": 80.0}
@@ -122,7 +125,7 @@ def get_config() -> ConfigDict:
     optimizer = config.optimizer = ConfigDict()
     optimizer.learning_rate = 1e-3
     optimizer.schedule = "constant"  # or cosine, down to 0 at the last step
-    optimizer.warmup_steps = 100
+    optimizer.warmup_steps = -1  # −1: a fifth of the steps, at most 100
     optimizer.clip_norm = 1.0  # of the gradient of the loss per dimension; 0 doesn't clip
     optimizer.weight_decay = 0.0
     optimizer.b1 = 0.9
@@ -132,7 +135,7 @@ def get_config() -> ConfigDict:
     training = config.training = ConfigDict()
     training.steps = 2000
     training.batch_size = 128
-    training.steps_per_dispatch = 20  # compiled into one call; every interval is a multiple of it
+    training.steps_per_dispatch = 20  # compiled into one call: at most so many, as many as divide every interval
     training.accumulation = 1  # micro-batches a batch is cut into
     training.ema_decay = 0.999
     training.ema_warmup = True  # average less in the beginning: min(decay, (1 + n)/(10 + n))
@@ -149,8 +152,9 @@ def get_config() -> ConfigDict:
     # euler_churn heun kdpm2 lms deis dpm_solver dpm_solver_pp unipc probability_flow
     sampler = config.sampler = ConfigDict()
     sampler.name = "annealed_langevin"
-    sampler.annealed_langevin = {"step_size": 4e-5, "n_steps": 5}  # step_size is eps at the smallest level
-    sampler.consistent_annealed = {"step_size": 3.6e-5}  # one step a level, eps at the smallest
+    # step_size: eps at the smallest level; 0: what suits the grid's levels, by NCSNv2's technique 4 …
+    sampler.annealed_langevin = {"step_size": 0.0, "n_steps": 5}
+    sampler.consistent_annealed = {"step_size": 0.0}  # … or the noise of ancestral sampling; one step a level
     # num_scales: as many steps of score SDE's own size, as released; on grid uniform, steps as many, denoise False
     sampler.euler_maruyama = {"probability_flow": False, "num_scales": 0}
     sampler.reverse_diffusion = {"probability_flow": False, "num_scales": 0}
@@ -182,7 +186,7 @@ def get_config() -> ConfigDict:
     sampler.offset = 0  # of leading: the index of its lowest knot
     sampler.respacing = ""  # of the respaced grid, as "10,15,20" or "ddim50"; empty: `steps` evenly spread
     sampler.steps = 100  # steps along the grid
-    sampler.t_end = 0.0  # where a grid ends, but for levels; 0: at the SDE's t_min
+    sampler.t_end = 0.0  # where a grid ends, but for levels: not before the SDE's t_min; 0: there
     sampler.rho = 7.0  # of the karras grid
     sampler.denoise = True  # end with the posterior mean (Tweedie)
     sampler.ema = True  # sample with the averaged parameters
@@ -200,6 +204,6 @@ def get_config() -> ConfigDict:
 def variant(config: ConfigDict, variants: dict[str, dict], name: str) -> ConfigDict:
     """Applies the named variant, a mapping of dotted keys to values, to `config`."""
     if name not in variants:
-        raise ValueError(f"there is no variant {name!r} of this config: choose one of {', '.join(variants)}")
+        raise InputError(f"there is no variant {name!r} of this config: choose one of {', '.join(variants)}")
     config.update_from_flattened_dict(variants[name])
     return config

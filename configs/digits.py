@@ -54,8 +54,8 @@ def get_config(variant: str = "dsm") -> ConfigDict:
     config.training.log_every = 50
     config.training.checkpoint_every = 750
     config.training.label_dropout = 0.3
-    # Levels a factor of 1.17 apart, 4 steps of ε = 0.4 σ² each: 160 network calls
-    config.sampler.annealed_langevin = {"step_size": 4e-5, "n_steps": 4}
+    # Levels a factor of 1.17 apart, 4 steps of ε = 0.38 σ² each: 160 network calls
+    config.sampler.annealed_langevin.n_steps = 4
     config.sampler.steps = 40
     config.sampler.n = config.sampler.batch_size = 100
     config.evaluation.n = 200

@@ -14,7 +14,7 @@ def get_config(variant: str = "dsm") -> ConfigDict:
     config = base.get_config()
     config.data.name = "eight_gaussians"
     config.network.name = "mlp"
-    config.sde.ve.sigma_min = 0.05
+    config.sde.ve.update(sigma_min=0.05, sigma_max=10.0)
     config.parameterization.name = "edm"
     config.parameterization.edm.sigma_data = 2.0
     config.optimizer.schedule = "cosine"
@@ -24,8 +24,7 @@ def get_config(variant: str = "dsm") -> ConfigDict:
     config.training.steps_per_dispatch = 250
     config.training.log_every = 250
     config.training.checkpoint_every = 3000
-    # ε = 0.1 σ²: small beside the noise at every level, and 20 steps of it decorrelate the level before
-    config.sampler.annealed_langevin = {"step_size": 2.5e-4, "n_steps": 20}
+    config.sampler.annealed_langevin.n_steps = 20  # of ε = 0.14 σ²: they decorrelate the level before
     config.sampler.steps = 50
     config.sampler.n = 2000
     config.sampler.batch_size = 2000

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from score_jax import build, command, published, runs
+from score_jax import command, published, runs
 from score_jax.interop.sources import SOURCES
 from score_jax.types import InputError
 
@@ -48,9 +48,7 @@ def _short() -> dict[str, Any]:
 
 
 _OPENED = command.attempt(_published)
-command.define_run_config(
-    _OPENED and _OPENED.config, lambda config: published.change(config, build.sde(config), **_short())
-)
+command.define_run_config(_OPENED and _OPENED.config, lambda config: published.change(config, **_short()))
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "published checkpoint, in place of --workdir")
 _SOURCE = flags.DEFINE_enum(
     "source", None, list(SOURCES), "whose checkpoint it is: by default what its looks and names say"

@@ -72,6 +72,23 @@ def _keep_compilations(folder: str) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+def require_device() -> None:
+    """Starts JAX; raises InputError where it finds no device of the platform that the environment asks for."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts where CUDA's plugin is absent
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise InputError(
+            f"JAX finds no device for JAX_PLATFORMS={asked!r}: install what it needs (pip install -e '.[cuda]' or "
+            f"'.[tpu]'), or set JAX_PLATFORMS= to take what is there{_reason(error)}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f" ({lines[0]})" if lines else ""
+
+
 def in_force() -> dict[str, Any]:
     """Returns the settings that this process runs with: environment variables and JAX's own, where they are set."""
     variables = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}

@@ -5,6 +5,9 @@ A name is looked up in one table and given the options of the config's section o
 network, … to the command line is a row here and a section there.
 """
 
+import importlib.util
+import logging
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -16,10 +19,21 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from score_jax import arrays, kernels, likelihood, losses, networks, parameterization, sampling, training
+from score_jax import (
+    arrays,
+    kernels,
+    likelihood,
+    losses,
+    memory,
+    networks,
+    noise_levels,
+    parameterization,
+    sampling,
+    training,
+)
 from score_jax import data as datasets
 from score_jax import sde as sdes
-from score_jax.data import Source, toy
+from score_jax.data import Source, statistics, toy
 from score_jax.distributions import GaussianMixture, score_of
 from score_jax.interop.conditions import KnotIndex, LevelIndex, NoiseLevel, Timestep
 from score_jax.kernels import Kernel
@@ -32,8 +46,11 @@ from score_jax.sampling import Sampler, grids
 from score_jax.sampling.sde import StepVariance
 from score_jax.score import Condition, ScoreModel, ScoreWithVariance
 from score_jax.sde import SDE
+from score_jax.settings import check_numbers
 from score_jax.training.logging import LoggerFactory, tensorboard, wandb
-from score_jax.types import Array, InputError, Key, ScoreFn, require_at_least, require_positive
+from score_jax.types import Array, InputError, Key, ScoreFn
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Start: TypeAlias = Callable[[Key, tuple[int, ...]], Array]
@@ -52,22 +69,30 @@ def _options(section: ConfigDict) -> dict[str, Any]:
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses numbers that would otherwise be found out when the training is over."""
-    if not 0 <= config.seed < 2**63:
-        raise InputError(f"seed is a number from 0 to 2^63 - 1, got {config.seed}")
-    sampler, evaluation = config.sampler, config.evaluation
-    require_at_least("sampler", 1, steps=sampler.steps, n=sampler.n, batch_size=sampler.batch_size)
-    require_at_least("evaluation", 2, n=evaluation.n, levels=evaluation.levels)
-    require_at_least("evaluation", 0, likelihood_n=evaluation.likelihood_n, bound_n=evaluation.bound_n)
-    require_at_least("evaluation", 1, likelihood_probes=evaluation.likelihood_probes)
-    require_positive("evaluation", likelihood_tolerance=evaluation.likelihood_tolerance)
-    require_at_least("times.discrete", 1, n=config.times.discrete.n)
+    """Refuses numbers and combinations that would otherwise be found out later, or when the training is over."""
+    check_numbers(config)
     value_range(config)
+    loggers(config)
+    sampler, evaluation = config.sampler, config.evaluation
     if evaluation.bound_n and (sampler.name != "ancestral" or sampler.corrector):
         raise InputError(
             f"the variational bound is of ancestral steps, not of {sampler.name}{' corrected' * sampler.corrector}: "
             "set --config.sampler.name=ancestral --config.sampler.corrector=False, or --config.evaluation.bound_n=0"
         )
+
+
+def derived(config: ConfigDict, source: Source) -> ConfigDict:
+    """Returns the config with numbers in place of what is to follow from the data and the length of the training.
+
+    `sde.ve.sigma_max` and `sde.edm.sigma_max` of 0 become `statistics.largest_sigma`; `optimizer.warmup_steps` of −1 a
+    fifth of the steps, at most 100. A run keeps these numbers: it goes on with them whatever its data become.
+    """
+    config, process = config.copy_and_resolve_references(), config.sde.name
+    if config.sde.get(process, {}).get("sigma_max") == 0:
+        config.sde[process].sigma_max = statistics.largest_sigma(statistics.examples(source, value_range(config)))
+    if config.optimizer.warmup_steps < 0:
+        config.optimizer.warmup_steps = min(100, config.training.steps // 5)
+    return config
 
 
 # Data
@@ -218,15 +243,22 @@ UNETS: dict[str, Callable[..., nn.Module]] = {
 
 
 def sde(config: ConfigDict) -> SDE:
-    """Returns the noising process."""
-    return _choose("sde", config.sde.name, SDES)(**_options(config.sde))
+    """Returns the noising process; the data are read where a level is to follow from them and is not `derived` yet.
+
+    Raises:
+      InputError: also of one that cannot be sampled, since its data or its noise vanish or overflow at an end.
+    """
+    make = _choose("sde", config.sde.name, SDES)
+    if config.sde.get(config.sde.name, {}).get("sigma_max") == 0:
+        config = derived(config, data(config).train)
+    process = make(**_options(config.sde))
+    sdes.require_ends(process)
+    return process
 
 
 def network(config: ConfigDict, source: Source) -> nn.Module:
     """Returns the module for examples of the shape of the source's, class-conditional if it has classes."""
     options = config.network
-    if not 0 <= options.dropout < 1:
-        raise InputError(f"network.dropout is a probability below 1, got {options.dropout}")
     dtype = _choose("network.dtype", options.dtype, DTYPES)
     make = _choose("network", options.name, NETWORKS | LEVEL_NETWORKS | UNETS)
     if options.name in LEVEL_NETWORKS:
@@ -336,11 +368,17 @@ def meaning(config: ConfigDict) -> Parameterization:
 
 
 def model(config: ConfigDict, source: Source) -> ScoreModel:
-    """Returns the score function, its parameters drawn from `config.seed`."""
+    """Returns the score function, its parameters drawn from `config.seed`.
+
+    Raises:
+      InputError: also of more parameters than there is memory to train.
+    """
     module = network(config, source)
     example = jnp.zeros((1, *source.shape)), jnp.ones(1), jnp.zeros(1, jnp.int32) if source.num_classes else None
-    variables = jax.jit(module.init)(jax.random.key(config.seed), *example)
-    return ScoreModel(variables, sde(config), module, meaning(config), condition(config))
+    init, key = jax.jit(module.init), jax.random.key(config.seed)
+    parameters = memory.of_parameters(jax.eval_shape(init, key, *example))
+    memory.require({f"the parameters of network.{config.network.name}": parameters})
+    return ScoreModel(init(key, *example), sde(config), module, meaning(config), condition(config))
 
 
 # Objective
@@ -480,8 +518,39 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return training.optimizer(clip_norm=clip_norm, total_steps=config.training.steps, **options)
 
 
+class Intervals(NamedTuple):
+    """Steps between two of something: dispatches, records, checkpoints, checkpoints that are kept (None: none)."""
+
+    dispatch: int
+    log: int
+    checkpoint: int
+    keep: int | None
+
+
+def intervals(config: ConfigDict) -> Intervals:
+    """Returns the intervals of a training, none longer than it is.
+
+    A dispatch makes as many updates as divide all the others, at most `training.steps_per_dispatch`.
+    """
+    options = config.training
+    log, checkpoint = (min(every, options.steps) for every in (options.log_every, options.checkpoint_every))
+    keep = options.keep_every if 0 < options.keep_every <= options.steps else None
+    whole = math.gcd(options.steps, log, checkpoint, keep or 0)
+    dispatch = max(k for k in range(1, min(options.steps_per_dispatch, whole) + 1) if whole % k == 0)
+    return Intervals(dispatch, log, checkpoint, keep)
+
+
 def loggers(config: ConfigDict) -> list[LoggerFactory]:
-    """Returns the loggers asked for beside metrics.jsonl."""
+    """Returns the loggers asked for beside metrics.jsonl.
+
+    Raises:
+      InputError: where one needs a package that is not installed.
+    """
+    for name, package, off in (("tensorboard", "tensorboardX", "False"), ("wandb", "wandb", "")):
+        if config.training[name] and importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"training.{name} needs {package}: pip install 'score-jax[{name}]', or --config.training.{name}={off}"
+            )
     chosen: list[LoggerFactory] = [tensorboard] if config.training.tensorboard else []
     return [*chosen, wandb(config.training.wandb, config.to_dict())] if config.training.wandb else chosen
 
@@ -512,12 +581,24 @@ def _own_steps(config: ConfigDict) -> int:
     return n
 
 
+def _end(config: ConfigDict, sde: SDE) -> float | None:
+    """Where a grid ends, `sampler.t_end` but not before t_min; None: there."""
+    with jax.ensure_compile_time_eval():
+        end, low, high = (float(t) for t in (config.sampler.t_end, sde.t_min, sde.t_max))
+    if end >= high:
+        raise InputError(
+            f"sampler.t_end is a time below t_max = {high:g} of this SDE, got {end:g}: "
+            "set --config.sampler.t_end=0 to end at its t_min"
+        )
+    return end if end > low else None
+
+
 def grid(config: ConfigDict, sde: SDE) -> Array:
     """Returns the times a sampler visits: `config.sampler.steps` steps; both ends where it makes steps of its own."""
     options = config.sampler
+    n, t_end = options.steps + 1, _end(config, sde)
     if options.name == "probability_flow":
-        return grids.uniform(sde, 2, t_end=options.t_end or None)
-    n, t_end = options.steps + 1, options.t_end or None
+        return grids.uniform(sde, 2, t_end=t_end)
     table = {
         "levels": lambda: grids.levels(sde, _levels(sde, options.steps)),
         "uniform": lambda: grids.uniform(sde, n, t_end=t_end),
@@ -607,8 +688,75 @@ def bound(config: ConfigDict, sde: SDE, levels: int) -> Callable[[Key, ScoreFn, 
     return terms
 
 
+# Samplers whose noise is of a size of its own, ε at the smallest level
+_OF_A_STEP = ("annealed_langevin", "consistent_annealed")
+
+
+def with_step_size(config: ConfigDict, sde: SDE) -> ConfigDict:
+    """Returns the config with the sampler's ε at the smallest level in place of 0, by the levels of its grid.
+
+    Annealed Langevin's is NCSNv2's, technique 4; consistent annealed sampling's that of ancestral noise.
+    """
+    name = config.sampler.name
+    if name not in _OF_A_STEP or config.sampler[name].step_size:
+        return config
+    config = config.copy_and_resolve_references()
+    with jax.ensure_compile_time_eval():
+        log_ratio, sigma_min = float(_log_ratios(config, sde).max()), float(sde.sigma(sde.t_min))
+    config.sampler[name].step_size = (
+        noise_levels.step_size(sigma_min, math.exp(log_ratio), config.sampler[name].n_steps)
+        if name == "annealed_langevin"
+        else -2 * sigma_min**2 * math.expm1(-2 * log_ratio)
+    )
+    return config
+
+
+def _log_ratios(config: ConfigDict, sde: SDE) -> np.ndarray:
+    """The logs of the ratios of neighbouring levels σ/α of the grid, above 0; of a single level one just above it."""
+    ratios = 0.5 * np.diff(np.asarray(sde.log_snr(grid(config, sde)), np.float64))
+    return ratios[ratios > 0] if (ratios > 0).any() else np.array([1e-3])
+
+
+def check_sampling(config: ConfigDict, sde: SDE, score_fn: ScoreFn) -> None:
+    """Makes and throws away what sampling needs: what is misspelt or cannot work is found out now.
+
+    Raises:
+      InputError: also of Langevin steps that diverge at every level.
+    """
+    config = with_step_size(config, sde)
+    grid(config, sde), start(config, sde)
+    sampler(config, sde, thresholded(config, sde, score_fn))
+    name = config.sampler.name
+    if name not in _OF_A_STEP:
+        return
+    step, variance = config.sampler[name].step_size, float(sde.variance(sde.t_min))
+    if name == "annealed_langevin" and step >= 4 * variance:
+        raise InputError(
+            f"sampler.{name}.step_size {step:.3g} is {step / variance:.3g} σ² at every level of sde "
+            f"{config.sde.name!r}, and steps diverge from 4 on: set --config.sampler.{name}.step_size=0, which takes "
+            "the step that suits the levels"
+        )
+    least = -2 * variance * math.expm1(-float(_log_ratios(config, sde).min()))
+    if name == "consistent_annealed" and step <= least:
+        _log.warning(
+            f"sampler.{name}.step_size {step:.3g} is so small that every step is DDIM's: noise is added above "
+            f"{least:.3g}, and --config.sampler.{name}.step_size=0 adds that of ancestral sampling"
+        )
+
+
+def check_threshold(config: ConfigDict, source: Source) -> None:
+    """Refuses thresholds of data that are not images, or not known to be in `data.value_range`."""
+    threshold = config.sampler.threshold
+    if threshold != "none" and not (source.levels and len(source.shape) == 3):
+        raise InputError(
+            f"sampler.threshold {threshold!r} keeps images of grey levels in data.value_range, and data "
+            f"{config.data.name!r} of shape {source.shape} are none: set --config.sampler.threshold=none"
+        )
+
+
 def sampler(config: ConfigDict, sde: SDE, score_fn: ScoreFn) -> Sampler:
     """Returns the sampler, with its corrector if there is one; a learned variance is `score_fn.variance`."""
+    config = with_step_size(config, sde)
     options, variance = config.sampler, _learned_variance(config, score_fn)
     learned = {} if variance is None else {"variance": variance}
     chosen = _choose("sampler", options.name, SAMPLERS)(sde, score_fn, **(_options(options) | learned))

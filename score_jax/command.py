@@ -5,10 +5,12 @@ A command is a module with a `main()`; `run(main)` parses the flags and calls it
 and shows its traceback.
 """
 
+import importlib.util
 import json
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -37,27 +39,33 @@ def find_configs() -> None:
 def define_config(default: str) -> flags.FlagHolder:
     """Defines `--config=configs/FILE.py[:variant]` with overrides `--config.section.key=value`."""
     find_configs()
-    attempt(lambda: check_settings(_without_overrides(default), sys.argv[1:]))
+    attempt(lambda: check_settings(_read(given("config") or default), sys.argv[1:]))
     holder = config_flags.DEFINE_config_file("config", default, "config file, with :variant if it has some")
     _show_in_help("config")
     return holder
 
 
-def _without_overrides(default: str) -> ConfigDict | None:
-    """The config that the command line names, as its file has it; None where it cannot be read, which parsing tells."""
-    values = flags.FlagValues()
+def _read(name: str) -> ConfigDict:
+    """The config of FILE.py[:variant] without overrides: what is wrong with file or variant is said in one line."""
+    file, *variant = name.split(":", 1)
+    path = Path(file)
+    spec = importlib.util.spec_from_file_location("config", path) if path.is_file() and path.suffix == ".py" else None
+    if spec is None or spec.loader is None:
+        raise InputError(f"--config={name}: expected a Python file, configs/digits.py or configs/digits.py:ssm")
     try:
-        config_flags.DEFINE_config_file("config", given("config") or default, flag_values=values, sys_argv=[])
-        values(sys.argv[:1])
-        return values.config
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError):
-        return None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.get_config(*variant)
+    except InputError as error:
+        raise InputError(f"--config={name}: {error}") from error
+    except Exception as error:  # whatever a file of the user's raises, as a line and the place
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        line = error.lineno if isinstance(error, SyntaxError) else where.lineno
+        raise InputError(f"--config={name}: {type(error).__name__}: {error} ({where.filename}, line {line})") from error
 
 
-def check_settings(config: ConfigDict | None, arguments: Sequence[str]) -> None:
+def check_settings(config: ConfigDict, arguments: Sequence[str]) -> None:
     """Refuses overrides `--config.section.key` of settings that `config` doesn't have, naming those it has."""
-    if config is None:
-        return
     for path in re.findall(r"^--?(?:no)?config\.([^=\n]+)", "\n".join(arguments), re.MULTILINE):
         if not config:
             raise InputError("settings are a run's: give its folder too, --workdir=FOLDER")
@@ -152,6 +160,7 @@ def configure_backend(config: ConfigDict) -> None:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError):
         return  # which parsing tells
     backend.configure(**values.config.device)
+    backend.require_device()
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -163,6 +172,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         logging.get_absl_logger().addFilter(lambda record: "directory is read only" not in record.getMessage())
         try:
             backend.configure(**(flags.FLAGS.config.device if "config" in flags.FLAGS else {}))
+            backend.require_device()
             code = main()
         except InputError as error:
             _fail(error)

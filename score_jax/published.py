@@ -46,7 +46,6 @@ from score_jax.interop.sources import Checkpoint, as_score, open_checkpoint
 from score_jax.interop.strangers import Stranger
 from score_jax.networks import ResidualUNet
 from score_jax.score import ScoreModel
-from score_jax.sde import SDE
 from score_jax.types import InputError, require_at_least
 
 
@@ -169,8 +168,8 @@ def load(
         raise
     config = base.copy_and_resolve_references()
     config.update_from_flattened_dict(defaults.settings)
-    change(config, model.sde, sampler, steps)
-    build.sampler(config, model.sde, build.thresholded(config, model.sde, model))  # a misspelt one is said now
+    change(config, sampler, steps)
+    build.check_sampling(config, model.sde, model)
     height_width = defaults.size if size is None else (size, size) if isinstance(size, int) else size
     if height_width is None:
         raise InputError(f"{path}: does not say the side of its images (sample_size): give --size")
@@ -180,7 +179,7 @@ def load(
     return Published(model, config, shape, examples.num_classes, examples.null_class)
 
 
-def change(config: ConfigDict, sde: SDE, sampler: str | None, steps: int | None) -> None:
+def change(config: ConfigDict, sampler: str | None, steps: int | None) -> None:
     """Sets another sampler, on a grid and with steps that suit it, and another number of steps."""
     options = config.sampler
     steps_before, options.steps = options.steps, options.steps if steps is None else steps
@@ -194,16 +193,7 @@ def change(config: ConfigDict, sde: SDE, sampler: str | None, steps: int | None)
     kept = sampler in ("ancestral", "ddim") or (options.grid == "karras" and not langevin)  # the former with any grid
     options.update(name=sampler, grid=options.grid if kept else "log_snr", start="prior", corrector=False)
     if langevin:
-        options[sampler].step_size = _langevin_step_size(options, sde)
-
-
-def _langevin_step_size(options: ConfigDict, sde: SDE) -> float:
-    """ε at the smallest level: NCSNv2's for `annealed_langevin`; for `consistent_annealed` that of ancestral noise."""
-    log_ratio = 0.5 * float(sde.log_snr(options.t_end or sde.t_min) - sde.log_snr(sde.t_max)) / options.steps
-    sigma_min = float(sde.sigma(sde.t_min))
-    if options.name == "consistent_annealed":
-        return -2 * sigma_min**2 * math.expm1(-2 * log_ratio)
-    return noise_levels.step_size(sigma_min, math.exp(log_ratio), options.annealed_langevin.n_steps)
+        options[sampler].step_size = 0.0
 
 
 # How they were sampled

@@ -19,11 +19,11 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from score_jax import build, evaluation, generate, pictures, sampling, training
+from score_jax import build, evaluation, generate, memory, pictures, sampling, training
 from score_jax import data as datasets
 from score_jax.build import Data
 from score_jax.command import as_json
-from score_jax.data import Source
+from score_jax.data import Source, statistics
 from score_jax.generate import Samples
 from score_jax.plotting import histogram_classes, save
 from score_jax.sampling import grids
@@ -77,16 +77,30 @@ class Run(NamedTuple):
 def new(config: ConfigDict, workdir: str | Path) -> Run:
     """Builds the objects of a config; nothing is written.
 
-    The sampler and its grid are built and thrown away: a misspelt one should not be found out after the training.
+    What follows from the data and the length of the training is in the run's config as numbers (`build.derived`).
+
+    Raises:
+      InputError: of a setting, of training or sampling, that cannot be used.
     """
     build.check(config)
     data = build.data(config)
+    _require_memory(config, data.train)
+    config = build.derived(config, data.train)
+    build.check_threshold(config, data.train)
     model = build.model(config, data.train)
-    build.sampler(config, model.sde, build.thresholded(config, model.sde, model))
-    build.grid(config, model.sde)
-    build.start(config, model.sde)
+    build.check_sampling(config, model.sde, model)
     key = jax.random.key(config.seed)
     return Run(config, Path(workdir), data, model, training.create(key, model.variables, build.optimizer(config)))
+
+
+def _require_memory(config: ConfigDict, source: Source) -> None:
+    """Refuses batches that no memory holds: those of a dispatch, and those that a sampler has at once."""
+    training, sampler, devices = config.training, config.sampler, jax.device_count()
+    steps, size = build.intervals(config).dispatch, min(sampler.n, sampler.batch_size)
+    batches = memory.of_batches(source.shape, -(-training.batch_size // devices), steps)
+    memory.require({f"batches, training.batch_size={training.batch_size} in {steps} steps a dispatch": batches})
+    drawn = memory.of_batches(source.shape, size, 2)  # x and its score
+    memory.require({f"samples at once, sampler.batch_size={size}": drawn})
 
 
 def load(workdir: str | Path, config: ConfigDict, *, step: int | None = None) -> Run:
@@ -111,7 +125,7 @@ def load(workdir: str | Path, config: ConfigDict, *, step: int | None = None) ->
 
 
 def plan(run: Run) -> str:
-    """Returns what training will do, in two lines."""
+    """Returns what training will do, on what data, and what of the settings doesn't suit these, in a line each."""
     config, source = run.config, run.data.train
     parameters = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
     named = ", ".join(source.names[:12]) + (", …" if source.num_classes > 12 else "")
@@ -119,13 +133,45 @@ def plan(run: Run) -> str:
     return (
         f"{config.data.name}: {len(source)} examples of shape {source.shape}{conditional}; {config.network.name} with "
         f"{parameters:,} parameters ({config.parameterization.name}); {config.objective.name} on {config.sde.name}\n"
-        f"{config.training.steps} steps of batch {config.training.batch_size} into {run.workdir}"
+        f"{config.training.steps} steps of batch {config.training.batch_size} into {run.workdir}\n"
+        + "\n".join(_on_scale(run))
     )
+
+
+def _on_scale(run: Run) -> list[str]:
+    """How large the data are, in the units of training, and warnings of settings that are made for others."""
+    config, sde = run.config, run.model.sde
+    found = statistics.statistics(statistics.examples(run.data.train, build.value_range(config)))
+    said = [
+        f"data in training: mean {found.mean:.3g}, standard deviation {found.deviation:.3g}, "
+        f"from {found.low:.3g} to {found.high:.3g} ({found.n} examples)"
+    ]
+    largest = float(jnp.exp(-0.5 * sde.log_snr(sde.t_max)))
+    if largest < found.scale:
+        section = config.sde.get(config.sde.name, {})
+        cure = f"set --config.sde.{config.sde.name}.sigma_max=0" if "sigma_max" in section else "divide the data"
+        said.append(
+            f"warning: the largest noise level, σ/α = {largest:.3g}, is below the data's scale, {found.scale:.3g}: "
+            f"samples begin without knowing where the data are; {cure}"
+        )
+    assumed = {
+        name: section.edm.sigma_data
+        for name, section in (("parameterization", config.parameterization), ("weighting", config.weighting))
+        if section.name == "edm"
+    }
+    said += [
+        f"warning: {name}.edm.sigma_data is {value:g}, and the data's root mean square {found.scale:.3g}: "
+        f"set --config.{name}.edm.sigma_data={found.scale:.2g}"
+        for name, value in assumed.items()
+        if not 1 / 4 <= value / (found.scale or value) <= 4
+    ]
+    return said
 
 
 def train(run: Run) -> training.Result:
     """Trains from the run's last checkpoint, or from the start, to `config.training.steps`."""
     config, options, mesh = run.config, run.config.training, training.data_mesh()
+    every = build.intervals(config)
     training.check_batch_size(options.batch_size, mesh, accumulation=options.accumulation)
     step = training.make_train_step(
         run.model,
@@ -143,7 +189,7 @@ def train(run: Run) -> training.Result:
     loader = datasets.Loader(
         run.data.train,
         batch_size=options.batch_size,
-        steps_per_batch=options.steps_per_dispatch,
+        steps_per_batch=every.dispatch,
         seed=config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -157,11 +203,11 @@ def train(run: Run) -> training.Result:
             config=as_json(config),
             mesh=mesh,
             steps=options.steps,
-            steps_per_dispatch=options.steps_per_dispatch,
-            log_every=options.log_every,
-            checkpoint_every=options.checkpoint_every,
+            steps_per_dispatch=every.dispatch,
+            log_every=every.log,
+            checkpoint_every=every.checkpoint,
             keep_last=options.keep_last,
-            keep_every=options.keep_every or None,
+            keep_every=every.keep,
             may_differ=may_differ(config),
             loggers=build.loggers(config),
             seed=config.seed,
@@ -217,7 +263,7 @@ def draw(
     labels: np.ndarray | None = None,
 ) -> Samples:
     """Draws n samples of one `shape` from any score model with the config's sampler, in the model's own units."""
-    sde = model.sde
+    sde, config = model.sde, build.with_step_size(config, model.sde)
     drawn = generate.draw_many(
         jax.random.fold_in(jax.random.key(seed), _SAMPLING),
         model,

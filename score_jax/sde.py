@@ -37,6 +37,32 @@ def _index(t: ArrayLike, n: int) -> Array:
     return jnp.clip(jnp.floor(t * (n - 1) * (1 + 4 * jnp.finfo(t.dtype).eps)), 0, n - 1)
 
 
+# Largest −log α of float32: where α² is still a number
+_SMALLEST_LOG_ALPHA = -40.0
+
+
+def _require_below_one(owner: str, t_max: ArrayLike) -> None:
+    """Raises InputError for a time at which α is 0, t = 1 to float32."""
+    if isinstance(t_max, int | float) and np.float32(t_max) >= 1:
+        raise InputError(f"{owner}: α vanishes at t = 1, so t_max stops short of it, as 0.999 does; got {t_max}")
+
+
+def require_ends(sde: "SDE") -> None:
+    """Raises InputError unless α and σ are positive and finite at both ends, where sampling divides by them."""
+    with jax.ensure_compile_time_eval():
+        found = {
+            f"{letter}({end}) = {float(value):.3g}": float(value)
+            for end, t in (("t_min", sde.t_min), ("t_max", sde.t_max))
+            for letter, value in (("α", sde.alpha(t)), ("σ", sde.sigma(t)))
+        }
+    wrong = [said for said, value in found.items() if not 0 < value < np.inf]
+    if wrong:
+        raise InputError(
+            f"{type(sde).__name__}: {', '.join(wrong)}, where samples start and end with positive, finite numbers: "
+            "choose a larger t_min, a smaller t_max, or less noise"
+        )
+
+
 def _derivative(fn, t: ArrayLike) -> Array:
     t = _as_time(t)
     return jax.jvp(fn, (t,), (jnp.ones_like(t),))[1]
@@ -202,6 +228,14 @@ class _LinearBeta(SDE):
         owner = type(self).__name__
         require_positive(owner, beta_min=self.beta_min, beta_max=self.beta_max)
         require_range(owner, "t_min", self.t_min, "t_max", self.t_max)
+        numbers = self.beta_min, self.beta_max, self.t_max
+        if all(isinstance(v, int | float) for v in numbers):
+            lost = self.t_max * (self.beta_min + 0.5 * self.t_max * (self.beta_max - self.beta_min)) / 2
+            if not -lost > _SMALLEST_LOG_ALPHA:
+                raise InputError(
+                    f"{owner}: α(t_max) = exp(−{lost:.4g}) vanishes; beta_max = 20 leaves exp(−5), got "
+                    f"beta_min = {self.beta_min}, beta_max = {self.beta_max}, t_max = {self.t_max}"
+                )
 
     def integral(self, t: ArrayLike) -> Array:
         """Returns B(t) = β_min t + ½ (β_max − β_min) t²."""
@@ -302,6 +336,7 @@ class Cosine(SDE):
 
     def __post_init__(self):
         require_range("Cosine", "t_min", self.t_min, "t_max", self.t_max)
+        _require_below_one("Cosine", self.t_max)
 
     def log_alpha(self, t: ArrayLike) -> Array:
         return jnp.log(jnp.cos(0.5 * jnp.pi * _as_time(t)))
@@ -322,6 +357,7 @@ class Flow(SDE):
 
     def __post_init__(self):
         require_range("Flow", "t_min", self.t_min, "t_max", self.t_max)
+        _require_below_one("Flow", self.t_max)
 
     def log_alpha(self, t: ArrayLike) -> Array:
         return jnp.log1p(-_as_time(t))
@@ -353,7 +389,7 @@ class Tabulated(SDE):
         require_range("Tabulated", "t_min", self.t_min, "t_max", self.t_max)
         if alphas_bar is None:
             return  # rebuilt from its leaves
-        if isinstance(alphas_bar, jax.Array):
+        if isinstance(alphas_bar, jax.core.Tracer):
             object.__setattr__(self, "log_alphas_bar", jnp.log(alphas_bar))
             return
         table = np.asarray(alphas_bar, np.float64)
@@ -365,6 +401,11 @@ class Tabulated(SDE):
         if table.ndim != 1 or not (np.diff([1.0, *table, 0.0]) < 0).all():
             shown = np.array2string(table, threshold=4)
             raise InputError(f"Tabulated: alphas_bar must decrease strictly inside (0, 1), got {shown}")
+        if not np.log(table[-1]) > 2 * _SMALLEST_LOG_ALPHA:
+            raise InputError(
+                f"Tabulated: alphas_bar ends with {table[-1]:.3g}, where α vanishes: end the table before, or with "
+                "exactly 0, which is sampled from the second knot"
+            )
         object.__setattr__(self, "log_alphas_bar", np.log(table))
 
     def knots(self) -> Array:

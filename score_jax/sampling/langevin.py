@@ -131,7 +131,8 @@ def annealed_langevin(
 ) -> Sampler:
     """Takes `n_steps` Langevin steps at s with ε = step_size·(σ_s/σ_min)² (Song & Ermon 2019, algorithm 1).
 
-    Run it on `grids.levels(sde, sigmas)`. Two conventions are published, with a factor of two between them:
+    Run it on `grids.levels(sde, sigmas)`. Where α is not 1, x is carried over from t as x α_s/α_t, so that on every SDE
+    x/α is the chain of the variance-exploding one. Two conventions are published, with a factor of two between them:
 
         ε form (NCSN's paper, its toy code, this package):   x + (ε_i/2) score + √ε_i z,    ε_i = ε σ_i²/σ_L²
         α form (NCSN's image code, NCSNv2's paper and code): x + α_i score + √(2α_i) z,    α_i = step_lr σ_i²/σ_L²
@@ -153,6 +154,7 @@ def annealed_langevin(
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
         scaled = step_size * (sde.sigma(s) / smallest) ** 2
+        x = arrays.expand_right(jnp.exp(sde.log_alpha(s) - sde.log_alpha(t)), x) * x
         return langevin(key, lambda x: score_fn(x, s), x, step_size=scaled, n_steps=n_steps, noise=noise)
 
     return one_step(step, n_steps)

@@ -203,20 +203,25 @@ def test_another_sampler_runs_on_a_grid_that_suits_it():
 
 
 def test_another_samplers_settings_suit_the_checkpoints_noise_and_steps():
-    """Langevin steps of the base config, ε = 4e-5 for σ = 0.01, are 10 σ² at EDM's σ = 0.002: they would diverge."""
     ratio = (80 / 0.002) ** (1 / 20)
-    annealed = loaded("edm", sampler="annealed_langevin", steps=20).config.sampler
+
+    def by(sampler):
+        opened = loaded("edm", sampler=sampler, steps=20)
+        return build.with_step_size(opened.config, opened.model.sde).sampler
+
+    annealed = by("annealed_langevin")
     assert (annealed.grid, annealed.steps) == ("log_snr", 20)
     step_size = annealed.annealed_langevin.step_size
     assert 0 < step_size < 2 * 0.002**2  # x ← (1 − ε/2σ²) x beyond is unstable
     assert step_size == pytest.approx(noise_levels.step_size(0.002, ratio, annealed.annealed_langevin.n_steps))
     # η = ε/2σ² = 1 − γ², whose noise is ancestral sampling's
-    consistent = loaded("edm", sampler="consistent_annealed", steps=20).config.sampler
+    consistent = by("consistent_annealed")
     assert consistent.consistent_annealed.step_size == pytest.approx(2 * 0.002**2 * (1 - ratio**-2))
     # A grid that ends above t_min: 20 steps from σ/α of t = 1 to that of 1e-3, ε at the sampler's own smallest level.
     vp, config = sdes.VP(), base.get_config()
     config.sampler.update(name="euler_maruyama", t_end=1e-3)
-    published.change(config, vp, "consistent_annealed", 20)
+    published.change(config, "consistent_annealed", 20)
+    config = build.with_step_size(config, vp)
     change = float(vp.log_snr(1.0) - vp.log_snr(1e-3)) / 20  # 2 log(1/γ) < 0
     expected = 2 * float(vp.variance(vp.t_min)) * -np.expm1(change)
     assert config.sampler.consistent_annealed.step_size == pytest.approx(expected)
@@ -226,7 +231,7 @@ def test_another_samplers_settings_suit_the_checkpoints_noise_and_steps():
     noisy.sampler.heun.churn = 40 / 256
     for steps, churn in [(255, 40 / 256), (511, 40 / 512), (127, 40 / 128), (39, 2**0.5 - 1), (None, 40 / 256)]:
         config = noisy.copy_and_resolve_references()
-        published.change(config, sdes.EDM(), None, steps)
+        published.change(config, None, steps)
         assert config.sampler.heun.churn == pytest.approx(churn)
 
 

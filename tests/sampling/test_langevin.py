@@ -75,6 +75,24 @@ def test_annealed_langevin_defaults_to_the_sdes_own_smallest_level():
     np.testing.assert_allclose(a, b, rtol=1e-3)
 
 
+def test_annealed_langevin_is_one_chain_in_x_over_alpha_whatever_the_process():
+    """Of VP, started at x α, with the same levels σ/α, steps and noise: VE's states times α."""
+    vp, ve = sdes.VP(), sdes.VE(0.01, 50.0)
+    sigmas = jnp.geomspace(20.0, 0.05, 6)
+    start = 20 * arrays.normal(arrays.example_keys(key(1), 5), mixture().sample(key(2), 5))
+
+    def run(sde):
+        score_fn = distributions.score_of(mixture(), sde)
+        ts = sde.time(-2 * jnp.log(sigmas))
+        smallest = sde.sigma(ts[-1])
+        sampler = sampling.annealed_langevin(sde, score_fn, step_size=0.3 * smallest**2, n_steps=3, sigma_min=smallest)
+        x = jax.jit(lambda x: sampling.sample(key(), sampler, x, ts))(sde.alpha(ts[0]) * start)
+        return x / sde.alpha(ts[-1])
+
+    # Levels come back from times to 1e-5 of themselves, and with them every step; five levels of three steps.
+    np.testing.assert_allclose(run(vp), run(ve), rtol=1e-3, atol=1e-3)
+
+
 def test_annealed_langevin_recovers_the_mode_weights_that_langevin_gets_wrong():
     """Figure 3 of Song & Ermon 2019 with exact scores: 0.8/0.2 at ±5, 1280 chains from U[−8, 8]²."""
     data = distributions.GaussianMixture(jnp.array([0.8, 0.2]), jnp.array([[5.0, 5.0], [-5.0, -5.0]]), 1.0)
