@@ -73,6 +73,12 @@ def check(config: ConfigDict) -> None:
     check_numbers(config)
     value_range(config)
     loggers(config)
+    optimizer, steps = config.optimizer, config.training.steps
+    if optimizer.schedule == "cosine" and optimizer.warmup_steps >= steps:
+        raise InputError(
+            f"optimizer.warmup_steps {optimizer.warmup_steps} leaves nothing of training.steps {steps} for the cosine: "
+            "set --config.optimizer.warmup_steps=-1 for a fifth of the steps, or more steps"
+        )
     sampler, evaluation = config.sampler, config.evaluation
     if evaluation.bound_n and (sampler.name != "ancestral" or sampler.corrector):
         raise InputError(

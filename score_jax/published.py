@@ -237,7 +237,7 @@ def _score_sde(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaul
     n = whole(config, "model.num_scales", 1000)
     settings = {
         "data.value_range": (-1.0, 1.0) if flag(config, "data.centered") else (0.0, 1.0),
-        "sampler.name": "probability_flow" if flow else _predictor(config, usual),
+        **({"sampler.name": "probability_flow"} if flow else _predictor(config, usual)),
         "sampler.ancestral.variance": "posterior" if exploding else "transition",
         "sampler.corrector": corrector == "langevin" and not flow,
         "sampler.langevin_corrector.snr": number(config, "sampling.snr", 0.16),
@@ -250,17 +250,17 @@ def _score_sde(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaul
     return Defaults(settings, checkpoint.examples.size)
 
 
-def _predictor(config: Mapping[str, Any], usual: str) -> str:
-    """The sampler that the config names, or what is left of it without noise, which its probability_flow asks for."""
+def _predictor(config: Mapping[str, Any], usual: str) -> dict[str, Any]:
+    """The sampler that the config names, with its probability_flow: without noise."""
     name = word(config, "sampling.predictor", _PREDICTORS, usual)
     if not flag(config, "sampling.probability_flow", False):
-        return _PREDICTORS[name]
-    if name != "euler_maruyama":
+        return {"sampler.name": _PREDICTORS[name]}
+    if name == "ancestral_sampling":
         raise InputError(
-            f"the config's sampling.probability_flow is True with the predictor {name}, read with euler_maruyama "
-            "only: take that, or the flow integrated adaptively, sampling.method = ode"
+            "the config's sampling.probability_flow is True with the predictor ancestral_sampling, which has none: "
+            "take euler_maruyama or reverse_diffusion, or the flow integrated adaptively, sampling.method = ode"
         )
-    return "euler"
+    return {"sampler.name": name, f"sampler.{name}.probability_flow": True}
 
 
 def _diffusers(source: str, checkpoint: Checkpoint, model: ScoreModel) -> Defaults:

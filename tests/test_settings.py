@@ -81,6 +81,7 @@ def nested(dotted, value):
         ),
         ({"optimizer__b1": 2.0}, "optimizer.b1 is a number from 0 and below 1, got 2.0"),
         ({"optimizer__warmup_steps": -5}, "optimizer.warmup_steps is a number from -1, got -5"),
+        ({"optimizer__warmup_steps": 20, "training__steps": 20}, "warmup_steps 20 leaves nothing of training.steps 20"),
         ({"training__keep_last": 0}, "training.keep_last is a number from 1, got 0"),
         ({"sampler__t_end": 1.5}, "sampler.t_end is a time below t_max = 1 of this SDE, got 1.5"),
         ({"network__mlp__hidden": (10**7, 10**7)}, "needs at least 1.78 PiB of memory .* parameters of network.mlp"),

@@ -129,8 +129,9 @@ FLOWS = [
     ({"method": "ODE", "predictor": "reverse_diffusion", "corrector": "langevin"}, ("probability_flow", False, True)),
     ({"method": "ode", "noise_removal": False}, ("probability_flow", False, False)),
     ({"method": "PC", "predictor": "Euler_Maruyama"}, ("euler_maruyama", False, True)),
-    ({"probability_flow": True}, ("euler", False, True)),
-    ({"probability_flow": True, "corrector": "langevin"}, ("euler", True, True)),
+    ({"probability_flow": True}, ("euler_maruyama", False, True)),
+    ({"probability_flow": True, "corrector": "langevin"}, ("euler_maruyama", True, True)),
+    ({"probability_flow": True, "predictor": "reverse_diffusion"}, ("reverse_diffusion", False, True)),
     ({"probability_flow": False, "predictor": "reverse_diffusion"}, ("reverse_diffusion", False, True)),
 ]
 
@@ -140,6 +141,9 @@ def test_score_sdes_config_may_ask_for_the_flow(sampling, expected):
     sampler = loaded("ddpmpp", changed={"sampling": sampling}).config.sampler
     assert (sampler.name, sampler.corrector, sampler.denoise) == expected
     assert sampler.t_end == 1e-3
+    wanted = bool(sampling.get("probability_flow"))  # each by the predictor it is asked of
+    if sampler.name != "probability_flow":
+        assert sampler[sampler.name].probability_flow == wanted
     assert sampler.probability_flow.to_dict() == {"rtol": 1e-5, "atol": 1e-5}  # as released
 
 
@@ -150,7 +154,6 @@ def test_score_sdes_config_may_ask_for_the_flow(sampling, expected):
         ("ddpmpp", {"predictor": "none"}, "sampling.predictor is 'none', expected one of euler_maruyama"),
         ("ddpmpp", {"corrector": "ald"}, "sampling.corrector is 'ald', expected one of langevin, none"),
         ("ddpmpp", {"probability_flow": 1}, "sampling.probability_flow is 1, expected true or false"),
-        ("ncsnpp", {"probability_flow": True}, "probability_flow is True with the predictor reverse_diffusion"),
         ("ddpmpp", {"probability_flow": True, "predictor": "ancestral_sampling"}, "the predictor ancestral_sampling"),
     ],
 )  # fmt: skip
