@@ -138,7 +138,7 @@ def strip(trajectory: ArrayLike, *, sigmas: ArrayLike | None = None) -> Figure:
 
     Args:
       trajectory: `(T, n, H, W, C)`, T up to about 12 stages.
-      sigmas: noise level of each stage, (T,), printed above it.
+      sigmas: noise level σ/α of each stage, (T,), printed above it.
     """
     trajectory = _stack(trajectory, "trajectory (T, n, H, W, C)")
     stages = len(trajectory)
@@ -146,7 +146,7 @@ def strip(trajectory: ArrayLike, *, sigmas: ArrayLike | None = None) -> Figure:
     if sigmas is not None:
         centres = (np.arange(stages) + 0.5) * (trajectory.shape[3] + 1) - 1
         _label_columns(ax, centres, [f"{float(s):.2g}" for s in np.asarray(sigmas)])
-        ax.set_xlabel("noise level σ")
+        ax.set_xlabel("noise level σ/α")
         ax.xaxis.set_label_position("top")
     return fig
 
@@ -330,7 +330,7 @@ def by_noise_level(
     *,
     labels: Sequence[str] | None = None,
     ylabel: str = "loss",
-    xlabel: str = "noise level σ",
+    xlabel: str = "noise level σ/α",
 ) -> Figure:
     """Shows one or several quantities against the noise level, on log axes.
 
