@@ -4,8 +4,8 @@
     python experiments/evaluate.py --workdir=runs/digits --sampler=ddim --steps=50
 
 Of all data: held-out loss by noise level, distances to the nearest training examples. 2-D toys: score error against the
-exact score by noise level, mode weights. Points, vectors, sequences: sliced Wasserstein-2, MMD, energy distance. Images:
-accuracy and class balance by a simple classifier trained on the real images.
+exact score by noise level, mode weights. Points, vectors, sequences: sliced Wasserstein-2, MMD, energy distance.
+Images: accuracy and class balance by a simple classifier trained on the real images.
 --config.evaluation.likelihood_n=100: the likelihood of that many held-out examples under the probability flow, in
 bits/dim of grey levels, else in nats, beside a toy's exact one.
 --config.evaluation.bound_n=100: the variational bound of an ancestral sampler's steps, in bits/dim, with its parts.
@@ -32,9 +32,8 @@ def main() -> None:
     run = runs.load(workdir, config, step=_STEP.value)
     seed = config.seed if _SEED.value is None else _SEED.value
     folder = command.require_writable(Path(_OUT.value) if _OUT.value else runs.evaluation_folder(run, seed))
-    print(
-        f"evaluating {workdir} at step {int(run.state.step)} with {config.evaluation.n} samples by {config.sampler.name}"
-    )
+    n, sampler = config.evaluation.n, config.sampler.name
+    print(f"evaluating {workdir} at step {int(run.state.step)} with {n} samples by {sampler}")
     numbers = runs.evaluate(run, seed=seed, folder=Path(_OUT.value) if _OUT.value else None)
     left_out = numbers.pop("left_out")
     for name, value in numbers.items():

@@ -8,9 +8,10 @@ Writes into --out: the pictures that training makes, and samples.npz with "x" (i
 other data in units of their own: "units" says which), "seed", "conditions" (checkpoint, sampler and its settings, as
 JSON) and, of a class-conditional model, "label", and "names", what a run's data call its classes. By default the folder
 is one in samples/ of the run, named after sampler, steps, checkpoint, number, label and seed, so that other samples
-replace none. Any sampling setting can be overridden; sample i depends on the seed and i alone. --sampler and --steps set
-sampler.name and sampler.steps, and the grid and step size that suit them. A checkpoint (`interop.load` lists the kinds) needs no PyTorch and is sampled as its authors did, unless
-settings say otherwise; it comes without data, so without nearest neighbours.
+replace none. Sample i depends on the seed and i alone. Any sampling setting can be overridden; --sampler and --steps
+set sampler.name and sampler.steps, and a grid and step size that suit them. A checkpoint (`interop.load` lists the
+kinds) needs no PyTorch and is sampled as its authors did, unless settings say otherwise; it comes without data, so
+without nearest neighbours, and its samples go to runs/NAME/samples/.
 """
 
 from pathlib import Path

@@ -83,7 +83,8 @@ def test_memorisation_in_feature_space_finds_shifted_copies():
         (lambda: nearest_neighbours(FRESH, TRAIN, k=701), "between 1 and the 700"),
         (lambda: nearest_neighbours(FRESH[:, :2], TRAIN), "8 elements each and data 16"),
         (lambda: nearest_neighbours(np.full((2, 16), np.nan), TRAIN), "diverged"),
-        (lambda: nearest_neighbours(np.zeros(16), TRAIN), r"shape \(16,\)"),
+        (lambda: nearest_neighbours(np.zeros(16), TRAIN), "1 elements each and data 16"),  # 16 scalars
+        (lambda: nearest_neighbours(np.zeros((0, 16)), TRAIN), r"shape \(0, 16\)"),
         (lambda: memorisation(FRESH, TRAIN, TRAIN), "not trained on"),
     ],
 )
