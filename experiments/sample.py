@@ -74,8 +74,8 @@ def main() -> None:
 def _sample_checkpoint(opened: published.Published) -> list[Path]:
     opened = opened._replace(config=flags.FLAGS.config)
     how = {"n": _N.value, "seed": _SEED.value, "label": _number_of_a_class()}
-    told = {**published.conditions(opened, **how), "checkpoint": str(_CHECKPOINT.value), "weights": _WEIGHTS.value}
-    by_default = Path("runs", Path(_CHECKPOINT.value).stem, "samples", records.name_of(told))
+    name = records.name_of(published.conditions(opened, **how))
+    by_default = Path("runs", Path(_CHECKPOINT.value).stem, "samples", name)
     folder = command.require_writable(Path(_OUT.value or by_default))
     print(f"{_N.value} samples {opened.shape} of {_CHECKPOINT.value} by {opened.config.sampler.name} into {folder}")
     return published.draw(opened, folder, **how)

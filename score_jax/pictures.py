@@ -84,19 +84,23 @@ def of_points(
     ]
 
 
-def of_field(folder: Path, score_fn: StaticScoreFn, truth: GaussianMixture, data: np.ndarray) -> list[Path]:
-    """Writes density.png, and score_field.png: the learned score beside the true one at one noise level.
+def of_field(
+    folder: Path, score_fn: StaticScoreFn, truth: GaussianMixture, data: np.ndarray, *, sigma: float
+) -> list[Path]:
+    """Writes density.png and score_field.png, of one noise level: the learned score beside the true one.
 
     Args:
       folder: where.
       score_fn: the learned score at that level.
       truth: the density noised to that level.
       data: points that say how far the picture reaches.
+      sigma: that level, σ/α.
     """
+    title = f"data noised to σ/α = {sigma:.2g}"
     extent, log_prob = plotting.extent_of(data), jax.jit(truth.log_prob)
-    field = plotting.score_field(score_fn, jax.jit(truth.score), extent=extent, log_prob_fn=log_prob)
+    field = plotting.score_field(score_fn, jax.jit(truth.score), extent=extent, log_prob_fn=log_prob, title=title)
     return [
-        plotting.save(plotting.density(log_prob, extent), folder / "density.png"),
+        plotting.save(plotting.density(log_prob, extent, title=title), folder / "density.png"),
         plotting.save(field, folder / "score_field.png"),
     ]
 

@@ -200,6 +200,7 @@ def score_field(
     extent: Extent,
     log_prob_fn: LogProbFn | None = None,
     arrows: int = 20,
+    title: str | None = None,
 ) -> Figure:
     """Shows a score as arrows, beside the true one where it is known, both at one scale over the density.
 
@@ -209,6 +210,7 @@ def score_field(
       extent: where.
       log_prob_fn: the density shaded below the arrows, or None.
       arrows: arrows along each axis.
+      title: of both.
     """
     fields = {"learned score": score_fn} if oracle is None else {"learned score": score_fn, "true score": oracle}
     fig, axes = _planes(len(fields), extent)
@@ -217,14 +219,16 @@ def score_field(
     # Nine in ten arrows fit their cell; the longer ones lie far outside the data.
     length = max(np.nanquantile(np.linalg.norm(scores[-1], axis=1), 0.9), 1e-12)
     cell = (extent[1] - extent[0]) / arrows
-    for ax, title, score in zip(axes, fields, scores):
+    for ax, name, score in zip(axes, fields, scores):
         if log_prob_fn is not None:
             _draw_density(ax, log_prob_fn, extent, 200)
         ax.quiver(
             *points.T, *score.T, angles="xy", scale_units="xy", scale=length / cell, color=INK,
             width=0.004, headwidth=4, headlength=5, pivot="mid",
         )  # fmt: skip
-        ax.set_title(title)
+        ax.set_title(name)
+    if title:
+        fig.suptitle(title)
     return fig
 
 

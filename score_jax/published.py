@@ -86,7 +86,8 @@ class Defaults(NamedTuple):
 class Published(NamedTuple):
     """A checkpoint ready to be sampled: the score function, the settings, the shape of an example, the classes.
 
-    `null_class`: whether the network was trained without a class, −1, too.
+    `null_class`: whether the network was trained without a class, −1, too; `checkpoint`: the path it was read from;
+    `averaged`: whether the moving average of the parameters was asked for.
     """
 
     model: ScoreModel
@@ -94,6 +95,8 @@ class Published(NamedTuple):
     shape: tuple[int, ...]
     num_classes: int = 0
     null_class: bool = False
+    checkpoint: str = ""
+    averaged: bool = True
 
 
 def usual_source(path: str | os.PathLike) -> str:
@@ -178,7 +181,7 @@ def load(
     require_at_least("size", 4, size=min(height_width))
     examples = checkpoint.examples
     shape = (*height_width, examples.channels)
-    return Published(model, config, shape, examples.num_classes, examples.null_class)
+    return Published(model, config, shape, examples.num_classes, examples.null_class, os.fspath(path), use_ema)
 
 
 def change(config: ConfigDict, sde: SDE, sampler: str | None, steps: int | None) -> None:
@@ -380,8 +383,9 @@ def draw(published: Published, folder: Path, *, n: int, seed: int, label: int | 
 
 def conditions(published: Published, *, n: int, seed: int, label: int | None) -> Conditions:
     """Returns what sets samples of a checkpoint apart."""
+    origin = {"checkpoint": published.checkpoint, "ema": published.averaged, "shape": list(published.shape)}
     of_class = {} if label is None else {"label": label}
-    return {**records.of_sampling(published.config, published.model.sde, seed), "n": n, **of_class}
+    return {**records.of_sampling(published.config, published.model.sde, seed), **origin, "n": n, **of_class}
 
 
 def _checked(published: Published, n: int, labels: np.ndarray | None) -> np.ndarray | None:

@@ -264,6 +264,8 @@ def _in_data_units(run: Run, x: np.ndarray) -> np.ndarray:
 
 def _pool(source: Source, n: int) -> dict[str, np.ndarray]:
     """The first n examples, images of grey levels as floats in [0, 1]."""
+    if not len(source):
+        return {"x": np.empty((0, *source.shape), np.float32)}
     batch = source.batch(np.arange(min(n, len(source))))
     x = batch["x"]
     return {**batch, "x": x / np.float32(source.levels - 1) if source.levels else x}
@@ -323,10 +325,11 @@ def draw_figures(run: Run) -> list[Path]:
     if oracle is None:
         return written
     error = measures.score_error(run, run.config.seed)
-    t = sde.time(jnp.asarray(2.0))  # σ/α = e⁻¹: small enough to see the modes, large enough to be learned
+    sigma = float(np.exp(-1))  # small enough to see the modes, large enough to be learned
+    t = sde.time(jnp.asarray(-2 * np.log(sigma)))
     field = jax.jit(lambda x: run.model(x, t))
     data = _pool(run.data.held_out, _SHOWN)["x"]
-    written += pictures.of_field(folder, field, oracle.perturbed(sde, t), data)
+    written += pictures.of_field(folder, field, oracle.perturbed(sde, t), data, sigma=sigma)
     return written + pictures.of_score_error(folder, error.sigma, error.relative)
 
 

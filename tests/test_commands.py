@@ -279,13 +279,13 @@ def test_samples_that_diverged_are_said_so_and_not_measured(run):
     left_out = numbers["left_out"]
     for name in ("nearest_neighbours", "copies", "class_shares", "conditional_accuracy"):
         assert left_out[name].startswith("20 of 20 samples are not finite: the sampler annealed_langevin diverged")
-    assert left_out["loss_by_sigma"].startswith("not finite at ")
+    assert np.isfinite(list(numbers["loss_by_sigma"].values())).all()  # of the state's parameters, which are whole
     assert "NaN" not in (broken.workdir / "evaluation.json").read_text()
     assert (broken.workdir / "samples" / "grid.png") in runs.draw_pictures(broken)
 
 
 def test_another_evaluation_replaces_none(run, tmp_path, monkeypatch):
-    """Another sampler, seed, checkpoint or average has a folder of its own; evaluation.json is by the run's settings."""
+    """Another sampler, seed, checkpoint or average has a folder of its own; evaluation.json is by own settings."""
     monkeypatch.setattr(measures, "of", lambda subject: {})
     nothing = generate.Samples(np.zeros((20, 8, 8, 1), np.float32), np.empty(0), np.empty(0), 1)
     monkeypatch.setattr(runs, "samples", lambda run, **options: nothing)
