@@ -11,7 +11,7 @@ bits/dim of grey levels, else in nats, beside a toy's exact one.
 --config.evaluation.bound_n=100: the variational bound of an ancestral sampler's steps, in bits/dim, with its parts.
 What the data or the samples don't allow is left out, and the reason printed. Writes evaluation.json, with figures, into
 a folder of its own in evaluations/ of the run, named after sampler, steps, checkpoint and seed, or into --out; the
-newest checkpoint's by the settings of training is evaluation.json of the run too. Prints the numbers.
+newest checkpoint's by the run's own sampler is evaluation.json of the run too. Prints the numbers.
 """
 
 from pathlib import Path

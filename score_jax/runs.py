@@ -337,7 +337,7 @@ def evaluate(run: Run, *, seed: int | None = None, folder: Path | None = None) -
     """Measures the trained model and writes evaluation.json and its figures; returns the numbers.
 
     What cannot be measured is left out, and "left_out" says why. The folder is one of evaluations/, named after what
-    sets this evaluation apart; evaluation.json of the run is the newest checkpoint's by the run's own settings.
+    sets this evaluation apart; evaluation.json of the run is the newest checkpoint's by the run's own sampler.
 
     Args:
       run: with trained parameters.
@@ -373,13 +373,11 @@ def conditions(run: Run, seed: int) -> Conditions:
 
 
 def _is_newest_of_its_own(run: Run, seed: int) -> bool:
-    """Whether it is an evaluation by the settings of config.json, of no older checkpoint than evaluation.json's."""
-    sections = ("sampler", "evaluation")
-    if (run.workdir / "config.json").exists():
-        recorded, given = checkpoint.read_config(run.workdir), as_json(run.config)
-        if seed != run.config.seed or any(recorded[section] != given[section] for section in sections):
-            return False
-    path = run.workdir / "evaluation.json"
+    """Whether it is an evaluation by the sampler of config.json, of no older checkpoint than evaluation.json's."""
+    known, path = (run.workdir / "config.json").exists(), run.workdir / "evaluation.json"
+    sampler = checkpoint.read_config(run.workdir)["sampler"] if known else as_json(run.config)["sampler"]
+    if seed != run.config.seed or sampler != as_json(run.config)["sampler"]:
+        return False
     return not path.exists() or json.loads(path.read_text())["step"] <= int(run.state.step)
 
 

@@ -285,7 +285,7 @@ def test_samples_that_diverged_are_said_so_and_not_measured(run):
 
 
 def test_another_evaluation_replaces_none(run, tmp_path, monkeypatch):
-    """Another sampler, seed, checkpoint or average has a folder of its own; evaluation.json is by own settings."""
+    """Another sampler, seed, checkpoint or average has a folder of its own; evaluation.json is by its own."""
     monkeypatch.setattr(measures, "of", lambda subject: {})
     nothing = generate.Samples(np.zeros((20, 8, 8, 1), np.float32), np.empty(0), np.empty(0), 1)
     monkeypatch.setattr(runs, "samples", lambda run, **options: nothing)
