@@ -16,7 +16,7 @@ from score_jax import metrics
 from score_jax.arrays import example_keys, split
 from score_jax.data import toy
 from score_jax.distributions import GaussianMixture
-from score_jax.likelihood import VariationalBound, bits_per_dim, log_likelihood, refuse_grey_levels
+from score_jax.likelihood import VariationalBound, bits_per_dim, log_likelihood
 from score_jax.metrics import Classifier, ScoreError
 from score_jax.score import ScoreModel
 from score_jax.training.step import level_sigmas
@@ -188,7 +188,6 @@ def nats(
       oracle: the exact density, whose mean at the same examples is given too, of data noised to `flow.t_min` as the
         flow's is; None where it is not known.
     """
-    refuse_grey_levels(x)
     found = log_prob(key, model, x, labels, flow)
     units = f"nats per example, log p(x) of {x[0].size} numbers in the data's own units, not dequantized"
     numbers = _of_flow("log_likelihood", found.values, found, units, _noise(model, flow.t_min))

@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_jax import build, evaluation, metrics, training
+from score_jax import likelihood as likelihoods
 from score_jax.build import Data
 from score_jax.data import toy
 from score_jax.evaluation import Numbers
@@ -278,6 +279,7 @@ def likelihood(
     if levels:
         low, high = build.value_range(config)
         return evaluation.bits(key_probes, trained.model, x, labels, flow, levels=levels, data_range=high - low)
+    likelihoods.refuse_grey_levels(trained.data.train.batch(np.arange(min(1000, len(trained.data.train))))["x"])
     # The oracle's is the density of all classes together.
     oracle = trained.data.oracle if labels is None or (labels < 0).all() else None
     return evaluation.nats(key_probes, trained.model, x, labels, flow, oracle=oracle)

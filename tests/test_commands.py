@@ -25,6 +25,7 @@ from score_jax import (
     metrics,
     noise_levels,
     published,
+    records,
     runs,
     sampling,
 )
@@ -510,8 +511,19 @@ def test_a_published_checkpoint_is_sampled_as_its_authors_did(tmp_path):
     sampler.steps, sampler.annealed_langevin.n_steps, sampler.batch_size = 2, 1, 2
     written = published.draw(opened, tmp_path, n=3, seed=0)
     assert {path.name for path in written} == {"grid.png", "annealing.png", "annealing.gif", "samples.npz"}
-    x = np.load(tmp_path / "samples.npz")["x"]
-    assert x.shape == (3, 8, 8, 3) and np.isfinite(x).all()
+    saved = np.load(tmp_path / "samples.npz")
+    assert saved["x"].shape == (3, 8, 8, 3) and saved["x"].min() >= 0 and saved["x"].max() <= 1
+    assert saved["units"] == "images, clipped to [0, 1]"
+    assert json.loads(str(saved["conditions"]))["checkpoint"] == str(file)
+    told = {"n": 3, "seed": 0, "label": None}
+    others = [
+        opened._replace(checkpoint="other.pth"),
+        opened._replace(averaged=False),
+        opened._replace(shape=(4, 4, 3)),
+    ]
+    names = {records.name_of(published.conditions(other, **told)) for other in (opened, *others)}
+    names |= {records.name_of(published.conditions(opened, **told | {key: 1})) for key in told}
+    assert len(names) == 7
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,13 @@ def memorisation(
 
 
 def copying(of_samples: np.ndarray, of_held_out: np.ndarray) -> Memorisation:
-    """Returns `memorisation` from the distances of samples `(n,)` and held-out data `(m,)` to the training set."""
+    """Returns `memorisation` from the distances of samples `(n,)` and held-out data `(m,)` to the training set.
+
+    Raises:
+      InputError: where distances overflow, or half of the held-out data have none.
+    """
+    if not (np.isfinite(of_samples).all() and np.isfinite(of_held_out).all()):
+        raise InputError("distances to the training set are beyond the range of their numbers: rescale the data")
     sample_distance, held_out_distance = float(np.median(of_samples)), float(np.median(of_held_out))
     if held_out_distance == 0:
         raise InputError(
