@@ -37,6 +37,8 @@ def require_writable(path: Path) -> None:
     """Makes the page's folder, or says in one line why the page cannot be written, before minutes are spent."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.open("a").close()
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:

@@ -124,7 +124,8 @@ def _finite(value: Any) -> tuple[Any, str]:
         strange = [key for key, v in value.items() if not np.isfinite(v)]
         kept = {key: v for key, v in value.items() if key not in strange}
         return kept or None, f"not finite at {', '.join(strange)}" if strange else ""
-    if isinstance(value, float) and not np.isfinite(value):
+    numbers = value if isinstance(value, list) else [value]
+    if any(isinstance(v, float) and not np.isfinite(v) for v in numbers):
         return None, f"not finite: {value}"
     return value, ""
 

@@ -25,17 +25,21 @@ _OF_NO_EFFECT = ("n", "batch_size")  # sample i depends on the seed and i alone
 
 def of_sampling(config: ConfigDict, sde: SDE, seed: int) -> Conditions:
     """Returns what sets samples of one model apart: the seed, the sampler and all settings that it heeds."""
-    settings, name = as_json(config)["sampler"], config.sampler.name
-    sections = {name, "langevin_corrector"} if config.sampler.corrector else {name}
-    heeded = {k: v for k, v in settings.items() if k in sections or not isinstance(v, dict)}
     return {
         "ema": config.sampler.ema,
         "seed": seed,
-        "sampler": name,
+        "sampler": config.sampler.name,
         "sampler_steps": len(build.grid(config, sde)) - 1,
-        "sampler_settings": {k: v for k, v in heeded.items() if k not in _OF_NO_EFFECT},
+        "sampler_settings": heeded(as_json(config)["sampler"]),
         "matmul_precision": config.device.matmul_precision,
     }
+
+
+def heeded(sampler: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a config's section "sampler" that its sampler heeds: none of other samplers' options."""
+    sections = {sampler["name"], "langevin_corrector"} if sampler["corrector"] else {sampler["name"]}
+    kept = {k: v for k, v in sampler.items() if k in sections or not isinstance(v, dict)}
+    return {k: v for k, v in kept.items() if k not in _OF_NO_EFFECT}
 
 
 def name_of(conditions: Mapping[str, Any]) -> str:

@@ -374,9 +374,9 @@ def conditions(run: Run, seed: int) -> Conditions:
 
 def _is_newest_of_its_own(run: Run, seed: int) -> bool:
     """Whether it is an evaluation by the sampler of config.json, of no older checkpoint than evaluation.json's."""
-    known, path = (run.workdir / "config.json").exists(), run.workdir / "evaluation.json"
-    sampler = checkpoint.read_config(run.workdir)["sampler"] if known else as_json(run.config)["sampler"]
-    if seed != run.config.seed or sampler != as_json(run.config)["sampler"]:
+    path, config = run.workdir / "evaluation.json", as_json(run.config)
+    own = checkpoint.read_config(run.workdir) if (run.workdir / "config.json").exists() else config
+    if seed != own["seed"] or records.heeded(own["sampler"]) != records.heeded(config["sampler"]):
         return False
     return not path.exists() or json.loads(path.read_text())["step"] <= int(run.state.step)
 
@@ -416,10 +416,14 @@ def samples_folder(run: Run, n: int, seed: int, labels: np.ndarray | None) -> Pa
 
 
 def _of_samples(run: Run, n: int, seed: int, labels: np.ndarray | None) -> Conditions:
+    told = {**conditions(run, seed), "n": n}
     if labels is None:
-        return {**conditions(run, seed), "n": n}
-    alike = (labels == labels[0]).all()
-    return {**conditions(run, seed), "n": n, **({"label": int(labels[0])} if alike else {"labels": labels.tolist()})}
+        return told
+    if (labels == labels[0]).all():
+        return {**told, "label": int(labels[0])}
+    turn = classes_in_turn(run, n)
+    in_turn = turn is not None and np.array_equal(labels, turn)
+    return {**told, "labels": "in turn" if in_turn else labels.tolist()}
 
 
 def save_samples(run: Run, drawn: Samples, folder: Path, *, seed: int, labels: np.ndarray | None = None) -> Path:

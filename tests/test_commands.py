@@ -300,6 +300,9 @@ def test_another_evaluation_replaces_none(run, tmp_path, monkeypatch):
     others[3].config.sampler.annealed_langevin.step_size *= 2
     others.append(own._replace(state=replace(run.state, step=run.state.step - 20)))
     found = [runs.evaluate(other) for other in others] + [runs.evaluate(own, seed=1)]
+    others[0].config.sampler = tiny_digits().sampler
+    others[0].config.sampler.update(batch_size=7, ddim={"eta": 1.0})  # of no effect on annealed Langevin
+    assert runs.evaluate(others[0]) == first
     assert json.loads((tmp_path / "evaluation.json").read_text()) == first
     written = sorted(tmp_path.glob("evaluations/*/evaluation.json"))
     assert len(written) == 7
@@ -329,6 +332,7 @@ def test_other_samples_have_another_folder(run):
     faster.config.sampler.steps = 3
     asked = [(run, 4, 0, labels), (run, 4, 0, np.full(4, 3)), (run, 4, 1, labels), (run, 3, 0, labels[:3])]
     folders = [runs.samples_folder(*arguments) for arguments in [*asked, (faster, 4, 0, labels), (run, 4, 0, None)]]
+    assert runs.samples_folder(run, 4, 0, labels[::-1]) not in folders
     assert len(set(folders)) == 6 and {folder.parent for folder in folders} == {run.workdir / "samples"}
     assert folders[1].name.startswith("annealed_langevin-4-step40-n4-label3-seed0-")
     assert runs.samples_folder(run, 4, 0, labels.copy()) == folders[0]

@@ -32,7 +32,10 @@ def test_one_number_that_cannot_be_had_costs_no_other():
             "first": lambda subject: {"a": 1.0, "shares": [0.5, 0.5], "words": "of two", "none": None},
             "second": lacking,
             "third": lambda subject: {"b": float("inf"), "by_sigma": {"0.1": 2.0, "1": float("nan")}, "c": 3},
-            "fourth": lambda subject: {"all_by_sigma": {"0.1": float("nan"), "1": float("inf")}},
+            "fourth": lambda subject: {
+                "weights": [1.0, float("nan")],
+                "all_by_sigma": {"0.1": float("nan"), "1": float("inf")},
+            },
         },
     )
     left_out = found.pop("left_out")
@@ -41,6 +44,7 @@ def test_one_number_that_cannot_be_had_costs_no_other():
         "second": "too few",
         "b": "not finite: inf",
         "by_sigma": "not finite at 1",
+        "weights": "not finite: [1.0, nan]",
         "all_by_sigma": "not finite at 0.1, 1",
     }
     with pytest.raises(ZeroDivisionError):  # a defect is not a reason
