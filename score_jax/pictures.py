@@ -135,7 +135,7 @@ def of_score_error(folder: Path, sigma: ArrayLike, relative: ArrayLike) -> list[
 
 
 def of_evaluation(folder: Path, numbers: Mapping[str, Any]) -> list[Path]:
-    """Writes score_error.png and classes.png, shares of classes, of those of the two that `evaluate` could measure."""
+    """Writes score_error.png and class_shares.png, of what of the two `evaluate` could measure."""
     written = []
     if "relative_score_error_by_sigma" in numbers:
         error = numbers["relative_score_error_by_sigma"]
@@ -143,5 +143,5 @@ def of_evaluation(folder: Path, numbers: Mapping[str, Any]) -> list[Path]:
     if "class_shares" in numbers:
         shares = np.array(numbers["class_shares"]), np.array(numbers["data_class_shares"])
         figure = plotting.histogram_classes(*shares, classes=numbers["class_names"])
-        written.append(plotting.save(figure, folder / "classes.png"))
+        written.append(plotting.save(figure, folder / "class_shares.png"))
     return written

@@ -71,6 +71,9 @@ def test_a_run_folder_holds_what_the_readme_says(run):
     records = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [20, 40]
     assert json.loads((run.workdir / "evaluation.json").read_text()) == numbers
+    folder = runs.evaluation_folder(run, 0)
+    assert {path.name for path in folder.iterdir()} == {"evaluation.json", "class_shares.png"}
+    assert numbers["left_out"] == {} and numbers["not_finite"] == 0
     assert numbers["held_out_accuracy"] > 0.95 and numbers["n"] == 20 and numbers["conditional_n"] == 20
     assert sum(numbers["class_shares"]) == pytest.approx(1, abs=1e-3)
     assert numbers["sampler_steps"] == 4
