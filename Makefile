@@ -22,7 +22,7 @@ install: $(VENV)/.installed  ## make .venv and install
 demo: install  ## train on real handwritten digits, sample, evaluate: about 3 minutes on 2 cores
 	$(RUN) experiments/train.py --config=configs/digits.py --workdir=$(WORKDIR)
 	$(RUN) experiments/evaluate.py --workdir=$(WORKDIR)
-	@echo "Look at $(WORKDIR)/samples/grid.png, annealing.gif and neighbours.png, and at $(WORKDIR)/figures/"
+	@echo "Look at $(WORKDIR)/samples/grid.png, annealing.gif and neighbours.png, at $(WORKDIR)/figures/ and $(WORKDIR)/evaluations/"
 
 test: install  ## the tests, at most 10 minutes on 2 cores
 	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow"

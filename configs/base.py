@@ -194,7 +194,7 @@ def get_config() -> ConfigDict:
     sampler.batch_size = 64
 
     evaluation = config.evaluation = ConfigDict({"n": 512, "levels": 12})
-    evaluation.likelihood_n = 0  # held-out images whose bits per dimension are found: it takes long
+    evaluation.likelihood_n = 0  # held-out examples whose likelihood is found, bits of images, else nats: it takes long
     evaluation.likelihood_probes = 1  # of Hutchinson's estimate of the divergence
     evaluation.likelihood_tolerance = 1e-5  # relative and absolute, of the integration along the probability flow
     evaluation.bound_n = 0  # held-out images whose variational bound is found, of the ancestral sampler on its grid

@@ -8,6 +8,7 @@ Prints one line a claim: statement, what was measured, what was expected, verdic
 
 import argparse
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -32,11 +33,14 @@ def measure(ids: list[str], seed: int) -> list[Claim]:
     return claims
 
 
-def write(path: Path, text: str) -> None:
-    """Writes the page, or says in one line why it could not."""
+def require_writable(path: Path) -> None:
+    """Makes the page's folder, or says in one line why the page cannot be written, before minutes are spent."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        if path.exists():
+            path.open("a").close()
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
         raise InputError(f"--page {path} cannot be written: {error.strerror}; choose another path") from error
 
@@ -51,9 +55,11 @@ def main(argv: list[str] | None = None) -> int:
     path = options.page or (None if options.only else PAGE)
     start = time.perf_counter()
     try:
+        if path is not None:
+            require_writable(path)
         claims = measure(options.only, options.seed)
         if path is not None:
-            write(path, page(claims, options.seed))
+            path.write_text(page(claims, options.seed))
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

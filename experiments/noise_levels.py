@@ -32,7 +32,9 @@ _N_STEPS = flags.DEFINE_integer(
     "n_steps", None, "Langevin steps at a level; those of the config by default", lower_bound=1
 )
 _C = flags.DEFINE_float("c", 0.5, "overlap of neighbouring levels; the published ladders have 0.567")
-_OUT = flags.DEFINE_string("out", None, "picture to write; runs/noise_levels/DATA.png by default")
+_OUT = flags.DEFINE_string(
+    "out", None, "picture to write; by default one in runs/noise_levels/ named after the data, steps and overlap"
+)
 
 
 def main() -> None:
@@ -55,7 +57,9 @@ def main() -> None:
     compared = f"{len(examples):,} of {len(source):,} examples" if _SUBSET.value else f"{len(source):,} examples"
     print(f"{config.data.name}: {compared} of shape {source.shape}, {dims} dimensions, compared in {seconds:.1f} s\n")
     print(table(found), lines(found), sep="\n\n")
-    out = Path(_OUT.value or f"runs/noise_levels/{config.data.name}.png")
+    of = "-".join([config.data.name, *([Path(config.data.root).stem] if config.data.root else [])])
+    subset = f"-of{_SUBSET.value}" if _SUBSET.value else ""
+    out = Path(_OUT.value or f"runs/noise_levels/{of}{subset}-T{n_steps}-C{_C.value:g}.png")
     print(f"\n{plotting.save(figure(found, dims), out)}")
 
 

@@ -10,10 +10,11 @@ import json
 import re
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 from absl import app, flags, logging
@@ -138,6 +139,32 @@ def given_size(flag: str) -> tuple[int, int] | None:
     if not pair:
         raise InputError(f"--{flag} is the side of the images in pixels, or their height and width, 32x48, got {text}")
     return int(pair[1]), int(pair[2] or pair[1])
+
+
+def define_sampler() -> None:
+    """Defines `--sampler` and `--steps`, of which `given_sampler` tells before flags are parsed."""
+    flags.DEFINE_string("sampler", None, "--config.sampler.name, on a grid of times and with a step size that suit it")
+    flags.DEFINE_string("steps", None, "--config.sampler.steps")
+    _show_in_help("sampler", "steps")
+
+
+def given_sampler() -> dict[str, Any]:
+    """Returns the sampler and the number of steps that the command line names, each None where it names none."""
+    return {"sampler": given("sampler"), "steps": given_count("steps", "a number of steps")}
+
+
+def require_writable(folder: Path) -> Path:
+    """Makes a folder to write into and returns it.
+
+    Raises:
+      InputError: where it cannot be made or written: before, not after, what is to be written has been computed.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}): give another folder, --out=FOLDER") from error
 
 
 def run_config(workdir: str | Path) -> ConfigDict:

@@ -82,7 +82,7 @@ def log_likelihood(
     require_at_least("log_likelihood", 1, n_probes=n_probes)
     if key is None and n_probes != 1:
         raise InputError(f"log_likelihood: {n_probes} probes need a key; without one the divergence is exact")
-    _refuse_grey_levels(x)
+    refuse_grey_levels(x)
     t_min, t_max = (sde.t_min if t_min is None else t_min), (sde.t_max if t_max is None else t_max)
     flow.require_inside("log_likelihood", sde, t_min=t_min, t_max=t_max)
     dtype, x = x.dtype, x.astype(arrays.wide(x.dtype))
@@ -131,7 +131,7 @@ def _standard_error(values: Array) -> Array:
     return jnp.std(values, axis=1, ddof=1) / math.sqrt(n) if n > 1 else jnp.full(len(values), jnp.nan, values.dtype)
 
 
-def _refuse_grey_levels(x: Array) -> None:
+def refuse_grey_levels(x: Array | np.ndarray) -> None:
     """Raises InputError for integers, and for concrete images that take at most 256 values, many of them often.
 
     Flattened ones too: from 16 dimensions on, since fewer may be the points of a lattice at which p is wanted.

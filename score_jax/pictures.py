@@ -6,6 +6,7 @@ paths, images a grid, the annealing as a strip and as a GIF, and their nearest t
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from score_jax import plotting
 from score_jax.distributions import GaussianMixture
 from score_jax.metrics import nearest_neighbours
 from score_jax.sampling import grids
-from score_jax.types import Array, StaticScoreFn
+from score_jax.types import ArrayLike, StaticScoreFn
 
 _STAGES = 10  # columns of the strip
 
@@ -37,7 +38,7 @@ def of_images(
       folder: where.
       images: samples in [0, 1], `(n, H, W, C)`.
       path: states of a few of them, in the same units, `(T, m, H, W, C)`; clipped to be shown: the frames of the GIF.
-      sigmas: noise levels of these states, `(T,)`.
+      sigmas: noise levels σ/α of these states, `(T,)`.
       train: training images in [0, 1], or None.
       columns: of the grid.
       names: of the columns, where each is of a class.
@@ -56,7 +57,7 @@ def of_images(
     finite = images[np.isfinite(images).all((1, 2, 3))][:8]  # a diverged sample is black above, and near to nothing
     if train is not None and len(finite):
         train = train[..., :shown_channels]
-        nearest = train[nearest_neighbours(finite, train, k=5)[0]]
+        nearest = train[nearest_neighbours(finite, train, k=min(5, len(train)))[0]]
         written.append(plotting.save(plotting.neighbours(finite, nearest), folder / "neighbours.png"))
     if names:
         written.append(plotting.save(plotting.image_grid(shown, columns, names=names), folder / "classes.png"))
@@ -83,19 +84,23 @@ def of_points(
     ]
 
 
-def of_field(folder: Path, score_fn: StaticScoreFn, truth: GaussianMixture, data: np.ndarray) -> list[Path]:
-    """Writes density.png, and score_field.png: the learned score beside the true one at one noise level.
+def of_field(
+    folder: Path, score_fn: StaticScoreFn, truth: GaussianMixture, data: np.ndarray, *, sigma: float
+) -> list[Path]:
+    """Writes density.png and score_field.png, of one noise level: the learned score beside the true one.
 
     Args:
       folder: where.
       score_fn: the learned score at that level.
       truth: the density noised to that level.
       data: points that say how far the picture reaches.
+      sigma: that level, σ/α.
     """
+    title = f"data noised to σ/α = {sigma:.2g}"
     extent, log_prob = plotting.extent_of(data), jax.jit(truth.log_prob)
-    field = plotting.score_field(score_fn, jax.jit(truth.score), extent=extent, log_prob_fn=log_prob)
+    field = plotting.score_field(score_fn, jax.jit(truth.score), extent=extent, log_prob_fn=log_prob, title=title)
     return [
-        plotting.save(plotting.density(log_prob, extent), folder / "density.png"),
+        plotting.save(plotting.density(log_prob, extent, title=title), folder / "density.png"),
         plotting.save(field, folder / "score_field.png"),
     ]
 
@@ -123,7 +128,20 @@ def of_losses(folder: Path, records: Sequence[Mapping]) -> list[Path]:
     ]
 
 
-def of_score_error(folder: Path, sigma: Array, relative: Array) -> list[Path]:
-    """Writes score_error.png: E‖s − s*‖²/E‖s*‖² against the noise level."""
+def of_score_error(folder: Path, sigma: ArrayLike, relative: ArrayLike) -> list[Path]:
+    """Writes score_error.png: E‖s − s*‖²/E‖s*‖² against the noise level σ/α."""
     figure = plotting.by_noise_level(sigma, relative, ylabel="relative squared score error")
     return [plotting.save(figure, folder / "score_error.png")]
+
+
+def of_evaluation(folder: Path, numbers: Mapping[str, Any]) -> list[Path]:
+    """Writes score_error.png and class_shares.png, of what of the two `evaluate` could measure."""
+    written = []
+    if "relative_score_error_by_sigma" in numbers:
+        error = numbers["relative_score_error_by_sigma"]
+        written += of_score_error(folder, np.array([float(sigma) for sigma in error]), np.array(list(error.values())))
+    if "class_shares" in numbers:
+        shares = np.array(numbers["class_shares"]), np.array(numbers["data_class_shares"])
+        figure = plotting.histogram_classes(*shares, classes=numbers["class_names"])
+        written.append(plotting.save(figure, folder / "class_shares.png"))
+    return written

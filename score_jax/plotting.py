@@ -138,7 +138,7 @@ def strip(trajectory: ArrayLike, *, sigmas: ArrayLike | None = None) -> Figure:
 
     Args:
       trajectory: `(T, n, H, W, C)`, T up to about 12 stages.
-      sigmas: noise level of each stage, (T,), printed above it.
+      sigmas: noise level σ/α of each stage, (T,), printed above it.
     """
     trajectory = _stack(trajectory, "trajectory (T, n, H, W, C)")
     stages = len(trajectory)
@@ -146,7 +146,7 @@ def strip(trajectory: ArrayLike, *, sigmas: ArrayLike | None = None) -> Figure:
     if sigmas is not None:
         centres = (np.arange(stages) + 0.5) * (trajectory.shape[3] + 1) - 1
         _label_columns(ax, centres, [f"{float(s):.2g}" for s in np.asarray(sigmas)])
-        ax.set_xlabel("noise level σ")
+        ax.set_xlabel("noise level σ/α")
         ax.xaxis.set_label_position("top")
     return fig
 
@@ -200,6 +200,7 @@ def score_field(
     extent: Extent,
     log_prob_fn: LogProbFn | None = None,
     arrows: int = 20,
+    title: str | None = None,
 ) -> Figure:
     """Shows a score as arrows, beside the true one where it is known, both at one scale over the density.
 
@@ -209,6 +210,7 @@ def score_field(
       extent: where.
       log_prob_fn: the density shaded below the arrows, or None.
       arrows: arrows along each axis.
+      title: of both.
     """
     fields = {"learned score": score_fn} if oracle is None else {"learned score": score_fn, "true score": oracle}
     fig, axes = _planes(len(fields), extent)
@@ -217,14 +219,16 @@ def score_field(
     # Nine in ten arrows fit their cell; the longer ones lie far outside the data.
     length = max(np.nanquantile(np.linalg.norm(scores[-1], axis=1), 0.9), 1e-12)
     cell = (extent[1] - extent[0]) / arrows
-    for ax, title, score in zip(axes, fields, scores):
+    for ax, name, score in zip(axes, fields, scores):
         if log_prob_fn is not None:
             _draw_density(ax, log_prob_fn, extent, 200)
         ax.quiver(
             *points.T, *score.T, angles="xy", scale_units="xy", scale=length / cell, color=INK,
             width=0.004, headwidth=4, headlength=5, pivot="mid",
         )  # fmt: skip
-        ax.set_title(title)
+        ax.set_title(name)
+    if title:
+        fig.suptitle(title)
     return fig
 
 
@@ -330,7 +334,7 @@ def by_noise_level(
     *,
     labels: Sequence[str] | None = None,
     ylabel: str = "loss",
-    xlabel: str = "noise level σ",
+    xlabel: str = "noise level σ/α",
 ) -> Figure:
     """Shows one or several quantities against the noise level, on log axes.
 

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from ml_collections import ConfigDict
 
-from score_jax import build, interop, noise_levels, pictures, runs
+from score_jax import build, interop, noise_levels, pictures, records, runs
 from score_jax.generate import Samples
 from score_jax.interop import files
 from score_jax.interop.diffusers import is_told_sigma
@@ -45,6 +45,7 @@ from score_jax.interop.settings import choice, flag, number, value, whole, word
 from score_jax.interop.sources import Checkpoint, as_score, open_checkpoint
 from score_jax.interop.strangers import Stranger
 from score_jax.networks import ResidualUNet
+from score_jax.records import Conditions
 from score_jax.score import ScoreModel
 from score_jax.types import InputError, require_at_least
 
@@ -84,7 +85,8 @@ class Defaults(NamedTuple):
 class Published(NamedTuple):
     """A checkpoint ready to be sampled: the score function, the settings, the shape of an example, the classes.
 
-    `null_class`: whether the network was trained without a class, −1, too.
+    `null_class`: whether the network was trained without a class, −1, too; `checkpoint`: the path it was read from;
+    `averaged`: whether the moving average of the parameters was asked for.
     """
 
     model: ScoreModel
@@ -92,6 +94,8 @@ class Published(NamedTuple):
     shape: tuple[int, ...]
     num_classes: int = 0
     null_class: bool = False
+    checkpoint: str = ""
+    averaged: bool = True
 
 
 def usual_source(path: str | os.PathLike) -> str:
@@ -176,7 +180,7 @@ def load(
     require_at_least("size", 4, size=min(height_width))
     examples = checkpoint.examples
     shape = (*height_width, examples.channels)
-    return Published(model, config, shape, examples.num_classes, examples.null_class)
+    return Published(model, config, shape, examples.num_classes, examples.null_class, os.fspath(path), use_ema)
 
 
 def change(config: ConfigDict, sampler: str | None, steps: int | None) -> None:
@@ -346,7 +350,7 @@ DEFAULTS: dict[str, Callable[[str, Checkpoint, ScoreModel], Defaults]] = {
 def draw(published: Published, folder: Path, *, n: int, seed: int, label: int | None = None) -> list[Path]:
     """Draws n samples and writes pictures and samples.npz: "x", and "label" where there are classes.
 
-    The range of training is mapped to [0, 1]; values outside are not clipped.
+    The range of training is mapped to [0, 1], to which samples.npz is clipped.
 
     Args:
       published: of `load`.
@@ -363,9 +367,15 @@ def draw(published: Published, folder: Path, *, n: int, seed: int, label: int | 
     drawn = samples(published, n=n, seed=seed, labels=labels)
     sigmas = np.exp(-0.5 * np.asarray(published.model.sde.log_snr(drawn.times)))
     written = pictures.of_images(folder, drawn.x, drawn.path, sigmas)
-    classes: dict[str, Any] = {} if labels is None else {"label": labels}
-    np.savez(folder / "samples.npz", x=drawn.x, **classes)
-    return [*written, folder / "samples.npz"]
+    told = {**conditions(published, n=n, seed=seed, label=label), "units": "images, clipped to [0, 1]"}
+    return [*written, records.write_samples(folder, drawn.x.clip(0, 1), told, label=labels)]
+
+
+def conditions(published: Published, *, n: int, seed: int, label: int | None) -> Conditions:
+    """Returns what sets samples of a checkpoint apart."""
+    origin = {"checkpoint": published.checkpoint, "ema": published.averaged, "shape": list(published.shape)}
+    of_class = {} if label is None else {"label": label}
+    return {**records.of_sampling(published.config, published.model.sde, seed), **origin, "n": n, **of_class}
 
 
 def _checked(published: Published, n: int, labels: np.ndarray | None) -> np.ndarray | None:

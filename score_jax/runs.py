@@ -3,10 +3,12 @@
     run = new(config, workdir);  result = train(run)          # experiments/train.py
     run = load(workdir, config);  samples(run), evaluate(run)  # experiments/sample.py, evaluate.py
 
-Images of grey levels are handed out in [0, 1], floating-point data and points in their own units.
+Images of grey levels are handed out in [0, 1], which a sampler may overshoot; floating-point data and points in their
+own units.
 """
 
 import contextlib
+import json
 import logging
 from dataclasses import replace
 from functools import partial
@@ -19,19 +21,18 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from score_jax import build, evaluation, generate, memory, pictures, sampling, training
+from score_jax import build, generate, measures, memory, pictures, records, sampling, training
 from score_jax import data as datasets
 from score_jax.build import Data
 from score_jax.command import as_json
 from score_jax.data import Source, statistics
 from score_jax.generate import Samples
-from score_jax.plotting import histogram_classes, save
+from score_jax.records import Conditions
 from score_jax.sampling import grids
 from score_jax.score import ScoreModel
 from score_jax.training import TrainState, checkpoint
 from score_jax.training.logging import read_jsonl, write_json
-from score_jax.training.step import level_sigmas
-from score_jax.types import InputError, Key
+from score_jax.types import InputError
 
 _log = logging.getLogger(__name__)
 
@@ -278,15 +279,10 @@ def draw(
         denoise=config.sampler.denoise,
         progress=partial(tqdm, desc="sampling", unit="batch", dynamic_ncols=True),
     )
-    broken = n - int(_finite(drawn.x).sum())
+    broken = measures.not_finite(drawn.x)
     if broken:
         _log.warning("%d of %d samples are not finite: the sampler diverged, try more or smaller steps", broken, n)
     return drawn
-
-
-def _finite(x: np.ndarray) -> np.ndarray:
-    """Which rows of `x` `(n, *S)` are finite, `(n,)`."""
-    return np.isfinite(x.reshape(len(x), -1)).all(1)
 
 
 def _checked_labels(run: Run, n: int, labels: np.ndarray | None) -> np.ndarray | None:
@@ -314,6 +310,8 @@ def _in_data_units(run: Run, x: np.ndarray) -> np.ndarray:
 
 def _pool(source: Source, n: int) -> dict[str, np.ndarray]:
     """The first n examples, images of grey levels as floats in [0, 1]."""
+    if not len(source):
+        return {"x": np.empty((0, *source.shape), np.float32)}
     batch = source.batch(np.arange(min(n, len(source))))
     x = batch["x"]
     return {**batch, "x": x / np.float32(source.levels - 1) if source.levels else x}
@@ -372,187 +370,114 @@ def draw_figures(run: Run) -> list[Path]:
     written = pictures.of_losses(folder, read_jsonl(run.workdir / "metrics.jsonl"))
     if oracle is None:
         return written
-    error = _score_error(run, oracle)
-    t = sde.time(jnp.asarray(2.0))  # σ/α = e⁻¹: small enough to see the modes, large enough to be learned
+    error = measures.score_error(run, run.config.seed)
+    sigma = float(np.exp(-1))  # small enough to see the modes, large enough to be learned
+    t = sde.time(jnp.asarray(-2 * np.log(sigma)))
     field = jax.jit(lambda x: run.model(x, t))
     data = _pool(run.data.held_out, _SHOWN)["x"]
-    written += pictures.of_field(folder, field, oracle.perturbed(sde, t), data)
+    written += pictures.of_field(folder, field, oracle.perturbed(sde, t), data, sigma=sigma)
     return written + pictures.of_score_error(folder, error.sigma, error.relative)
 
 
-def _score_error(run: Run, oracle: Any) -> Any:
-    return evaluation.score_error(
-        evaluation.keys(run.config.seed, 1)[0], run.model, oracle, run.config.evaluation.levels
-    )
+def evaluate(run: Run, *, seed: int | None = None, folder: Path | None = None) -> dict[str, Any]:
+    """Measures the trained model and writes evaluation.json and its figures; returns the numbers.
 
+    What cannot be measured is left out, and "left_out" says why. The folder is one of evaluations/, named after what
+    sets this evaluation apart; evaluation.json of the run is the newest checkpoint's by the run's own sampler.
 
-def evaluate(run: Run) -> dict[str, Any]:
-    """Measures the trained model, writes evaluation.json and figures, and returns the numbers.
-
-    Raises:
-      InputError: where bits per dimension are asked for of data that have no grey levels; when samples diverged; where
-        nothing was held out.
+    Args:
+      run: with trained parameters.
+      seed: of the samples and of what measures draw; None is the config's.
+      folder: another folder to write into.
     """
-    if not len(run.data.held_out):
-        raise InputError(
-            "nothing was held out to measure against (data.holdout=0): train in a new workdir with "
-            "--config.data.holdout=0.1, or a number of examples"
-        )
-    asked = [name for name in ("likelihood_n", "bound_n") if run.config.evaluation[name]]
-    if run.config.evaluation.likelihood_n and run.config.network.attention_implementation == "cudnn":
-        raise InputError(
-            "the likelihood needs derivatives that cuDNN's attention has not: set "
-            "--config.network.attention_implementation=xla, which the same parameters serve"
-        )
-    if asked and not run.data.held_out.levels:
-        raise InputError(
-            f"bits per dimension are of grey levels, which {run.config.data.name!r} has not: "
-            f"set --config.evaluation.{asked[0]}=0"
-        )
-    numbers: dict[str, Any] = {
-        "step": int(run.state.step),
-        "ema": run.config.sampler.ema,
-        "seed": run.config.seed,
-        "sampler": run.config.sampler.name,
-        "sampler_steps": len(build.grid(run.config, run.model.sde)) - 1,
-    }
-    numbers |= _held_out_loss(run)
-    numbers |= _evaluate_images(run) if len(run.data.train.shape) == 3 else _evaluate_points(run)
-    write_json(run.workdir / "evaluation.json", numbers)
+    seed = run.config.seed if seed is None else seed
+    subject, nfe = _subject(run, seed)
+    numbers = _of_evaluation(run, seed)
+    numbers |= {"n": len(subject.drawn), "not_finite": measures.not_finite(subject.drawn), "nfe": nfe}
+    numbers |= measures.measure(subject, measures.of(subject))
+    chosen = evaluation_folder(run, seed) if folder is None else folder
+    chosen.mkdir(parents=True, exist_ok=True)
+    write_json(chosen / "evaluation.json", numbers)
+    pictures.of_evaluation(chosen, numbers)
+    if folder is None and _is_newest_of_its_own(run, seed):
+        write_json(run.workdir / "evaluation.json", numbers)
     return numbers
 
 
-def _held_out_loss(run: Run) -> dict[str, Any]:
-    config, mesh = run.config, training.data_mesh()
-    rows = max(256 // mesh.size, 1) * mesh.size
-    batch = run.data.held_out.batch(np.arange(rows) % len(run.data.held_out))
-    labels = _labels_of(run, batch)
-    stacked = {"x": batch["x"][None]} | ({} if labels is None else {"label": labels[None]})
-    evaluate = training.make_eval_step(
-        run.model,
-        build.objective(config, run.model.sde, run.data.oracle),
-        mesh=mesh,
-        prepare=build.prepare(config, run.data.train),
-        levels=config.evaluation.levels,
-        ema=config.sampler.ema,
-    )
-    sigmas = level_sigmas(run.model.sde, config.evaluation.levels)
-    return evaluation.held_out_loss(evaluate, run.state, training.put_batches(stacked, mesh), sigmas)
+def evaluation_folder(run: Run, seed: int) -> Path:
+    """Returns where `evaluate` writes by default."""
+    return run.workdir / "evaluations" / records.name_of(_of_evaluation(run, seed))
 
 
-def _evaluate_points(run: Run) -> dict[str, Any]:
-    n = min(run.config.evaluation.n, len(run.data.held_out) // 2)
-    drawn, nfe = _drawn_to_measure(run, n, None)
-    data, key = _pool(run.data.held_out, 2 * n)["x"], evaluation.keys(run.config.seed, 2)[1]
-    numbers = {"nfe": nfe, **evaluation.of_points(key, drawn, data[:n], data[n:], run.config.data.name)}
-    if run.data.oracle is None:
-        return numbers
-    error = _score_error(run, run.data.oracle)
-    by_sigma = {f"{s:.4g}": float(e) for s, e in zip(np.asarray(error.sigma), np.asarray(error.relative), strict=True)}
-    pictures.of_score_error(run.workdir / "figures", error.sigma, error.relative)
-    return {"relative_score_error_by_sigma": by_sigma, **numbers}
+def _of_evaluation(run: Run, seed: int) -> Conditions:
+    return {**conditions(run, seed), "evaluation_settings": as_json(run.config)["evaluation"]}
 
 
-def _evaluate_images(run: Run) -> dict[str, Any]:
-    config, n = run.config, run.config.evaluation.n
+def conditions(run: Run, seed: int) -> Conditions:
+    """Returns what sets samples of a run apart: the checkpoint's step, the seed, the sampler and its settings."""
+    return {"step": int(run.state.step), **records.of_sampling(run.config, run.model.sde, seed)}
+
+
+def _is_newest_of_its_own(run: Run, seed: int) -> bool:
+    """Whether it is an evaluation by the sampler of config.json, of no older checkpoint than evaluation.json's."""
+    path, config = run.workdir / "evaluation.json", as_json(run.config)
+    own = checkpoint.read_config(run.workdir) if (run.workdir / "config.json").exists() else config
+    if seed != own["seed"] or records.heeded(own["sampler"]) != records.heeded(config["sampler"]):
+        return False
+    return not path.exists() or json.loads(path.read_text())["step"] <= int(run.state.step)
+
+
+def _subject(run: Run, seed: int) -> tuple[measures.Subject, int]:
+    """Draws what is measured, of every class in turn too where there are classes; and network calls of a batch."""
+    n, source = run.config.evaluation.n, run.data.train
     labels = classes_in_turn(run, n)
-    drawn, nfe = _drawn_to_measure(run, n, labels)
-    conditional = None if labels is None else (drawn, labels)
-    if conditional and config.training.label_dropout:
-        drawn, nfe = _drawn_to_measure(run, n, None)
-    # Judged against everything there is to know of the data: labels too, which an unconditional model never saw.
-    labelled = build.data(_with_labels(config)).train if "label" in run.data.held_out.batch(np.arange(1)) else None
-    train = _pool(labelled or run.data.train, _NEIGHBOUR_POOL)
-    numbers: dict[str, Any] = {"nfe": nfe}
-    numbers |= evaluation.of_images(drawn, train, _pool(run.data.held_out, _NEIGHBOUR_POOL), conditional)
-    if "class_shares" in numbers:
-        shares = np.array(numbers["class_shares"]), np.array(numbers["data_class_shares"])
-        names = [(labelled or run.data.train).names[label] for label in np.unique(train["label"])]
-        numbers["class_names"] = names
-        save(histogram_classes(*shares, classes=names), run.workdir / "figures" / "classes.png")
-    numbers |= likelihood(run) if config.evaluation.likelihood_n else {}
-    return numbers | (bound(run) if config.evaluation.bound_n else {})
-
-
-def likelihood(run: Run, *, t_min: float | None = None, t_max: float | None = None) -> dict[str, Any]:
-    """Returns bits per dimension of `evaluation.likelihood_n` held-out images by the probability flow.
-
-    The images are dequantized whether or not training's were, and have no label where the model can do without.
-
-    Args:
-      run: a trained run.
-      t_min: where the flow starts; else the least noisy time of training: the first knot of a table whose knots alone
-        it drew from.
-      t_max: where the flow ends, in the prior; else the SDE's.
-    """
-    config, sde = run.config, run.model.sde
-    key_noise, key_probes = evaluation.keys(config.seed, 4)[2:]
-    x, labels = _held_out(run, config.evaluation.likelihood_n, key_noise, dequantize=True)
-    low, high = build.value_range(config)
-    if t_min is None:
-        t_min = float(build.level_times(config, sde)[-1] if config.times.name == "knots" else sde.t_min)
-    return evaluation.likelihood(
-        key_probes,
-        run.model,
-        x,
-        labels,
-        levels=run.data.held_out.levels,
-        data_range=high - low,
-        t_min=t_min,
-        t_max=float(sde.t_max if t_max is None else t_max),
-        n_probes=config.evaluation.likelihood_probes,
-        tolerance=config.evaluation.likelihood_tolerance,
-        batch_size=config.sampler.batch_size,
+    drawn, conditional = samples(run, n=n, seed=seed, labels=labels), None
+    if labels is not None:
+        conditional = _as_stored(source, drawn.x), labels
+        if run.config.training.label_dropout:
+            drawn = samples(run, n=n, seed=seed)
+    # Judged against everything there is to know of images: labels too, which an unconditional model never saw.
+    judged = len(source.shape) == 3 and run.data.held_out.num_classes and not source.num_classes
+    labelled = build.data(_with_labels(run.config)).train if judged else source
+    subject = measures.Subject(
+        run,
+        seed,
+        _as_stored(source, drawn.x),
+        conditional,
+        _pool(labelled, _NEIGHBOUR_POOL),
+        _pool(run.data.held_out, _NEIGHBOUR_POOL),
+        labelled.names,
     )
+    return subject, drawn.nfe
 
 
-def bound(run: Run) -> dict[str, Any]:
-    """Returns the variational bound of `evaluation.bound_n` held-out images, in bits per dimension, with its parts.
-
-    It is of the config's ancestral sampler and of images as they were trained on: dequantized, or the grey levels.
-    """
-    config, levels = run.config, run.data.held_out.levels
-    key_noise, key_steps = evaluation.keys(config.seed, 6)[4:]
-    x, labels = _held_out(run, config.evaluation.bound_n, key_noise, dequantize=config.data.dequantize)
-    low, high = build.value_range(config)
-    of = f"{levels} grey levels, {'uniformly dequantized' if config.data.dequantize else 'as stored'}"
-    return evaluation.bound(
-        key_steps,
-        build.bound(config, run.model.sde, levels),
-        run.model,
-        x,
-        labels,
-        convention=f"bits per dimension of {of}; variational bound of {config.sampler.steps} ancestral steps",
-        offset=float(np.log2(levels / (high - low))) if config.data.dequantize else 0.0,
-        batch_size=config.sampler.batch_size,
-    )
+def _as_stored(source: Source, x: np.ndarray) -> np.ndarray:
+    """Samples in the data's own range: of grey levels, clipped to [0, 1]."""
+    return x.clip(0, 1) if source.levels else x
 
 
-def _held_out(run: Run, n: int, key: Key, *, dequantize: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """The first n held-out images in the range of training, and labels as `_labels_of` has them."""
-    config, source = run.config.copy_and_resolve_references(), run.data.held_out
-    config.data.dequantize, config.data.flip = dequantize, False
-    batch = source.batch(np.arange(min(n, len(source))))
-    return np.asarray(build.prepare(config, source)(key, jnp.asarray(batch["x"]))), _labels_of(run, batch)
+def samples_folder(run: Run, n: int, seed: int, labels: np.ndarray | None) -> Path:
+    """Returns the folder in samples/ that is of these samples alone."""
+    return run.workdir / "samples" / records.name_of(_of_samples(run, n, seed, labels))
 
 
-def _labels_of(run: Run, batch: dict[str, np.ndarray]) -> np.ndarray | None:
-    """Labels to measure a batch with: none, −1, of a model that can do without, else its own."""
-    if not run.data.train.num_classes:
-        return None
-    return np.full(len(batch["x"]), -1, np.int32) if run.config.training.label_dropout else batch["label"]
+def _of_samples(run: Run, n: int, seed: int, labels: np.ndarray | None) -> Conditions:
+    told = {**conditions(run, seed), "n": n}
+    if labels is None:
+        return told
+    if (labels == labels[0]).all():
+        return {**told, "label": int(labels[0])}
+    turn = classes_in_turn(run, n)
+    in_turn = turn is not None and np.array_equal(labels, turn)
+    return {**told, "labels": "in turn" if in_turn else labels.tolist()}
 
 
-def _drawn_to_measure(run: Run, n: int, labels: np.ndarray | None) -> tuple[np.ndarray, int]:
-    """Draws n samples, grey levels clipped to [0, 1], all finite: others have no distance to anything; and the NFE."""
-    drawn = samples(run, n=n, seed=run.config.seed, labels=labels)
-    x, finite = drawn.x, _finite(drawn.x)
-    if not finite.all():
-        raise InputError(
-            f"{n - finite.sum()} of {n} samples are not finite, so there is nothing to measure: the sampler "
-            f"{run.config.sampler.name} diverged; give it more or smaller steps, or train longer"
-        )
-    return x.clip(0, 1) if run.data.train.levels else x, drawn.nfe
+def save_samples(run: Run, drawn: Samples, folder: Path, *, seed: int, labels: np.ndarray | None = None) -> Path:
+    """Writes samples.npz of what `samples` drew: images of grey levels clipped to [0, 1], other data as they are."""
+    told = _of_samples(run, len(drawn.x), seed, labels)
+    told["units"] = "images, clipped to [0, 1]" if run.data.train.levels else "the data's own"
+    names = None if labels is None else np.array(run.data.train.names)
+    return records.write_samples(folder, _as_stored(run.data.train, drawn.x), told, label=labels, names=names)
 
 
 def _with_labels(config: ConfigDict) -> ConfigDict:

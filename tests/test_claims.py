@@ -188,6 +188,7 @@ def test_the_command_exits_1_when_a_claim_fails(monkeypatch, capsys):
     [
         (["--only", "A44"], "no claim is called A44; there are A1, A2"),
         (["--only", "A3", "--page", "/dev/null/x"], "cannot be written"),
+        (["--only", "A3", "--page", "/tmp"], "cannot be written: Is a directory"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, capsys):

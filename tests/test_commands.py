@@ -21,9 +21,11 @@ from score_jax import (
     evaluation,
     generate,
     likelihood,
+    measures,
     metrics,
     noise_levels,
     published,
+    records,
     runs,
     sampling,
 )
@@ -69,6 +71,9 @@ def test_a_run_folder_holds_what_the_readme_says(run):
     records = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [20, 40]
     assert json.loads((run.workdir / "evaluation.json").read_text()) == numbers
+    folder = runs.evaluation_folder(run, 0)
+    assert {path.name for path in folder.iterdir()} == {"evaluation.json", "class_shares.png"}
+    assert numbers["left_out"] == {} and numbers["not_finite"] == 0
     assert numbers["held_out_accuracy"] > 0.95 and numbers["n"] == 20 and numbers["conditional_n"] == 20
     assert sum(numbers["class_shares"]) == pytest.approx(1, abs=1e-3)
     assert numbers["sampler_steps"] == 4
@@ -86,7 +91,7 @@ def test_bits_per_dim_of_held_out_images_are_evaluated_on_request(run, tmp_path)
     run = run._replace(config=config, workdir=tmp_path, model=replace(run.model, sde=build.sde(config)))
     config.evaluation.likelihood_n, config.evaluation.likelihood_probes = 3, 2
     config.evaluation.likelihood_tolerance, config.sampler.batch_size = 1e-3, 2
-    numbers = runs.likelihood(run)
+    numbers = measures.likelihood(run)
     assert numbers["bits_per_dim_n"] == 3 and numbers["bits_per_dim_not_integrated"] == 0
     for words in ("17 grey levels, uniformly dequantized", "p(x|y)", "from t = 0.001 (σ/α = 0.01)"):
         assert words in numbers["bits_per_dim_convention"]
@@ -101,18 +106,13 @@ def test_bits_per_dim_of_held_out_images_are_evaluated_on_request(run, tmp_path)
     np.testing.assert_allclose(numbers["bits_per_dim"], expected.mean(), rtol=1e-4)
     np.testing.assert_allclose(numbers["bits_per_dim_standard_error"], expected.std(ddof=1) / 3**0.5, rtol=1e-3)
     # Between other times than the process's ends.
-    between = runs.likelihood(run, t_min=0.1, t_max=0.5)
+    between = measures.likelihood(run, t_min=0.1, t_max=0.5)
     options |= {"t_min": 0.1, "t_max": 0.5}
     found = jax.jit(lambda x: likelihood.log_likelihood(run.model.sde, score_fn, x, **options))(x)
     expected = -np.asarray(found.log_prob) / (64 * np.log(2)) + np.log2(17)
     np.testing.assert_allclose(between["bits_per_dim"], expected.mean(), rtol=1e-4)
     # √((1 − ᾱ)/ᾱ) of DDPM's steps 100 and 500.
     assert "from t = 0.1 (σ/α = 0.339) to the prior at t = 0.5 (σ/α = 3.42)" in between["bits_per_dim_convention"]
-    points = runs.new(toy.get_config(), tmp_path / "points")
-    for name in ("bound_n", "likelihood_n"):
-        points.config.evaluation[name] = 3
-        with pytest.raises(InputError, match=f"of grey levels, which 'eight_gaussians' has not: .*{name}=0"):
-            runs.evaluate(points)
 
 
 @pytest.mark.parametrize("dequantize", [True, False])
@@ -130,7 +130,7 @@ def test_the_variational_bound_of_held_out_images_is_evaluated_on_request(run, d
     config.sampler.threshold = "none" if dequantize else "static"
     config.evaluation.bound_n = 3
     run = run._replace(config=config)
-    numbers = runs.bound(run)
+    numbers = measures.bound(run)
     words = "17 grey levels, uniformly dequantized" if dequantize else "17 grey levels, as stored"
     assert words in numbers["bound_convention"] and numbers["bound_bits_per_dim_n"] == 3
     key_noise, key_steps = evaluation.keys(0, 6)[4:]
@@ -161,7 +161,7 @@ def test_a_bound_that_is_not_of_the_sampler_is_refused(run, tmp_path):
         runs.new(config, tmp_path)
     config.data.dequantize, config.sampler.corrector = False, False
     with pytest.raises(InputError, match=r"on \(-1.0, 1.0\), got data.value_range \(0.0, 1.0\): set --config"):
-        runs.bound(run._replace(config=config))
+        measures.bound(run._replace(config=config))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -170,7 +170,7 @@ def test_the_held_out_loss_is_given_the_labels_of_a_model_that_knows_no_other(ru
     monkeypatch.setattr(evaluation, "held_out_loss", lambda evaluate, state, batches, sigmas: given.update(batches))
     config = tiny_digits()
     config.training.label_dropout = dropout
-    runs._held_out_loss(run._replace(config=config))
+    measures.held_out_loss(run._replace(config=config))
     held_out = run.data.held_out
     stored = held_out.batch(np.arange(given["x"].shape[1]) % len(held_out))
     np.testing.assert_array_equal(given["x"][0], stored["x"])
@@ -179,11 +179,11 @@ def test_the_held_out_loss_is_given_the_labels_of_a_model_that_knows_no_other(ru
 
 def test_bits_per_dim_are_from_t_min_and_without_labels_where_they_can_be(run, monkeypatch):
     asked = {}
-    monkeypatch.setattr(evaluation, "likelihood", lambda *args, **options: asked.update(options, labels=args[3]) or {})
+    monkeypatch.setattr(evaluation, "bits", lambda *args, **options: asked.update(labels=args[3], flow=args[4]) or {})
     config = tiny_digits()
     config.evaluation.likelihood_n = 3
-    runs.likelihood(run._replace(config=config))
-    assert asked["t_min"] == 1e-5 and (asked["labels"] == -1).all()
+    measures.likelihood(run._replace(config=config))
+    assert asked["flow"].t_min == 1e-5 and (asked["labels"] == -1).all()
 
 
 def test_a_run_is_loaded_with_the_parameters_it_ended_with(run):
@@ -278,9 +278,102 @@ def test_samples_that_diverged_are_said_so_and_not_measured(run):
         model=run.model.replace(variables=jax.tree.map(lambda v: v * jnp.nan, run.model.variables)),
         workdir=run.workdir / "broken",
     )
-    with pytest.raises(InputError, match=r"20 of 20 samples are not finite.*annealed_langevin diverged"):
-        runs.evaluate(broken)
+    numbers = runs.evaluate(broken)
+    assert numbers["not_finite"] == 20
+    left_out = numbers["left_out"]
+    for name in ("nearest_neighbours", "copies", "class_shares", "conditional_accuracy"):
+        assert left_out[name].startswith("20 of 20 samples are not finite: the sampler annealed_langevin diverged")
+    assert np.isfinite(list(numbers["loss_by_sigma"].values())).all()  # of the state's parameters, which are whole
+    assert "NaN" not in (broken.workdir / "evaluation.json").read_text()
     assert (broken.workdir / "samples" / "grid.png") in runs.draw_pictures(broken)
+
+
+def test_another_evaluation_replaces_none(run, tmp_path, monkeypatch):
+    """Another sampler, seed, checkpoint or average has a folder of its own; evaluation.json is by its own."""
+    monkeypatch.setattr(measures, "of", lambda subject: {})
+    nothing = generate.Samples(np.zeros((20, 8, 8, 1), np.float32), np.empty(0), np.empty(0), 1)
+    monkeypatch.setattr(runs, "samples", lambda run, **options: nothing)
+    own = run._replace(workdir=tmp_path)
+    (tmp_path / "config.json").write_text((run.workdir / "config.json").read_text())
+    first = runs.evaluate(own)
+    others = [own._replace(config=tiny_digits()) for _ in range(4)]
+    others[0].config.sampler.update(name="ddim", grid="log_snr")
+    others[1].config.sampler.steps = 5
+    others[2].config.sampler.ema = False
+    others[3].config.sampler.annealed_langevin.step_size *= 2
+    others.append(own._replace(state=replace(run.state, step=run.state.step - 20)))
+    found = [runs.evaluate(other) for other in others] + [runs.evaluate(own, seed=1)]
+    others[0].config.sampler = tiny_digits().sampler
+    others[0].config.sampler.update(batch_size=7, ddim={"eta": 1.0})  # of no effect on annealed Langevin
+    assert runs.evaluate(others[0]) == first
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == first
+    written = sorted(tmp_path.glob("evaluations/*/evaluation.json"))
+    assert len(written) == 7
+    assert all(json.loads(path.read_text()) in [first, *found] for path in written)
+    assert json.loads((runs.evaluation_folder(own, 1) / "evaluation.json").read_text()) == found[-1]
+    assert {path.parent.name[:-6] for path in written} == {
+        "annealed_langevin-4-step40-seed0-",
+        "annealed_langevin-4-step40-seed1-",
+        "annealed_langevin-4-step20-seed0-",
+        "annealed_langevin-4-step40-seed0-raw-",
+        "annealed_langevin-5-step40-seed0-",
+        "ddim-4-step40-seed0-",
+    }
+    later = own._replace(state=replace(run.state, step=run.state.step + 20))
+    assert (
+        json.loads((tmp_path / "evaluation.json").read_text())
+        != runs.evaluate(later)
+        == json.loads((tmp_path / "evaluation.json").read_text())
+    )
+    runs.evaluate(own, folder=tmp_path / "elsewhere")
+    assert json.loads((tmp_path / "elsewhere" / "evaluation.json").read_text()) == first
+
+
+def test_other_samples_have_another_folder(run):
+    labels = np.arange(4)
+    faster = run._replace(config=tiny_digits())
+    faster.config.sampler.steps = 3
+    asked = [(run, 4, 0, labels), (run, 4, 0, np.full(4, 3)), (run, 4, 1, labels), (run, 3, 0, labels[:3])]
+    folders = [runs.samples_folder(*arguments) for arguments in [*asked, (faster, 4, 0, labels), (run, 4, 0, None)]]
+    assert runs.samples_folder(run, 4, 0, labels[::-1]) not in folders
+    assert len(set(folders)) == 6 and {folder.parent for folder in folders} == {run.workdir / "samples"}
+    assert folders[1].name.startswith("annealed_langevin-4-step40-n4-label3-seed0-")
+    assert runs.samples_folder(run, 4, 0, labels.copy()) == folders[0]
+
+
+def test_samples_npz_holds_what_the_help_says(run, tmp_path):
+    x = np.array([-0.5, 0.25, 1.5], np.float32).reshape(3, 1, 1, 1)
+    drawn = generate.Samples(x, np.empty(0), np.empty(0), 1)
+    path = runs.save_samples(run, drawn, tmp_path / "new" / "folder", seed=7, labels=np.array([0, 1, 2]))
+    saved = np.load(path)
+    np.testing.assert_array_equal(saved["x"].ravel(), [0, 0.25, 1])
+    assert saved["units"] == "images, clipped to [0, 1]" and saved["seed"] == 7
+    np.testing.assert_array_equal(saved["label"], [0, 1, 2])
+    assert saved["names"].tolist() == [str(digit) for digit in range(10)]
+    told = json.loads(str(saved["conditions"]))
+    assert (told["step"], told["sampler"], told["sampler_steps"], told["n"]) == (40, "annealed_langevin", 4, 3)
+    assert told["sampler_settings"]["annealed_langevin"]["n_steps"] == 4
+    points = runs.new(toy.get_config(), tmp_path / "points")
+    saved = np.load(runs.save_samples(points, drawn._replace(x=5 * x.reshape(3, 1)), tmp_path / "points", seed=0))
+    np.testing.assert_array_equal(saved["x"], 5 * x.reshape(3, 1))
+    assert saved["units"] == "the data's own" and not {"label", "names"} & set(saved)
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_sampling(tmp_path):
+    assert command_line.require_writable(tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "inside"):
+        with pytest.raises(InputError, match=r"file.* cannot be written \(.*\): give another folder, --out=FOLDER$"):
+            command_line.require_writable(folder)
+
+
+def test_a_sampler_named_alone_gets_a_grid_and_steps_that_suit_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--sampler=heun", "--steps", "7"])
+    config = tiny_digits()
+    published.change(config, **command_line.given_sampler())
+    assert (config.sampler.name, config.sampler.steps, config.sampler.grid) == ("heun", 7, "log_snr")
+    monkeypatch.setattr(sys, "argv", ["evaluate.py"])
+    assert command_line.given_sampler() == {"sampler": None, "steps": None}
 
 
 def test_images_of_four_channels_and_any_range_are_drawn(tmp_path):
@@ -425,8 +518,19 @@ def test_a_published_checkpoint_is_sampled_as_its_authors_did(tmp_path):
     sampler.steps, sampler.annealed_langevin.n_steps, sampler.batch_size = 2, 1, 2
     written = published.draw(opened, tmp_path, n=3, seed=0)
     assert {path.name for path in written} == {"grid.png", "annealing.png", "annealing.gif", "samples.npz"}
-    x = np.load(tmp_path / "samples.npz")["x"]
-    assert x.shape == (3, 8, 8, 3) and np.isfinite(x).all()
+    saved = np.load(tmp_path / "samples.npz")
+    assert saved["x"].shape == (3, 8, 8, 3) and saved["x"].min() >= 0 and saved["x"].max() <= 1
+    assert saved["units"] == "images, clipped to [0, 1]"
+    assert json.loads(str(saved["conditions"]))["checkpoint"] == str(file)
+    told = {"n": 3, "seed": 0, "label": None}
+    others = [
+        opened._replace(checkpoint="other.pth"),
+        opened._replace(averaged=False),
+        opened._replace(shape=(4, 4, 3)),
+    ]
+    names = {records.name_of(published.conditions(other, **told)) for other in (opened, *others)}
+    names |= {records.name_of(published.conditions(opened, **told | {key: 1})) for key in told}
+    assert len(names) == 7
 
 
 @pytest.mark.parametrize(

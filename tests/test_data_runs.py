@@ -90,13 +90,18 @@ def test_named_classes_get_a_picture(tmp_path):
 
 
 @pytest.mark.parametrize("n, holdout", [(1, 0.0), (5, 0.0), (2, 0.1)])
-def test_a_run_of_few_images_trains_and_is_drawn(tmp_path, n, holdout):
+def test_a_run_of_few_images_is_measured_and_drawn(tmp_path, n, holdout):
     """One image is the setting of SinGAN, and overfitting a few the first test of any such code."""
     np.save(tmp_path / "x.npy", RNG.integers(0, 256, (n, 4, 4, 1), dtype=np.uint8))
     run = runs.new(settings(tmp_path / "x.npy", holdout=holdout), tmp_path / "run")
     assert len(run.data.train) == n - (holdout > 0)
-    if holdout == 0:
-        refused("nothing was held out to measure against", runs.evaluate, run)
+    numbers = runs.evaluate(run)
+    # Measures of samples beside the training set need no held-out images; the others say what they lack.
+    assert numbers["nearest_neighbour_distance"] > 0 and ("nearest_neighbour_ratio" in numbers) == (holdout > 0)
+    reasons = {} if holdout else dict.fromkeys(["held_out_loss", "copies"], "nothing was held out to measure against")
+    assert {name: reason[:39] for name, reason in numbers["left_out"].items()} == reasons
+    (grid,) = (path for path in runs.draw_pictures(run) if path.name == "grid.png")
+    assert grid == run.workdir / "samples" / "grid.png"
 
 
 def test_one_image_says_how_to_train_on_it(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from score_jax import runs
+from score_jax import measures, runs
 
 
 def held_out_loss(workdir, objective: str, steps: int, **options) -> np.ndarray:
@@ -21,7 +21,7 @@ def held_out_loss(workdir, objective: str, steps: int, **options) -> np.ndarray:
     config = config.copy_and_resolve_references()
     config.objective.name = "dsm"
     config.objective.dsm = {"noise": "gaussian", "control_scale": 0.0}
-    return np.array(list(runs._held_out_loss(run._replace(config=config))["loss_by_sigma"].values()))
+    return np.array(list(measures.held_out_loss(run._replace(config=config))["loss_by_sigma"].values()))
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ def test_offsets_and_factors_of_the_oracle_are_reported_as_their_squares(sde):
         return score_error(jax.random.key(0), score_fn, MIXTURE, sde, TS, n=64)
 
     exact = measure(1.0, 0.0)
-    np.testing.assert_allclose(exact.sigma, sde.sigma(TS), rtol=1e-6)
+    np.testing.assert_allclose(exact.sigma, sde.sigma(TS) / sde.alpha(TS), rtol=1e-5)
     np.testing.assert_allclose(exact.error, 0, atol=1e-8)  # float32 noise of σ·score, squared
     shifted = measure(1.0, 0.3)
     np.testing.assert_allclose(shifted.error, 0.09, rtol=1e-3)

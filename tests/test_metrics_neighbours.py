@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from score_jax.metrics import memorisation, nearest_neighbours
+from score_jax.metrics import copying, memorisation, nearest_neighbours
 from score_jax.types import InputError
 
 RNG = np.random.default_rng(0)
@@ -83,8 +83,10 @@ def test_memorisation_in_feature_space_finds_shifted_copies():
         (lambda: nearest_neighbours(FRESH, TRAIN, k=701), "between 1 and the 700"),
         (lambda: nearest_neighbours(FRESH[:, :2], TRAIN), "8 elements each and data 16"),
         (lambda: nearest_neighbours(np.full((2, 16), np.nan), TRAIN), "diverged"),
-        (lambda: nearest_neighbours(np.zeros(16), TRAIN), r"shape \(16,\)"),
+        (lambda: nearest_neighbours(np.zeros(16), TRAIN), "1 elements each and data 16"),  # 16 scalars
+        (lambda: nearest_neighbours(np.zeros((0, 16)), TRAIN), r"shape \(0, 16\)"),
         (lambda: memorisation(FRESH, TRAIN, TRAIN), "not trained on"),
+        (lambda: copying(np.array([np.inf]), np.ones(3)), "beyond the range of their numbers"),
     ],
 )
 def test_unusable_arrays_are_refused(call, message):

@@ -198,7 +198,8 @@ def test_mode_coverage_is_the_fraction_of_modes_with_their_share():
     "call, message",
     [
         (lambda: mmd(np.zeros((4, 2)), np.zeros((4, 3))), r"\(4, 2\) and \(4, 3\)"),
-        (lambda: energy_distance(np.zeros((4, 8, 8, 1)), np.zeros((4, 8, 8, 1))), "flatten"),
+        (lambda: energy_distance(np.zeros((4, 8, 8, 1)), np.zeros((4, 64))), r"of one shape S, got \(4, 8, 8, 1\)"),
+        (lambda: mmd(np.zeros(()), np.zeros(4)), r"got \(\) and \(4,\)"),
         (lambda: energy_distance(np.zeros((1, 2)), np.zeros((4, 2))), "at least 2 samples"),
         (lambda: wasserstein2(np.zeros((4, 2)), np.zeros((5, 2))), "got 4 and 5"),
         (lambda: wasserstein2(np.zeros((2001, 2)), np.zeros((2001, 2))), "sliced_wasserstein"),
@@ -209,3 +210,12 @@ def test_bad_samples_are_refused_in_one_line(call, message):
     with pytest.raises(InputError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 2), (2, 2, 2, 1)])
+def test_distances_are_of_the_numbers_of_an_example_whatever_its_shape(shape):
+    """Of scalars, sequences and volumes as of the vectors of the same numbers."""
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(7, *shape)).astype(np.float32), rng.normal(size=(9, *shape)).astype(np.float32)
+    for distance in (mmd, energy_distance, partial(sliced_wasserstein, jax.random.key(0))):
+        assert distance(a, b) == distance(a.reshape(7, -1), b.reshape(9, -1))

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from configs import digits, fashion_mnist
 from experiments import study
 from experiments.ddpm_equivalence.figures import image_panels
-from score_jax import runs
+from score_jax import measures, runs
 
 SIGMA_MIN = 0.02  # of the noise ratio, at data in [-1, 1]: the likelihood's t_min on either process
 RANGES = ("common range", "own range")  # of noise ratios, for the likelihood
@@ -78,7 +78,7 @@ def bits(run: runs.Run, n: int) -> dict[str, tuple[float, float]]:
     t_min, common = (min(max(float(sde.time(-2 * math.log(ratio))), low), high) for ratio in ratios)
     found = {}
     for name, t_max in zip(RANGES, (common, high), strict=True):
-        numbers = runs.likelihood(run._replace(config=config), t_min=t_min, t_max=t_max)
+        numbers = measures.likelihood(run._replace(config=config), t_min=t_min, t_max=t_max)
         found[name] = numbers["bits_per_dim"], numbers["bits_per_dim_standard_error"]
     return found
 

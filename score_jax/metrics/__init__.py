@@ -1,13 +1,13 @@
 """Numbers that say how good samples and scores are: arrays in, numbers out.
 
-`two_sample` compares samples in few dimensions, `calibration` a score function with the exact one by noise level,
+`two_sample` compares samples, `calibration` a score function with the exact one by noise level,
 `classifier` judges small images, `neighbours` finds the nearest training examples, by pixels or features, and tells
 copying from learning.
 """
 
 from score_jax.metrics.calibration import ScoreError, score_error
 from score_jax.metrics.classifier import ClassificationReport, Classifier, classification_report, train_classifier
-from score_jax.metrics.neighbours import Memorisation, memorisation, nearest_neighbours
+from score_jax.metrics.neighbours import Memorisation, copying, memorisation, nearest_neighbours
 from score_jax.metrics.two_sample import (
     ModeWeights,
     energy_distance,
@@ -25,6 +25,7 @@ __all__ = [
     "ModeWeights",
     "ScoreError",
     "classification_report",
+    "copying",
     "energy_distance",
     "memorisation",
     "mmd",

@@ -22,7 +22,7 @@ from score_jax.types import Array, ArrayLike, InputError, Key, ScoreFn
 
 
 class ScoreError(NamedTuple):
-    """Score error at L noise levels, each field `(L,)`."""
+    """Score error at L noise levels, each field `(L,)`; `sigma` is σ/α, what a level is known by everywhere."""
 
     t: Array
     sigma: Array
@@ -61,4 +61,4 @@ def score_error(
         return error.mean(), error.std(ddof=1) / n**0.5, squared.mean() / arrays.sum_dims(exact**2).mean()
 
     error, standard_error, relative = jax.lax.map(at_level, (arrays.split(key, len(ts)), ts))
-    return ScoreError(ts, sde.sigma(ts), error, relative, standard_error)
+    return ScoreError(ts, jnp.exp(-0.5 * sde.log_snr(ts)), error, relative, standard_error)

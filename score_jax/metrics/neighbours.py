@@ -76,7 +76,17 @@ def memorisation(
     """
     if features is not None:
         samples, train, held_out = (_featured(x, features) for x in (samples, train, held_out))
-    of_samples, of_held_out = (nearest_neighbours(x, train)[1][:, 0] for x in (samples, held_out))
+    return copying(*(nearest_neighbours(x, train)[1][:, 0] for x in (samples, held_out)))
+
+
+def copying(of_samples: np.ndarray, of_held_out: np.ndarray) -> Memorisation:
+    """Returns `memorisation` from the distances of samples `(n,)` and held-out data `(m,)` to the training set.
+
+    Raises:
+      InputError: where distances overflow, or half of the held-out data have none.
+    """
+    if not (np.isfinite(of_samples).all() and np.isfinite(of_held_out).all()):
+        raise InputError("distances to the training set are beyond the range of their numbers: rescale the data")
     sample_distance, held_out_distance = float(np.median(of_samples)), float(np.median(of_held_out))
     if held_out_distance == 0:
         raise InputError(
@@ -99,7 +109,7 @@ def _featured(x: ArrayLike, features: Features | None) -> ArrayLike:
 
 def _rows(x: ArrayLike) -> np.ndarray:
     x = np.asarray(x)
-    if x.ndim < 2 or len(x) == 0:
+    if x.ndim < 1 or len(x) == 0:
         raise InputError(f"expected a batch (N, *S) with at least one example, got shape {x.shape}")
     if not np.isfinite(x).all():
         raise InputError("nearest neighbours of NaN or infinite values do not exist: drop the examples that diverged")

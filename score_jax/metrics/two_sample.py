@@ -1,4 +1,4 @@
-"""Distances between two sets of low-dimensional samples, and which modes a sample visits.
+"""Distances between two sets of samples, and which modes a sample visits; rows are examples, of any shape.
 
 With `X, X' ~ P` and `Y, Y' ~ Q` independent, `P` known by the rows of `a` and `Q` by those of `b`:
 
@@ -47,13 +47,13 @@ def sliced_wasserstein(key: Key, a: ArrayLike, b: ArrayLike, *, n_projections: i
 
     In one dimension the optimal coupling joins equal quantiles; for unequal sample counts the two step functions are
     integrated exactly. Directions come in orthonormal frames, which leaves the mean as it is and lowers its variance
-    (Rowland et al. 2019, "Orthogonal estimation of Wasserstein distances"): a shift δ gives exactly |δ|/√D where D
-    divides `n_projections`.
+    (Rowland et al. 2019, "Orthogonal estimation of Wasserstein distances"): a shift δ in D dimensions gives exactly
+    |δ|/√D where D divides `n_projections`.
 
     Args:
       key: random key, ().
-      a: samples (N, D).
-      b: samples (M, D).
+      a: samples (N, *S).
+      b: samples (M, *S).
       n_projections: number of directions.
     """
     a, b = _two_samples(a, b)
@@ -75,8 +75,8 @@ def wasserstein2(a: ArrayLike, b: ArrayLike) -> float:
     Solved as an assignment problem, in float64 on the host.
 
     Args:
-      a: samples (N, D).
-      b: samples (N, D).
+      a: samples (N, *S).
+      b: samples (N, *S).
 
     Raises:
       InputError: for unequal or too many points.
@@ -102,8 +102,8 @@ def mmd(a: ArrayLike, b: ArrayLike, *, bandwidths: Sequence[float] | Array | Non
     The kernel is a mean of Gaussians, `k(x, y) = mean_h exp(−‖x − y‖²/(2h²))`, so MMD² is at most 2.
 
     Args:
-      a: samples (N, D).
-      b: samples (M, D).
+      a: samples (N, *S).
+      b: samples (M, *S).
       bandwidths: the lengths h. None takes ½, 1 and 2 times the median distance in the pooled sample (of at most 512
         points of each, evenly spaced in it); give numbers to compare values between different pairs of samples.
     """
@@ -120,8 +120,8 @@ def energy_distance(a: ArrayLike, b: ArrayLike) -> Array:
     """Returns the unbiased estimate of the energy distance D² (Székely & Rizzo 2013); SciPy returns D, biased.
 
     Args:
-      a: samples (N, D).
-      b: samples (M, D).
+      a: samples (N, *S).
+      b: samples (M, *S).
     """
     a, b = _two_samples(a, b)
     return 2 * _pair_mean(jnp.sqrt, a, b) - _distinct_mean(jnp.sqrt, a) - _distinct_mean(jnp.sqrt, b)
@@ -131,8 +131,8 @@ def mode_weights(samples: ArrayLike, modes: ArrayLike, *, radius: float | None =
     """Assigns each sample to its nearest mode and returns the share of each mode.
 
     Args:
-      samples: (N, D).
-      modes: centres (M, D).
+      samples: (N, *S).
+      modes: centres (M, *S).
       radius: samples farther than this from every mode belong to none. None: every sample counts.
 
     Returns:
@@ -161,8 +161,8 @@ def mode_coverage(
     """Returns the fraction of modes visited: those whose weight in the samples is at least `share` of the true one.
 
     Args:
-      samples: (N, D).
-      modes: centres (M, D).
+      samples: (N, *S).
+      modes: centres (M, *S).
       radius: as in `mode_weights`; samples outside it count as missing.
       weights: true weights (M,), summing to 1; None for equal ones.
       share: how much of its true weight a mode needs to count as visited.
@@ -174,13 +174,12 @@ def mode_coverage(
 
 
 def _two_samples(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
+    """Both as rows (N, D) and (M, D) of floats: an example of any shape is flattened."""
     a, b = jnp.asarray(a), jnp.asarray(b)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) == 0:
-        raise InputError(
-            f"expected samples (N, D) and (M, D) of one D, got {a.shape} and {b.shape}: flatten images first"
-        )
+    if min(a.ndim, b.ndim) == 0 or a.shape[1:] != b.shape[1:] or min(a.size, b.size) == 0:
+        raise InputError(f"expected samples (N, *S) and (M, *S) of one shape S, got {a.shape} and {b.shape}")
     dtype = jnp.promote_types(jnp.result_type(a, b), jnp.float32)
-    return a.astype(dtype), b.astype(dtype)
+    return a.reshape(len(a), -1).astype(dtype), b.reshape(len(b), -1).astype(dtype)
 
 
 def _directions(key: Key, n: int, like: Array) -> Array:

@@ -40,7 +40,7 @@ LoggerFactory: TypeAlias = Callable[[Path, int], Logger]
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON so that the file holds the old content or the new, whenever the process dies."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content, indent=2, sort_keys=True, default=_plain) + "\n")
+    draft.write_text(json.dumps(content, indent=2, default=_plain) + "\n")
     os.replace(draft, path)
 
 

@@ -1,0 +1,67 @@
+"""What sets results of one model apart, and how they are named and written, so that none replaces another.
+
+Conditions are a mapping that JSON can hold. The folder of a result is named after them: the main ones in words, all of
+them in a hash, so that results of the same conditions share a name and others don't.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from score_jax import build
+from score_jax.command import as_json
+from score_jax.sde import SDE
+
+Conditions = dict[str, Any]
+
+_IN_WORDS = ("step", "n", "label", "seed")
+_OF_NO_EFFECT = ("n", "batch_size")  # sample i depends on the seed and i alone
+
+
+def of_sampling(config: ConfigDict, sde: SDE, seed: int) -> Conditions:
+    """Returns what sets samples of one model apart: seed, sampler and all settings that it heeds, also derived ones."""
+    config = build.with_step_size(config, sde)
+    return {
+        "ema": config.sampler.ema,
+        "seed": seed,
+        "sampler": config.sampler.name,
+        "sampler_steps": len(build.grid(config, sde)) - 1,
+        "sampler_settings": heeded(as_json(config)["sampler"]),
+        "matmul_precision": config.device.matmul_precision,
+    }
+
+
+def heeded(sampler: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a config's section "sampler" that its sampler heeds: none of other samplers' options."""
+    sections = {sampler["name"], "langevin_corrector"} if sampler["corrector"] else {sampler["name"]}
+    kept = {k: v for k, v in sampler.items() if k in sections or not isinstance(v, dict)}
+    return {k: v for k, v in kept.items() if k not in _OF_NO_EFFECT}
+
+
+def name_of(conditions: Mapping[str, Any]) -> str:
+    """Returns the name of a folder, such as `ddim-50-step2000-n64-seed0-3f2a1c`."""
+    digest = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:6]
+    words = [f"{key}{conditions[key]}" for key in _IN_WORDS if key in conditions]
+    words += [] if conditions["ema"] else ["raw"]
+    return "-".join([conditions["sampler"], str(conditions["sampler_steps"]), *words, digest])
+
+
+def write_samples(folder: Path, x: np.ndarray, conditions: Conditions, **arrays: Any) -> Path:
+    """Writes samples.npz: "x", "conditions" as JSON, "seed" and "units" of these too, and `arrays`; returns its path.
+
+    Args:
+      folder: where; it is made.
+      x: samples `(n, *S)`, in the units that `conditions` tell.
+      conditions: of `of_sampling`, and "units".
+      arrays: "label", "names"; those that are None are left out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    given = {name: array for name, array in arrays.items() if array is not None}
+    told = {"seed": conditions["seed"], "units": conditions["units"], "conditions": json.dumps(conditions)}
+    np.savez(folder / "samples.npz", **{"x": x, **told, **given})
+    return folder / "samples.npz"
