@@ -27,7 +27,7 @@ def _saved(workdir):
 
 def _metrics(workdir):
     records = logging.read_jsonl(Path(workdir) / "metrics.jsonl")
-    return [{name: value for name, value in record.items() if name != "images_per_second"} for record in records]
+    return [{name: value for name, value in record.items() if name != "examples_per_second"} for record in records]
 
 
 def _assert_same_run(a, b):
