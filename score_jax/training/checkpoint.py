@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from score_jax.training import quiet
 from score_jax.training.logging import write_json
 from score_jax.training.state import TrainState
 from score_jax.types import Array, InputError, PyTree
@@ -226,14 +227,9 @@ def open_checkpoints(
     _refuse_odd_entries(workdir)
     if read_only and not folder.is_dir():
         raise InputError(f"{workdir} has no checkpoints yet: train first, or give another workdir")
-    logging.getLogger("absl").addFilter(_is_not_chatter)
+    quiet.orbax()
     handlers = {"state": ocp.StandardCheckpointHandler(), "run": ocp.JsonCheckpointHandler()}
     return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
-
-
-def _is_not_chatter(record: logging.LogRecord) -> bool:
-    """Whether a line of absl's log is anyone's but Orbax's, whose errors are raised as well, and are told then."""
-    return "orbax" not in Path(record.pathname).parts
 
 
 class _Unfinished(ocp.path.atomicity.AtomicRenameTemporaryPath):
@@ -416,6 +412,9 @@ def reason(error: BaseException) -> str:
     """Returns what an error says, in a line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    number = re.search(r"os_error_code='(\d+)'", str(error))  # at the end of a long line of TensorStore's
+    if number:
+        return os.strerror(int(number[1]))
     text = str(error).strip().splitlines() or [type(error).__name__]
     return text[0][:120]
 

@@ -5,11 +5,15 @@ are removed, so that it is never taken for one. Training then stops, or goes on,
 """
 
 import contextlib
+import errno
 import logging
+import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from score_jax.training import checkpoint
@@ -41,7 +45,12 @@ class Saving:
         """
         self.wait()
         options = {"config": self._config, "position": position, "window": window}
-        if self._tried(step, lambda: checkpoint.save(self._manager, step, state, **options)):
+
+        def start() -> None:
+            _check_room(self._workdir, state)
+            checkpoint.save(self._manager, step, state, **options)
+
+        if self._tried(step, start):
             self._writing = step
 
     def look(self) -> None:
@@ -70,6 +79,8 @@ class Saving:
 
     def failed(self, what: str, error: Exception) -> None:
         """Raises NotWritten, or warns if training is to go on: `what` could not be written."""
+        if self._on_error == "stop":
+            self.wait()
         found = f"{what} could not be written ({checkpoint.reason(error)}): {self.last_good()}"
         if self._on_error == "stop":
             raise NotWritten(f"{found}; make space and start the same command again") from error
@@ -98,3 +109,10 @@ def opened(manager: ocp.CheckpointManager, config: Mapping[str, Any], on_error: 
         raise
     saving.wait()
     manager.close()
+
+
+def _check_room(workdir: Path, state: TrainState) -> None:
+    """Raises OSError before anything is written, if the disk has less room than the arrays take."""
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    if shutil.disk_usage(workdir).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
