@@ -325,6 +325,39 @@ def test_a_number_out_of_range_is_found_before_the_training(tmp_path, key, value
     assert "\n" not in str(error.value) and str(value)[-3:].strip("{}()' ,") in str(error.value)
 
 
+def test_a_command_that_a_signal_stopped_says_where_and_ends_as_a_shell_reports_it(capsys, monkeypatch):
+    terminated = SystemExit("stopped by SIGTERM at step 20")
+    terminated.code = 143
+    for ending, code in [(KeyboardInterrupt("stopped by SIGINT at step 20"), 130), (terminated, 143)]:
+        with pytest.raises(SystemExit) as ended:
+            command_line._end(ending)
+        assert ended.value.code == code and capsys.readouterr().out == f"{ending}\n"
+    # Nothing is said of a second signal, which ends it at once: threads that write are not waited for.
+    codes = []
+    monkeypatch.setattr(command_line.os, "_exit", codes.append)
+    command_line._end(KeyboardInterrupt())
+    assert codes == [130] and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config["sampler"].pop("name"), "lacks sampler.name (1 setting(s)"),
+        (lambda config: config.update(sampler=3), "lacks sampler."),
+        (lambda config: config.clear(), "lacks data."),
+    ],
+)
+def test_a_runs_config_that_lacks_settings_names_one(tmp_path, change, message):
+    config = command_line.as_json(tiny_digits())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert command_line.run_config(tmp_path).network.mlp.hidden == (32,)
+    change(config)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError) as error:
+        command_line.run_config(tmp_path)
+    assert message in str(error.value) and 'restore it, from "config" in checkpoints/' in str(error.value)
+
+
 @pytest.mark.parametrize("label", [10, -2])
 def test_a_label_that_does_not_exist_is_refused(run, label):
     with pytest.raises(InputError, match="labels must be 0 to 9"):

@@ -5,6 +5,7 @@ the checkpoint is written. Python allows handlers in the main thread only: no si
 """
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,8 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -59,8 +62,9 @@ def end_if_any(caught: Sequence[signal.Signals], step: int) -> None:
     handler = signal.getsignal(number)
     if caught and callable(handler) and handler is not signal.default_int_handler:
         handler(number, None)
-    name = signal.Signals(number).name
-    raise _ending(number, f"stopped by {name} at step {step}; the same command goes on from there")
+    said = f"stopped by {signal.Signals(number).name} at step {step}; the same command goes on from there"
+    _log.info(said)
+    raise _ending(number, said)
 
 
 def _ending(number: int, *said: str) -> BaseException:

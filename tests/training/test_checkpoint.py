@@ -129,26 +129,29 @@ _DAMAGES = {
 
 
 def test_damage_of_any_kind_to_any_file_is_named_and_the_checkpoint_before_used(tmp_path, caplog):
-    """Every file flipped; each damage to each file that describes something. Opened anew where Orbax reads it then."""
-    workdir = tmp_path / "run"
-    _save(workdir, 1, 2).close()
+    """Every file flipped, and each damage to each file that describes something."""
+    workdir, state = tmp_path / "run", {"w": jnp.arange(3.0)}
+    with checkpoint.open_checkpoints(workdir) as manager:
+        for step in (1, 2):
+            checkpoint.save(manager, step, state, config={})
     folder = workdir / "checkpoints" / "2"
     files = sorted(f.relative_to(folder) for f in folder.rglob("*") if f.is_file())
     described = [f for f in files if f.name in ("metadata", "sha256.json", "_CHECKPOINT_METADATA", "_METADATA")]
-    cases = [(f, "flipped") for f in files] + [(f, damage) for f in described for damage in _DAMAGES]
     assert len(files) > 8 and len(described) == 4
     shutil.copytree(folder, tmp_path / "whole")
-    for file, damage in cases:
+
+    def read():
+        with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
+            return checkpoint.restore(manager, state, config={}).step
+
+    for file, damage in [(f, "flipped") for f in files] + [(f, damage) for f in described for damage in _DAMAGES]:
         _DAMAGES[damage](folder / file)
         caplog.clear()
-        with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
-            read = checkpoint.restore(manager, _state(0), config=tiny.CONFIG)
-        assert read.step == 1, (file, damage)
+        assert read() == 1, (file, damage)
         assert f"{folder} ({file} is missing or damaged)" in caplog.text or file.name == "sha256.json"
         shutil.rmtree(folder)
         shutil.copytree(tmp_path / "whole", folder)
-    with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
-        assert checkpoint.restore(manager, _state(0)).step == 2
+    assert read() == 2
 
 
 @pytest.mark.parametrize(
