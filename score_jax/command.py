@@ -203,6 +203,7 @@ def _end(ending: BaseException) -> NoReturn:
     code = getattr(ending, "code", 128 + signal.SIGINT)
     if ending.args:
         print(ending)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python ends, another would show a traceback
         sys.exit(code)
     sys.stdout.flush()
     os._exit(code)

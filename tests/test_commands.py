@@ -329,7 +329,8 @@ def test_a_command_that_a_signal_stopped_says_where_and_ends_as_a_shell_reports_
     terminated = SystemExit("stopped by SIGTERM at step 20")
     terminated.code = 143
     for ending, code in [(KeyboardInterrupt("stopped by SIGINT at step 20"), 130), (terminated, 143)]:
-        with pytest.raises(SystemExit) as ended:
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(command_line.signal, "signal", lambda *args: None)
             command_line._end(ending)
         assert ended.value.code == code and capsys.readouterr().out == f"{ending}\n"
     # Nothing is said of a second signal, which ends it at once: threads that write are not waited for.

@@ -154,9 +154,7 @@ def steps(workdir: Path) -> list[int]:
 
 
 def _refuse_foreign(workdir: Path, config: Mapping[str, Any], may_differ: Collection[str]) -> None:
-    odd = re.search(r"[][*?\\]", str(workdir))
-    if odd:
-        raise InputError(f"workdir {workdir} has {odd[0]} in its name, which Orbax takes for a pattern: give another")
+    _refuse_pattern(workdir)
     if not workdir.exists():
         return
     if not workdir.is_dir():
@@ -172,6 +170,13 @@ def _refuse_foreign(workdir: Path, config: Mapping[str, Any], may_differ: Collec
     if others:
         listed = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
         raise InputError(f"workdir {workdir} holds {listed} but no config.json, so it is no run: give a new folder")
+
+
+def _refuse_pattern(workdir: Path) -> None:
+    """Refuses a name that Orbax looks for as a pattern: it writes there, and then finds no checkpoint, or another's."""
+    odd = re.search(r"[\[*?\\]", str(workdir))
+    if odd:
+        raise InputError(f"{workdir} has {odd[0]} in its name, which Orbax takes for a pattern: give it another name")
 
 
 def _is_bound(workdir: Path) -> bool:
@@ -224,6 +229,7 @@ def open_checkpoints(
     )
     workdir = Path(workdir).absolute()
     folder = workdir / _CHECKPOINTS
+    _refuse_pattern(workdir)
     _refuse_odd_entries(workdir)
     if read_only and not folder.is_dir():
         raise InputError(f"{workdir} has no checkpoints yet: train first, or give another workdir")

@@ -308,10 +308,13 @@ def test_lock_that_is_a_link_leaves_what_it_links_to(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a[1]", "a\\b", "a*", "what?"])
-def test_name_that_orbax_writes_to_but_cannot_read_from_is_refused(tmp_path, name):
+def test_name_that_orbax_takes_for_a_pattern_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="in its name"), checkpoint.claim(tmp_path / name, tiny.CONFIG):
         pass
     assert list(tmp_path.iterdir()) == []
+    _save(tmp_path / "run", 1).close()
+    with pytest.raises(InputError, match="in its name"):
+        checkpoint.open_checkpoints((tmp_path / "run").rename(tmp_path / name), read_only=True)
 
 
 def test_what_a_process_leaves_that_died_in_its_first_moment_is_no_foreign_folder(tmp_path):
