@@ -193,11 +193,12 @@ def test_a_run_is_loaded_with_the_parameters_it_ended_with(run):
     assert int(earlier.state.step) == 20
 
 
-def test_samples_depend_on_the_seed_and_their_index_alone(run):
+def test_samples_depend_on_the_seed_and_their_index_alone(run, capfd):
     labels = np.arange(6, dtype=np.int32)
     whole = runs.samples(run, n=6, seed=3, labels=labels).x
     np.testing.assert_allclose(runs.samples(run, n=2, seed=3, labels=labels[:2]).x, whole[:2], rtol=1e-4, atol=1e-5)
     assert not np.allclose(runs.samples(run, n=2, seed=4, labels=labels[:2]).x, whole[:2])
+    assert "sampling" not in capfd.readouterr().err  # the bar is for terminals
 
 
 def test_paths_are_of_few_steps_whatever_the_grid_and_of_fewer_samples_the_larger_they_are(run):

@@ -6,6 +6,7 @@ goes on from (0: anew). What was logged after that step belongs to work that was
 is removed: no step appears twice.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -57,7 +58,8 @@ def _replace(path: Path, content: bytes) -> None:
         draft.write_bytes(content)
         os.replace(draft, path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise InputError(f"{path} cannot be written ({error.strerror})") from error
 
 

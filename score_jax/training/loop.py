@@ -287,10 +287,11 @@ def _resume(
     may_differ: Collection[str],
 ) -> tuple[TrainState, Window, int]:
     """Returns the state, sums and step to go on from, with the loader moved there."""
-    with checkpoint.open_checkpoints(workdir) as manager:
-        restored = checkpoint.restore(manager, state, config=config, may_differ=may_differ)
-    if restored is None:
+    if not checkpoint.steps(workdir):
         return state, Window(), 0
+    with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
+        restored = checkpoint.restore(manager, state, config=config, may_differ=may_differ)
+    assert restored is not None  # it names what is damaged, where nothing is whole
     checkpoint.set_aside_after(workdir, restored.step)
     loader.set_state(restored.position)
     _log.info("going on from step %d of %s", restored.step, workdir)

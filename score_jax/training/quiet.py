@@ -12,14 +12,19 @@ from typing import Any
 
 def orbax() -> None:
     """Keeps back what Orbax logs through absl and asyncio, and what is printed of a write beside one that failed."""
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(_is_another_s)
+    logging.getLogger("absl").addFilter(_is_not_by_orbax)
+    logging.getLogger("asyncio").addFilter(_is_not_of_orbax)
     if not hasattr(sys.unraisablehook, "without_closed_loops"):
         sys.unraisablehook = _without_closed_loops(sys.unraisablehook)
 
 
-def _is_another_s(record: logging.LogRecord) -> bool:
-    return "orbax" not in Path(record.pathname).parts and "orbax" not in record.getMessage()
+def _is_not_by_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in Path(record.pathname).parts
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    """asyncio tells of a task whose error nobody has asked for, with the path that it could not write."""
+    return "orbax" not in record.getMessage()
 
 
 def _without_closed_loops(shown: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -83,7 +83,7 @@ class Saving:
             self.wait()
         found = f"{what} could not be written ({checkpoint.reason(error)}): {self.last_good()}"
         if self._on_error == "stop":
-            raise NotWritten(f"{found}; make space and start the same command again") from error
+            raise NotWritten(f"{found}; mend that and start the same command again") from error
         _log.warning("%s; training goes on", found)
 
     def last_good(self) -> str:

@@ -65,7 +65,7 @@ def _could_not(what, reason, last, then):
     return rf"{what} could not be written \({reason}\): {good}; {then}"
 
 
-_STOP, _CONTINUE = "make space and start the same command again", "training goes on"
+_STOP, _CONTINUE = "mend that and start the same command again", "training goes on"
 
 
 def test_full_disk_stops_the_run_with_one_line_and_it_goes_on_bit_identically(
