@@ -5,6 +5,7 @@ Nothing of anyone else's is kept back, and the root logger is left as it is.
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ def _is_not_by_orbax(record: logging.LogRecord) -> bool:
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    """asyncio tells of a task whose error nobody has asked for, with the path that it could not write."""
-    return "orbax" not in record.getMessage()
+    """asyncio tells of a task whose error nobody has asked for: by its path, or by the place that raised it."""
+    raised = [frame.filename for frame in traceback.extract_tb(record.exc_info[2])] if record.exc_info else []
+    return not any("orbax" in text for text in (record.getMessage(), *raised))
 
 
 def _without_closed_loops(shown: Callable[[Any], Any]) -> Callable[[Any], Any]:
