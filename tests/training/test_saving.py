@@ -18,6 +18,9 @@ from score_jax.types import InputError
 from tests.training import tiny
 
 
+pytestmark = pytest.mark.usefixtures("abandoned_reads")  # and the writes beside one that failed
+
+
 @contextlib.contextmanager
 def _files_limited_to(size):
     """No file of this process grows beyond `size` bytes: a write fails half way, with EFBIG."""
