@@ -17,7 +17,6 @@ from score_jax.training import Every, checkpoint, logging, saving
 from score_jax.types import InputError
 from tests.training import tiny
 
-
 pytestmark = pytest.mark.usefixtures("abandoned_reads")  # and the writes beside one that failed
 
 
