@@ -26,5 +26,5 @@ def training_rate(run: runs.Run) -> float:
     """
     with contextlib.redirect_stderr(io.StringIO()):  # the progress bar is drawn, but not shown
         runs.train(run)
-    rates = [record["images_per_second"] for record in read_jsonl(run.workdir / "metrics.jsonl")[1:]]
+    rates = [record["examples_per_second"] for record in read_jsonl(run.workdir / "metrics.jsonl")[1:]]
     return len(rates) / sum(1 / rate for rate in rates)

@@ -145,6 +145,7 @@ def get_config() -> ConfigDict:
     training.checkpoint_every = 1000
     training.keep_last = 3
     training.keep_every = 0  # also keep the checkpoints of these steps; 0: none
+    training.on_save_error = "stop"  # or continue: when a checkpoint or record cannot be written, as of a full disk
     training.tensorboard = False
     training.wandb = ""  # project; empty: off
 

@@ -17,18 +17,14 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 
-def main() -> int:
+def main() -> None:
     run = runs.new(_CONFIG.value, _WORKDIR.value)
     print(runs.plan(run))
     result = runs.train(run)
-    if result.stopped_by:
-        print(f"stopped by {result.stopped_by.name} at step {result.step}; the same command goes on from there")
-        return 128 + result.stopped_by  # as a shell reports a signal
     run = run.with_state(result.state)
     written = runs.draw_pictures(run) + runs.draw_figures(run)
     print(f"{result.step} steps done; {run.workdir} holds metrics.jsonl, checkpoints/ and")
     print(*(f"  {path}" for path in written), sep="\n")
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ and shows its traceback.
 
 import importlib.util
 import json
+import os
 import re
 import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -168,9 +169,31 @@ def require_writable(folder: Path) -> Path:
 
 
 def run_config(workdir: str | Path) -> ConfigDict:
-    """Returns the config a run was started with; JSON's lists are tuples again."""
+    """Returns the config a run was started with; JSON's lists are tuples again.
+
+    Raises:
+      InputError: where there is no run, or its config lacks a setting of configs/base.py.
+    """
+    find_configs()
+    from configs import base
+
+    config = read_config(workdir)
+    missing = sorted(_settings(base.get_config().to_dict()) - _settings(config))
+    if missing:
+        raise InputError(
+            f"{Path(workdir) / 'config.json'} lacks {missing[0]} ({len(missing)} setting(s) of configs/base.py in "
+            'all): restore it, from "config" in checkpoints/STEP/run/metadata'
+        )
     tuples = lambda v: tuple(v) if isinstance(v, list) else v  # noqa: E731
-    return ConfigDict(jax.tree.map(tuples, read_config(workdir), is_leaf=lambda v: isinstance(v, list)))
+    return ConfigDict(jax.tree.map(tuples, config, is_leaf=lambda v: isinstance(v, list)))
+
+
+def _settings(config: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """The dotted names of all settings."""
+    names = set()
+    for name, value in config.items():
+        names |= _settings(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name}
+    return names
 
 
 def as_json(config: ConfigDict) -> dict:
@@ -194,9 +217,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """Parses the command line and runs `main`, whose return value is the exit code (None: 0)."""
 
     def guarded(_: Sequence[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # Orbax narrates every write
-        # … and warns of what `sample` and `evaluate` ask of it.
-        logging.get_absl_logger().addFilter(lambda record: "directory is read only" not in record.getMessage())
+        logging.set_verbosity(logging.WARNING)
         try:
             backend.configure(**(flags.FLAGS.config.device if "config" in flags.FLAGS else {}))
             backend.require_device()
@@ -207,11 +228,22 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             if error.filename is None:
                 raise
             _fail(f"{error.filename}: {error.strerror}")
-        except KeyboardInterrupt:
-            sys.exit(128 + signal.SIGINT)
+        except (KeyboardInterrupt, SystemExit) as ending:
+            _end(ending)
         sys.exit(code or 0)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _end(ending: BaseException) -> NoReturn:
+    """Ends a command as a signal had it: once the training has stopped, or at once, whatever is still being written."""
+    code = getattr(ending, "code", 128 + signal.SIGINT)
+    if ending.args:
+        print(ending)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python ends, another would show a traceback
+        sys.exit(code)
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:

@@ -47,6 +47,7 @@ _MAY_DIFFER = (
     "training.checkpoint_every",
     "training.keep_last",
     "training.keep_every",
+    "training.on_save_error",
     "training.tensorboard",
     "training.wandb",
 )
@@ -210,6 +211,7 @@ def train(run: Run) -> training.Result:
             keep_last=options.keep_last,
             keep_every=every.keep,
             may_differ=may_differ(config),
+            on_save_error=options.on_save_error,
             loggers=build.loggers(config),
             seed=config.seed,
         )
@@ -277,7 +279,7 @@ def draw(
         transform=partial(build.thresholded, config),
         labels=labels,
         denoise=config.sampler.denoise,
-        progress=partial(tqdm, desc="sampling", unit="batch", dynamic_ncols=True),
+        progress=partial(tqdm, desc="sampling", unit="batch", dynamic_ncols=True, disable=None),
     )
     broken = measures.not_finite(drawn.x)
     if broken:

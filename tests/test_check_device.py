@@ -146,7 +146,7 @@ def test_a_stage_runs_from_the_command_and_is_not_run_twice(tmp_path):
     assert row["last loss"] < row["first loss"]
     (tmp_path / "learn.log").unlink()
     assert command(tmp_path, "--stage=learn").returncode == 0
-    assert not (tmp_path / "learn.log").read_text().count("images/s")  # nothing was trained
+    assert not (tmp_path / "learn.log").read_text().count("examples/s")  # nothing was trained
 
 
 @pytest.mark.slow

@@ -193,11 +193,12 @@ def test_a_run_is_loaded_with_the_parameters_it_ended_with(run):
     assert int(earlier.state.step) == 20
 
 
-def test_samples_depend_on_the_seed_and_their_index_alone(run):
+def test_samples_depend_on_the_seed_and_their_index_alone(run, capfd):
     labels = np.arange(6, dtype=np.int32)
     whole = runs.samples(run, n=6, seed=3, labels=labels).x
     np.testing.assert_allclose(runs.samples(run, n=2, seed=3, labels=labels[:2]).x, whole[:2], rtol=1e-4, atol=1e-5)
     assert not np.allclose(runs.samples(run, n=2, seed=4, labels=labels[:2]).x, whole[:2])
+    assert "sampling" not in capfd.readouterr().err  # the bar is for terminals
 
 
 def test_paths_are_of_few_steps_whatever_the_grid_and_of_fewer_samples_the_larger_they_are(run):
@@ -416,6 +417,40 @@ def test_a_number_out_of_range_is_found_before_the_training(tmp_path, key, value
     with pytest.raises(InputError) as error:
         runs.new(config, tmp_path / "run")
     assert "\n" not in str(error.value) and str(value)[-3:].strip("{}()' ,") in str(error.value)
+
+
+def test_a_command_that_a_signal_stopped_says_where_and_ends_as_a_shell_reports_it(capsys, monkeypatch):
+    terminated = SystemExit("stopped by SIGTERM at step 20")
+    terminated.code = 143
+    for ending, code in [(KeyboardInterrupt("stopped by SIGINT at step 20"), 130), (terminated, 143)]:
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(command_line.signal, "signal", lambda *args: None)
+            command_line._end(ending)
+        assert ended.value.code == code and capsys.readouterr().out == f"{ending}\n"
+    # Nothing is said of a second signal, which ends it at once: threads that write are not waited for.
+    codes = []
+    monkeypatch.setattr(command_line.os, "_exit", codes.append)
+    command_line._end(KeyboardInterrupt())
+    assert codes == [130] and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config["sampler"].pop("name"), "lacks sampler.name (1 setting(s)"),
+        (lambda config: config.update(sampler=3), "lacks sampler."),
+        (lambda config: config.clear(), "lacks data."),
+    ],
+)
+def test_a_runs_config_that_lacks_settings_names_one(tmp_path, change, message):
+    config = command_line.as_json(tiny_digits())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert command_line.run_config(tmp_path).network.mlp.hidden == (32,)
+    change(config)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError) as error:
+        command_line.run_config(tmp_path)
+    assert message in str(error.value) and 'restore it, from "config" in checkpoints/' in str(error.value)
 
 
 @pytest.mark.parametrize("label", [10, -2])

@@ -55,7 +55,7 @@ def _fashion(scale: Scale) -> Row:
 def _last_rate(_: Any, folder: str) -> float:
     from score_jax.training.logging import read_jsonl
 
-    return read_jsonl(Path(folder) / "metrics.jsonl")[-1]["images_per_second"]
+    return read_jsonl(Path(folder) / "metrics.jsonl")[-1]["examples_per_second"]
 
 
 def _learned(name: str, config: Any, accuracy: float) -> Row:

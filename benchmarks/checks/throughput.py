@@ -142,7 +142,7 @@ def _loop(k: int, batch: int, scale: Scale) -> Row:
             steps_per_dispatch=k, log_every=k, checkpoint_every=steps, progress=False,
         )  # fmt: skip
         whole = time.perf_counter() - start
-        rates = [r["images_per_second"] for r in read_jsonl(Path(folder) / "metrics.jsonl")]
+        rates = [r["examples_per_second"] for r in read_jsonl(Path(folder) / "metrics.jsonl")]
     looped = len(rates[1:]) / sum(1 / r for r in rates[1:]) / batch
     more = f"{bare / looped:.3f} of the bare step's time; {steps} steps with start and checkpoint {whole:.1f} s"
     return {"images/s": batch * looped, "ms": 1e3 / looped, "note": more}

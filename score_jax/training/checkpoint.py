@@ -1,21 +1,27 @@
 """Run folders and checkpoints: what a run leaves behind, and how it goes on from there.
 
-A run folder is known by its `config.json`. `claim` takes a folder only if it is new, empty, or a run of the same
+A run folder is known by its `config.json`, and bound to it by the first checkpoint: what a start that failed before
+leaves is overwritten by the next. `claim` takes a folder only if it is new, empty, such a start's, or a run of the same
 config, so that nothing of anyone else's is overwritten and no two settings mix in one curve; and it holds a lock on
 it, so that no two processes train in it at once.
 
 A checkpoint (Orbax, written in the background) has two items. `state` is the `TrainState`: parameters, their average,
-optimizer, step and key. `run` is JSON: the position in the data, the partial sums of the metrics, the config, and a
-checksum of the state. Orbax notices missing and cut-off files but not a flipped bit inside one; the checksum does.
-A damaged checkpoint is named and the one before it used.
+optimizer, step and key. `run` is JSON: the position in the data, the partial sums of the metrics, the config, the step,
+and a checksum of the state as it was on the device. Beside them `sha256.json` has the digest of every file, itself
+included, written before the checkpoint takes its name: Orbax notices some missing and cut-off files, and no flipped
+bit. A damaged checkpoint is named and the one before it used.
 """
 
+import asyncio
 import base64
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
+import re
+import shutil
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from score_jax.training import quiet
 from score_jax.training.logging import write_json
 from score_jax.training.state import TrainState
 from score_jax.types import Array, InputError, PyTree
@@ -31,6 +38,12 @@ from score_jax.types import Array, InputError, PyTree
 _log = logging.getLogger(__name__)
 
 _LOCK = ".lock"
+_CHECKPOINTS = "checkpoints"
+_DAMAGED = "damaged"
+_DIGESTS = "sha256.json"
+_FILES = (_LOCK, "config.json", "environment.json", "metrics.jsonl", "wandb_run.txt")  # of a run folder
+_FOLDERS = (_CHECKPOINTS, _DAMAGED, "tensorboard")
+_LEFT = {*_FILES, _CHECKPOINTS, "tensorboard", "wandb"}  # by a start that failed before its first checkpoint
 _SHOWN = 8  # differences of two configs that an error lists
 
 
@@ -80,15 +93,25 @@ def read_config(workdir: Path | str) -> dict[str, Any]:
       InputError: where there is no run.
     """
     path = Path(workdir) / "config.json"
+    _refuse_odd_entries(Path(workdir))
     try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError as error:
+        config = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"{workdir} is not the folder of a run: it has no config.json") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}): it should hold the config of a run") from error
     if not isinstance(config, dict):
-        raise InputError(f"{path} should hold the config of a run, a JSON object")
+        raise InputError(f"{path} should hold the config of a run, a JSON object, not {type(config).__name__}")
     return config
+
+
+def _refuse_odd_entries(workdir: Path) -> None:
+    """Refuses a folder where a run's file is a folder or a pipe, which would hang, or its folder a file."""
+    there = [name for name in (*_FILES, *_FOLDERS) if os.path.exists(workdir / name)]
+    odd = [name for name in there if not (os.path.isdir if name in _FOLDERS else os.path.isfile)(workdir / name)]
+    if odd:
+        kind = "a folder" if odd[0] in _FOLDERS else "a file"
+        raise InputError(f"{workdir / odd[0]} should be {kind} of the run: move it away, or give a new workdir")
 
 
 @contextlib.contextmanager
@@ -96,7 +119,8 @@ def claim(workdir: Path | str, config: Mapping[str, Any], *, may_differ: Collect
     """While the context lasts, `workdir` is the folder of the run with this config, and of no other process; its path.
 
     Args:
-      workdir: a new or empty folder, or that of a run with the same config.
+      workdir: a new or empty folder, that of a run with the same config, or of one that failed before it had a
+        checkpoint.
       config: nested mapping that JSON can hold.
       may_differ: keys, or sections, that may change when a run goes on, such as "training.steps"; the new values are
         written to config.json.
@@ -113,31 +137,62 @@ def claim(workdir: Path | str, config: Mapping[str, Any], *, may_differ: Collect
                 workdir.mkdir(parents=True, exist_ok=True)
                 _lock(workdir, stack)
                 _refuse_foreign(workdir, config, may_differ)  # it may have become another's before it was locked
+                if not _is_bound(workdir):
+                    for name in ("metrics.jsonl", "environment.json"):
+                        (workdir / name).unlink(missing_ok=True)
                 write_json(workdir / "config.json", _normal(config))
         except OSError as error:
             raise InputError(f"workdir {workdir} cannot be written ({error.strerror}): give another folder") from error
         yield workdir
 
 
+def steps(workdir: Path) -> list[int]:
+    """Returns the steps of the checkpoints that have taken their name, newest first, damaged ones included."""
+    folder = workdir / _CHECKPOINTS
+    names = os.listdir(folder) if folder.is_dir() else []
+    return sorted((int(name) for name in names if re.fullmatch(r"0|[1-9]\d{0,17}", name)), reverse=True)
+
+
 def _refuse_foreign(workdir: Path, config: Mapping[str, Any], may_differ: Collection[str]) -> None:
+    _refuse_pattern(workdir)
     if not workdir.exists():
         return
     if not workdir.is_dir():
         raise InputError(f"workdir {workdir} is a file: give a new or empty folder")
+    _refuse_odd_entries(workdir)
     entries = sorted(os.listdir(workdir))
     if "config.json" in entries:
-        _refuse_other_config(workdir, read_config(workdir), config, may_differ)
+        if _is_bound(workdir):
+            _refuse_other_config(workdir, read_config(workdir), config, may_differ)
         return
     # A process that died in its first moment leaves the lock and perhaps the draft of config.json.
-    others = [name for name in entries if name != _LOCK and not name.startswith(".config.json.")]
+    others = [name for name in entries if name != _LOCK and not _is_draft(name)]
     if others:
         listed = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
         raise InputError(f"workdir {workdir} holds {listed} but no config.json, so it is no run: give a new folder")
 
 
+def _refuse_pattern(workdir: Path) -> None:
+    """Refuses a name that Orbax looks for as a pattern: it writes there, and then finds no checkpoint, or another's."""
+    odd = re.search(r"[\[*?\\]", str(workdir))
+    if odd:
+        raise InputError(f"{workdir} has {odd[0]} in its name, which Orbax takes for a pattern: give it another name")
+
+
+def _is_bound(workdir: Path) -> bool:
+    """Whether a folder is someone else's, or a run's that has checkpoints or more than a start that failed leaves."""
+    entries = {name for name in os.listdir(workdir) if not _is_draft(name)}
+    return _LOCK not in entries or bool(steps(workdir)) or not entries <= _LEFT
+
+
+def _is_draft(name: str) -> bool:
+    """Whether it is what a process that died while it wrote a file leaves."""
+    return re.fullmatch(r"\.(config|environment)\.json\.\d+|\.metrics\.jsonl\.\d+", name) is not None
+
+
 def _lock(workdir: Path, stack: contextlib.ExitStack) -> None:
     """Locks the folder until the stack closes, or the process dies in whatever way."""
-    file = stack.enter_context((workdir / _LOCK).open("w"))
+    file = stack.enter_context((workdir / _LOCK).open("a"))  # a link's target is not to be emptied
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -168,12 +223,59 @@ def open_checkpoints(
         save_interval_steps=0 if read_only else 1,
         create=not read_only,
         read_only=read_only,
+        cleanup_tmp_directories=not read_only,  # of a process that died while it wrote
+        lightweight_initialize=True,  # a damaged description is none of the other checkpoints' business
+        temporary_path_class=_Unfinished,
     )
-    folder = Path(workdir).absolute() / "checkpoints"
+    workdir = Path(workdir).absolute()
+    folder = workdir / _CHECKPOINTS
+    _refuse_pattern(workdir)
+    _refuse_odd_entries(workdir)
     if read_only and not folder.is_dir():
         raise InputError(f"{workdir} has no checkpoints yet: train first, or give another workdir")
+    quiet.orbax()
     handlers = {"state": ocp.StandardCheckpointHandler(), "run": ocp.JsonCheckpointHandler()}
     return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+
+
+class _Unfinished(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """A checkpoint that is being written, under another name than its own."""
+
+    async def finalize(self) -> None:
+        """Writes the digests of its files once all are there, and then only lets it take its name."""
+        final, written = self.get_final(), self.get()
+        if not final.name.isdecimal():  # an item of a checkpoint
+            await super().finalize()
+            return
+        self._final_path = whole = written.with_name(f"{written.name}-whole")
+        await super().finalize()
+        await asyncio.to_thread(_write_digests, Path(whole))
+        os.rename(whole, final)
+        self._final_path = final
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _with_own_digest(files: Any) -> dict[str, Any]:
+    return {"files": files, "sha256": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()}
+
+
+def _write_digests(checkpoint: Path) -> None:
+    files = {str(path.relative_to(checkpoint)): _sha256(path) for path in checkpoint.rglob("*") if path.is_file()}
+    (checkpoint / _DIGESTS).write_text(json.dumps(_with_own_digest(files), sort_keys=True))
+
+
+def _check_files(checkpoint: Path) -> None:
+    """Raises ValueError naming a file of a checkpoint that is not as it was written."""
+    digests = json.loads((checkpoint / _DIGESTS).read_bytes()) if (checkpoint / _DIGESTS).is_file() else None
+    if not isinstance(digests, dict) or digests != _with_own_digest(digests.get("files")):
+        raise ValueError(f"{_DIGESTS} is missing or damaged")
+    for name, digest in digests["files"].items():
+        if not (checkpoint / name).is_file() or _sha256(checkpoint / name) != digest:
+            raise ValueError(f"{name} is missing or damaged")
 
 
 @jax.jit
@@ -224,6 +326,7 @@ def save(
         "checksum": int(checksum(state)),
         "config": _normal(config),
         "position": _as_json(position),
+        "step": step,
         "window": window,
     }
     items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
@@ -262,6 +365,8 @@ def _read(manager: ocp.CheckpointManager, step: int, template: TrainState) -> tu
     read = manager.restore(step, args=items)
     if int(checksum(read["state"])) != read["run"]["checksum"]:
         raise ValueError("its checksum is wrong")
+    if read["run"]["step"] != step:
+        raise ValueError(f"it is of step {read['run']['step']}")
     return read["state"], read["run"]
 
 
@@ -285,19 +390,20 @@ def restore(
     Raises:
       InputError: of another config, of other shapes, of a step that isn't there, or if all are damaged.
     """
-    there = sorted(manager.all_steps(), reverse=True)
+    there = steps(Path(manager.directory).parent)
     if step is not None and step not in there:
         raise InputError(f"{manager.directory} has no checkpoint of step {step}; it has {sorted(there) or 'none'}")
     damaged = []
     for candidate in there if step is None else [step]:
         where = Path(manager.directory) / str(candidate)
         try:
+            _check_files(where)
             _refuse_other_arrays(where, manager, candidate, template)
             state, run = _read(manager, candidate, template)
         except InputError:
             raise
         except Exception as error:  # Orbax and TensorStore raise all kinds, bare Exception included
-            damaged.append(f"{where} ({_first_line(error)})")
+            damaged.append(f"{where} ({reason(error)})")
             _log.warning("checkpoint %s is damaged and passed over", damaged[-1])
             continue
         if config is not None:
@@ -308,19 +414,29 @@ def restore(
     return None
 
 
-def _first_line(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """Returns what an error says, in a line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    number = re.search(r"os_error_code='(\d+)'", str(error))  # at the end of a long line of TensorStore's
+    if number:
+        return os.strerror(int(number[1]))
     text = str(error).strip().splitlines() or [type(error).__name__]
     return text[0][:120]
 
 
-def set_aside_after(manager: ocp.CheckpointManager, step: int) -> None:
+def remove_unfinished(workdir: Path, step: int) -> None:
+    """Removes what a checkpoint that could not be written left."""
+    if jax.process_index() == 0:
+        for folder in (workdir / _CHECKPOINTS).glob(f"{step}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def set_aside_after(workdir: Path, step: int) -> None:
     """Moves checkpoints later than `step`, damaged ones that were passed over, to `damaged/`: training redoes them."""
-    later = [other for other in manager.all_steps() if other > step]
+    later = [other for other in steps(workdir) if other > step]
     for other in later if jax.process_index() == 0 else []:
-        source = Path(manager.directory) / str(other)
-        target = source.parent.parent / "damaged" / str(other)
+        target = workdir / _DAMAGED / str(other)
         target.parent.mkdir(exist_ok=True)
         taken = len(list(target.parent.glob(f"{other}*")))  # the same step may be damaged more than once
-        source.rename(target.with_name(f"{other}-{taken}") if taken else target)
-    if later:
-        manager.reload()
+        (workdir / _CHECKPOINTS / str(other)).rename(target.with_name(f"{other}-{taken}") if taken else target)

@@ -6,9 +6,13 @@ goes on from (0: anew). What was logged after that step belongs to work that was
 is removed: no step appears twice.
 """
 
+import contextlib
 import json
+import logging
 import os
 import platform
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +25,8 @@ import numpy as np
 
 from score_jax import backend
 from score_jax.types import InputError
+
+_log = logging.getLogger(__name__)
 
 Record: TypeAlias = Mapping[str, Any]
 
@@ -38,10 +44,23 @@ LoggerFactory: TypeAlias = Callable[[Path, int], Logger]
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON so that the file holds the old content or the new, whenever the process dies."""
+    """Writes JSON so that the file holds the old content or the new, whenever the process dies.
+
+    Raises:
+      InputError: where it cannot be written.
+    """
+    _replace(path, (json.dumps(content, indent=2, default=_plain) + "\n").encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content, indent=2, default=_plain) + "\n")
-    os.replace(draft, path)
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise InputError(f"{path} cannot be written ({error.strerror})") from error
 
 
 def _plain(value: Any) -> Any:
@@ -50,37 +69,57 @@ def _plain(value: Any) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Returns the records of a metrics file; a last line that was cut off in writing is left out."""
-    return [record for _, record in _complete_lines(path)]
+    """Returns the records of a metrics file; lines that are none, as one cut off in writing, are left out."""
+    return [record for line in path.read_bytes().splitlines(keepends=True) if (record := _record(line))]
 
 
-def _complete_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields each record with the offset behind it, up to the first line that isn't complete."""
-    offset = 0
-    for line in path.read_bytes().splitlines(keepends=True):
-        offset += len(line)
-        try:
-            record = json.loads(line)
-        except ValueError:
-            return
-        if not line.endswith(b"\n"):
-            return
-        yield offset, record
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record that a line holds, or None."""
+    try:
+        record = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and type(record.get("step")) is int else None
 
 
 def jsonl(workdir: Path, start: int) -> Logger:
-    """Appends `{"step": ..., **record}` lines to `workdir/metrics.jsonl`, having cut off the lines behind `start`."""
+    """Appends `{"step": ..., **record}` lines to `workdir/metrics.jsonl`, having cut off those behind `start`.
+
+    Lines that are no records are left out, and then the file as it was is kept in `damaged/`.
+
+    Raises:
+      InputError: where it cannot be written.
+    """
     path = workdir / "metrics.jsonl"
-    path.touch()
-    kept = [end for end, record in _complete_lines(path) if record["step"] <= start]
-    os.truncate(path, kept[-1] if kept else 0)
-    file = path.open("a")
+    try:
+        _cut_off(path, start)
+        file = path.open("ab", buffering=0)  # a killed run keeps what it reported
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror})") from error
 
     def write(step: int, record: Record) -> None:
-        file.write(json.dumps({"step": step, **record}, default=_plain) + "\n")
-        file.flush()  # a killed run keeps what it reported
+        line = (json.dumps({"step": step, **record}, default=_plain) + "\n").encode()
+        end = os.fstat(file.fileno()).st_size
+        try:
+            while line:
+                line = line[file.write(line) :]
+        except OSError:
+            os.truncate(path, end)  # half a line would spoil the next
+            raise
 
     return Logger(write, file.close)
+
+
+def _cut_off(path: Path, start: int) -> None:
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    records = [(line, _record(line)) for line in lines]
+    odd = [number for number, (_, record) in enumerate(records[:-1], 1) if record is None]  # the last: cut off
+    if odd and start:
+        kept = path.parent / "damaged" / f"{path.stem}-{start}{path.suffix}"
+        kept.parent.mkdir(exist_ok=True)
+        shutil.copy(path, kept)
+        _log.warning("line %d of %s is no record and left out; the file as it was is %s", odd[0], path, kept)
+    _replace(path, b"".join(line for line, record in records if record and record["step"] <= start))
 
 
 def _scalars(record: Record, prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -119,12 +158,19 @@ def wandb(project: str, config: Record | None = None) -> LoggerFactory:
                 "logging to Weights & Biases needs wandb: pip install 'score-jax[wandb]', or leave it out"
             ) from error
         name = workdir / "wandb_run.txt"
-        known = name.read_text().strip() if start and name.exists() else None
+        known = _wandb_id(name) if start and name.exists() else None
         run = client.init(project=project, dir=str(workdir), config=dict(config or {}), id=known, resume="allow")
         name.write_text(f"{run.id}\n")
         return Logger(lambda step, record: run.log(dict(_scalars(record)), step=step), run.finish)
 
     return open_run
+
+
+def _wandb_id(path: Path) -> str:
+    text = path.read_bytes().decode(errors="replace").strip()
+    if not re.fullmatch(r"[\w-]{1,128}", text):
+        raise InputError(f"{path} should hold the id of a Weights & Biases run, not {text[:40]!r}: mend or remove it")
+    return text
 
 
 def combine(loggers: Sequence[Logger]) -> Logger:

@@ -8,27 +8,23 @@ A run that was stopped at any moment (killed, interrupted, out of power) and sta
 from its last checkpoint and ends with bit-identical parameters, average and metrics: the state holds the key, the
 checkpoint holds the data's position and the metrics' partial sums, and later lines of the metrics file are cut off.
 
-SIGTERM and SIGINT end the run after the dispatch in progress, with a checkpoint; a second one ends it at once.
+SIGTERM and SIGINT end the program after the dispatch in progress, with a checkpoint; a second one ends it at once.
 """
 
 import contextlib
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from tqdm import tqdm
 
-from score_jax.training import checkpoint
+from score_jax.training import checkpoint, saving, signals
 from score_jax.training.logging import Logger, LoggerFactory, Record, environment, open_loggers, write_json
+from score_jax.training.progress import Progress
 from score_jax.training.sharding import put_batches, replicate
 from score_jax.training.state import TrainState
 from score_jax.training.step import Failure, Report
@@ -64,11 +60,10 @@ class Every(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The end of a run: the state, its step, and the signal that stopped it early (None: it made all its steps)."""
+    """The end of a run: the state and its step."""
 
     state: TrainState
     step: int
-    stopped_by: signal.Signals | None
 
 
 class Window(NamedTuple):
@@ -123,41 +118,7 @@ def check_intervals(steps_per_dispatch: int, **intervals: int | None) -> None:
             raise InputError(f"{name} {value} is not a positive multiple of steps_per_dispatch {k}: use {nearest}")
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[list[signal.Signals]]:
-    """Collects SIGTERM and SIGINT while the context lasts; a second one interrupts."""
-    caught: list[signal.Signals] = []
-
-    def note(number: int, frame: Any) -> None:
-        del frame
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(signal.Signals(number))
-
-    if threading.current_thread() is not threading.main_thread():
-        yield caught  # Python allows handlers in the main thread only
-        return
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield caught
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _any_process(flag: bool) -> bool:
-    """Whether the flag is set on any host: all have to stop at the same dispatch."""
-    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
-
-
-def _diverged(failure: Failure, manager: ocp.CheckpointManager) -> TrainingDiverged:
-    manager.wait_until_finished()
-    last = manager.latest_step()
-    good = (
-        "no checkpoint had been written"
-        if last is None
-        else f"the last good checkpoint is {manager.directory / str(last)}"
-    )
+def _diverged(failure: Failure, last_good: str) -> TrainingDiverged:
     what = (
         f"the loss became {float(failure.loss)}"
         if not np.isfinite(failure.loss)
@@ -166,7 +127,7 @@ def _diverged(failure: Failure, manager: ocp.CheckpointManager) -> TrainingDiver
     largest = "" if not np.isfinite(failure.loss) else ", where the loss was largest,"
     return TrainingDiverged(
         f"{what} in step {int(failure.step)} at noise level sigma/alpha = {float(failure.sigma):.4g} "
-        f"(t = {float(failure.t):.6g}){largest}: {good}; in a new workdir, try a smaller learning rate, clipping, "
+        f"(t = {float(failure.t):.6g}){largest}: {last_good}; in a new workdir, try a smaller learning rate, clipping, "
         "or a larger t_min"
     )
 
@@ -176,15 +137,16 @@ class _Launched(NamedTuple):
 
     step: int
     report: Report
-    images: int
+    examples: int
 
 
 class _Book:
     """Reads reports, adds them up, and writes records: the only mutable thing in the loop."""
 
-    def __init__(self, window: Window, logger: Logger, bar: tqdm, manager: ocp.CheckpointManager, log_every: int):
-        self.window, self._logger, self._bar, self._manager, self._log_every = window, logger, bar, manager, log_every
-        self._since, self._images = time.perf_counter(), 0
+    def __init__(self, window: Window, logger: Logger, progress: Progress, saved: saving.Saving, log_every: int):
+        self.window, self._logger, self._progress, self._saved = window, logger, progress, saved
+        self._log_every = log_every
+        self._since, self._examples = time.perf_counter(), 0
 
     def settle(self, launched: "_Launched") -> dict[str, Any]:
         """Waits for a dispatch; returns the record if one is due at its end.
@@ -194,22 +156,27 @@ class _Book:
         """
         report = jax.device_get(launched.report)
         if report.failure.step >= 0:
-            raise _diverged(report.failure, self._manager)
+            self._saved.wait()
+            raise _diverged(report.failure, self._saved.last_good())
         self.window = self.window.add(report)
-        self._images += launched.images
-        rate = self._images / (time.perf_counter() - self._since)
-        self._bar.set_postfix_str(f"loss {report.loss / report.steps:.4f}, {rate:.0f} images/s", refresh=False)
-        self._bar.update(launched.step - self._bar.n)
+        self._examples += launched.examples
+        rate = self._examples / (time.perf_counter() - self._since)
+        self._progress.dispatched(launched.step, float(report.loss / report.steps), rate)
         if launched.step % self._log_every:
             return {}
-        record = {**self.window.record(report.level_sigma), "images_per_second": round(rate, 1)}
-        self.window, self._since, self._images = Window(), time.perf_counter(), 0
+        record = {**self.window.record(report.level_sigma), "examples_per_second": round(rate, 1)}
+        self._progress.recorded(launched.step, record["loss"], rate)
+        self.window, self._since, self._examples = Window(), time.perf_counter(), 0
         return record
 
     def write(self, step: int, record: Record) -> None:
         """Logs a record unless it is empty."""
-        if record:
+        if not record:
+            return
+        try:
             self._logger.write(step, record)
+        except OSError as error:
+            self._saved.failed(f"the record of step {step}", error)
 
 
 def train(
@@ -228,6 +195,7 @@ def train(
     keep_last: int = 3,
     keep_every: int | None = None,
     may_differ: Collection[str] = (),
+    on_save_error: str = "stop",
     loggers: Sequence[LoggerFactory] = (),
     seed: int | None = None,
     progress: bool = True,
@@ -251,32 +219,37 @@ def train(
       keep_last: number of newest checkpoints to keep.
       keep_every: also keep the checkpoints of these steps.
       may_differ: config keys that may differ from the run's (`checkpoint.claim`).
+      on_save_error: "stop", or "continue", when a checkpoint or record cannot be written.
       loggers: besides metrics.jsonl, such as `logging.tensorboard`.
       seed: for environment.json.
-      progress: whether to show a bar.
+      progress: whether to show it: a bar, or where there is no terminal a line every `log_every` steps.
 
     Raises:
       InputError: of a setting or folder that cannot be used.
       TrainingDiverged: when a loss or gradient is not finite.
+      saving.NotWritten: when a checkpoint or record could not be written.
+      KeyboardInterrupt: after the last checkpoint, of SIGINT; at once of a second one.
+      SystemExit: with code 143, of SIGTERM likewise.
     """
     k = steps_per_dispatch
     check_intervals(k, steps=steps, log_every=log_every, checkpoint_every=checkpoint_every, keep_every=keep_every)
     for action in periodic:
         check_intervals(k, **{"an interval of": action.interval})
+    if on_save_error not in saving.ON_ERROR:
+        raise InputError(f"on_save_error is one of {', '.join(saving.ON_ERROR)}, got {on_save_error!r}")
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(checkpoint.claim(workdir, config, may_differ=may_differ))
-        caught = stack.enter_context(_signals())
+        caught = stack.enter_context(signals.noted())
+        state, window, start = _resume(workdir, replicate(state, mesh), loader, config, may_differ)
         manager = checkpoint.open_checkpoints(workdir, keep_last=keep_last, keep_every=keep_every)
-        stack.callback(manager.close)
-        state, window, start = _resume(manager, replicate(state, mesh), loader, config, may_differ)
+        saved = stack.enter_context(saving.opened(manager, config, on_save_error))
         _write_environment(workdir, start, seed)
         logger = open_loggers(loggers, workdir, start)
         stack.callback(logger.close)
-        bar = stack.enter_context(
-            tqdm(total=steps, initial=start, unit="step", disable=not progress, dynamic_ncols=True)
-        )
-        book = _Book(window, logger, bar, manager, log_every)
-        step, stop = start, bool(caught)
+        shown = Progress(start, steps, shown=progress and jax.process_index() == 0)
+        stack.callback(shown.close)
+        book = _Book(window, logger, shown, saved, log_every)
+        step, stop = start, bool(signals.agreed(caught))
         waiting: _Launched | None = None
         while step < steps and not stop:
             batches = next(loader)
@@ -285,19 +258,20 @@ def train(
             if waiting is not None:
                 book.write(waiting.step, book.settle(waiting))
             waiting = _Launched(step, report, k * batches["x"].shape[1])
-            stop = step == steps or _any_process(bool(caught))
+            saved.look()
+            stop = step == steps or bool(signals.agreed(caught))
             due = [action for action in periodic if step % action.interval == 0]
-            saving = stop or step % checkpoint_every == 0
-            if due or saving:
+            saving_now = stop or step % checkpoint_every == 0
+            if due or saving_now:
                 record = book.settle(waiting)
                 waiting = None
                 for action in due:
                     record.update(action.call(state, step) or {})
                 book.write(step, record)
-            if saving:
-                position, sums = loader.get_state(), book.window.as_json()
-                checkpoint.save(manager, step, state, config=config, position=position, window=sums)
-    return Result(state, step, caught[0] if caught else None)
+            if saving_now:
+                saved.save(step, state, loader.get_state(), book.window.as_json())
+    signals.end_if_any(caught, step)  # one may have come during the last checkpoint
+    return Result(state, step)
 
 
 def _for_device(batches: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -306,26 +280,25 @@ def _for_device(batches: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _resume(
-    manager: ocp.CheckpointManager,
+    workdir: Path,
     state: TrainState,
     loader: Batches,
     config: Mapping[str, Any],
     may_differ: Collection[str],
 ) -> tuple[TrainState, Window, int]:
     """Returns the state, sums and step to go on from, with the loader moved there."""
-    restored = checkpoint.restore(manager, state, config=config, may_differ=may_differ)
-    step = 0 if restored is None else restored.step
-    checkpoint.set_aside_after(manager, step)
-    if restored is None:
+    if not checkpoint.steps(workdir):
         return state, Window(), 0
+    with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
+        restored = checkpoint.restore(manager, state, config=config, may_differ=may_differ)
+    assert restored is not None  # it names what is damaged, where nothing is whole
+    checkpoint.set_aside_after(workdir, restored.step)
     loader.set_state(restored.position)
-    _log.info("going on from step %d of %s", step, manager.directory)
-    return restored.state, Window.from_json(restored.window), step
+    _log.info("going on from step %d of %s", restored.step, workdir)
+    return restored.state, Window.from_json(restored.window), restored.step
 
 
 def _write_environment(workdir: Path, start: int, seed: int | None) -> None:
     """Writes environment.json; a run that goes on elsewhere adds environment-<step>.json."""
-    if jax.process_index():
-        return
-    path = workdir / "environment.json"
-    write_json(path if not path.exists() else workdir / f"environment-{start}.json", environment(seed))
+    if jax.process_index() == 0:
+        write_json(workdir / (f"environment-{start}.json" if start else "environment.json"), environment(seed))

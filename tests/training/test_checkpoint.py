@@ -1,4 +1,7 @@
 import json
+import os
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -90,20 +93,90 @@ def _damaged(tmp_path, how, *steps):
 def test_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, caplog, how):
     workdir = _damaged(tmp_path, how, 2)
     manager = checkpoint.open_checkpoints(workdir)
-    read = checkpoint.restore(manager, _state(0), config=tiny.CONFIG)
+    with manager:
+        read = checkpoint.restore(manager, _state(0), config=tiny.CONFIG)
     assert read.step == 1
     _assert_same(read.state, _state(1))
     assert str(workdir / "checkpoints" / "2") in caplog.text
-    checkpoint.set_aside_after(manager, 1)
-    assert list(manager.all_steps()) == [1] and (workdir / "damaged" / "2").is_dir()
-    checkpoint.save(manager, 2, _state(2), config=tiny.CONFIG)  # training gets there again
-    manager.close()
+    checkpoint.set_aside_after(workdir, 1)
+    assert checkpoint.steps(workdir) == [1] and (workdir / "damaged" / "2").is_dir()
+    _save(workdir, 2).close()  # training gets there again
+    assert checkpoint.steps(workdir) == [2, 1]
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+def _become_a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+_DAMAGES = {
+    "flipped": _flip,
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+    "deleted": lambda path: path.unlink(),
+    "a folder": _become_a_folder,
+    "a list": lambda path: path.write_text("[1]"),
+    "a number": lambda path: path.write_text("3"),
+    "an object": lambda path: path.write_text('{"metrics": 3, "files": {}}'),
+    "too deep": lambda path: path.write_text("[" * 100_000),
+}
+
+
+def test_damage_of_any_kind_to_any_file_is_named_and_the_checkpoint_before_used(tmp_path, caplog):
+    """Every file flipped, and each damage to each file that describes something."""
+    workdir, state = tmp_path / "run", {"w": jnp.arange(3.0)}
+    with checkpoint.open_checkpoints(workdir) as manager:
+        for step in (1, 2):
+            checkpoint.save(manager, step, state, config={})
+    folder = workdir / "checkpoints" / "2"
+    files = sorted(f.relative_to(folder) for f in folder.rglob("*") if f.is_file())
+    described = [f for f in files if f.name in ("metadata", "sha256.json", "_CHECKPOINT_METADATA", "_METADATA")]
+    assert len(files) > 8 and len(described) == 4
+    shutil.copytree(folder, tmp_path / "whole")
+
+    def read():
+        with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
+            return checkpoint.restore(manager, state, config={}).step
+
+    for file, damage in [(f, "flipped") for f in files] + [(f, damage) for f in described for damage in _DAMAGES]:
+        _DAMAGES[damage](folder / file)
+        caplog.clear()
+        assert read() == 1, (file, damage)
+        assert f"{folder} ({file} is missing or damaged)" in caplog.text or file.name == "sha256.json"
+        shutil.rmtree(folder)
+        shutil.copytree(tmp_path / "whole", folder)
+    assert read() == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("a file", "sha256.json is missing"), ("empty", "sha256.json is missing"), ("renamed", "it is of step 2")],
+)
+def test_what_only_has_the_name_of_a_checkpoint_is_passed_over(tmp_path, caplog, kind, reason):
+    _save(tmp_path, 1, 2).close()
+    folder = tmp_path / "checkpoints" / "2"
+    if kind == "renamed":
+        folder.rename(folder.with_name("7"))
+    else:
+        shutil.rmtree(folder)
+        folder.write_text("") if kind == "a file" else folder.mkdir()
+    with checkpoint.open_checkpoints(tmp_path) as manager:
+        assert checkpoint.restore(manager, _state(0)).step == 1
+    assert reason in caplog.text
+    checkpoint.set_aside_after(tmp_path, 1)
+    assert checkpoint.steps(tmp_path) == [1] and len(list((tmp_path / "damaged").iterdir())) == 1
 
 
 @pytest.mark.usefixtures("abandoned_reads")
 def test_only_damaged_checkpoints_are_an_error_naming_each(tmp_path):
     manager = checkpoint.open_checkpoints(_damaged(tmp_path, "one bit", 1, 2), read_only=True)
-    with pytest.raises(InputError, match=r"checkpoints/2 \(its checksum is wrong\); .*checkpoints/1 \("):
+    with pytest.raises(InputError, match=r"checkpoints/2 \(state/.* is missing or damaged\); .*checkpoints/1 \("):
         checkpoint.restore(manager, _state(0))
     manager.close()
 
@@ -142,11 +215,12 @@ def test_step_that_is_not_there_names_those_that_are(tmp_path):
     manager.close()
 
 
-def test_new_folder_is_claimed_again_by_the_same_config_only(tmp_path):
+def test_folder_with_a_checkpoint_is_claimed_again_by_the_same_config_only(tmp_path):
     config = {"network": {"width": 8, "layers": (1, 2)}, "training": {"steps": 10}}
     with checkpoint.claim(tmp_path / "a" / "b", config) as workdir:
         read = checkpoint.read_config(workdir)
     assert read == {"network": {"width": 8, "layers": [1, 2]}, "training": {"steps": 10}}
+    (workdir / "checkpoints" / "10").mkdir(parents=True)
     with checkpoint.claim(workdir, config):
         pass
     longer = config | {"training": {"steps": 20}}
@@ -166,9 +240,81 @@ def test_a_second_process_is_refused_while_the_first_trains_and_changes_nothing(
             checkpoint.claim(workdir, longer, may_differ=["training.steps"]),
         ):
             pass
+        with pytest.raises(InputError, match="another process is training in"), checkpoint.claim(workdir, {"a": 1}):
+            pass
         assert _contents(workdir) == before
     with checkpoint.claim(workdir, longer, may_differ=["training.steps"]):
         pass
+
+
+@pytest.mark.parametrize(
+    ("more", "free"),
+    [
+        ([], True),
+        (["metrics.jsonl", "environment.json", "checkpoints/10.orbax-checkpoint-tmp/", "tensorboard/", "wandb/"], True),
+        (["checkpoints/10/"], False),
+        (["checkpoints/10"], False),
+        (["notes.txt"], False),
+        (["samples/"], False),
+        (["environment-20.json"], False),
+        (["damaged/"], False),
+    ],
+)
+def test_folder_is_free_again_if_a_start_that_failed_left_all_of_it(tmp_path, more, free):
+    with checkpoint.claim(tmp_path, tiny.CONFIG):
+        pass
+    for name in more:
+        path = tmp_path / name
+        path.mkdir(parents=True) if name.endswith("/") else (path.parent.mkdir(exist_ok=True), path.write_text("old"))
+    before = _contents(tmp_path)
+    if free:
+        with checkpoint.claim(tmp_path, {"a": 1}):
+            assert checkpoint.read_config(tmp_path) == {"a": 1}
+        assert not (tmp_path / "metrics.jsonl").exists() and not (tmp_path / "environment.json").exists()
+    else:
+        with pytest.raises(InputError, match="belongs to another config"), checkpoint.claim(tmp_path, {"a": 1}):
+            pass
+        assert _contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", [".lock", "config.json", "metrics.jsonl", "environment.json", "wandb_run.txt"])
+def test_folder_or_pipe_in_place_of_a_runs_file_is_one_line(tmp_path, name):
+    for make in (Path.mkdir, os.mkfifo):  # which hangs who opens it
+        workdir = tmp_path / make.__name__
+        workdir.mkdir()
+        (workdir / "config.json").write_text(json.dumps(tiny.CONFIG))
+        (workdir / name).unlink(missing_ok=True)
+        make(workdir / name)
+        with pytest.raises(InputError, match=f"{name} should be a file of the run: move it away"):
+            checkpoint.claim(workdir, tiny.CONFIG).__enter__()
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "damaged", "tensorboard"])
+def test_file_in_place_of_a_runs_folder_is_one_line(tmp_path, name):
+    (tmp_path / "config.json").write_text(json.dumps(tiny.CONFIG))
+    (tmp_path / name).write_text("")
+    for start in (checkpoint.claim(tmp_path, tiny.CONFIG).__enter__, lambda: checkpoint.open_checkpoints(tmp_path)):
+        with pytest.raises(InputError, match=f"{name} should be a folder of the run: move it away"):
+            start()
+
+
+def test_lock_that_is_a_link_leaves_what_it_links_to(tmp_path):
+    (tmp_path / "value").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "value")
+    with checkpoint.claim(tmp_path / "run", tiny.CONFIG):
+        pass
+    assert (tmp_path / "value").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a\\b", "a*", "what?"])
+def test_name_that_orbax_takes_for_a_pattern_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match="in its name"), checkpoint.claim(tmp_path / name, tiny.CONFIG):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    _save(tmp_path / "run", 1).close()
+    with pytest.raises(InputError, match="in its name"):
+        checkpoint.open_checkpoints((tmp_path / "run").rename(tmp_path / name), read_only=True)
 
 
 def test_what_a_process_leaves_that_died_in_its_first_moment_is_no_foreign_folder(tmp_path):
@@ -199,8 +345,13 @@ def _contents(folder):
     [
         ("thesis.tex", "mine", "holds thesis.tex but no config.json"),
         ("config.json", json.dumps({"hidden_size": 4}), "belongs to another config"),
+        ("config.json", "{}", "belongs to another config"),
         ("config.json", "not json", "config.json cannot be read"),
-        ("config.json", "[1]", "should hold the config"),
+        ("config.json", "", "config.json cannot be read"),
+        ("config.json", "\x00ÿ", "config.json cannot be read"),
+        ("config.json", "[" * 100_000, "config.json cannot be read"),
+        ("config.json", "[1]", "should hold the config of a run, a JSON object, not list"),
+        ("config.json", "NaN", "should hold the config of a run, a JSON object, not float"),
     ],
 )
 def test_foreign_folder_is_refused_and_untouched(tmp_path, name, content, message):

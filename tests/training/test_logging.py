@@ -36,6 +36,23 @@ def test_line_cut_off_by_a_kill_is_dropped(tmp_path, tail):
     assert _steps(tmp_path) == [10, 20, 30]
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["3", "[1]", '{"loss": 1.0}', '{"step": "15"}', '{"step": NaN}', '{"step": true}', "null", "\0\0", "[" * 100_000],
+)
+def test_line_that_is_no_record_is_left_out_and_the_file_kept(tmp_path, caplog, line):
+    _log(tmp_path, 0, [10, 20, 30])
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    spoilt = "".join([lines[0], line, "\n", *lines[1:]])
+    path.write_text(spoilt)
+    assert _steps(tmp_path) == [10, 20, 30]
+    _log(tmp_path, 20, [30, 40])
+    assert _steps(tmp_path) == [10, 20, 30, 40] and path.read_text().startswith("".join(lines[:2]))
+    assert (tmp_path / "damaged" / "metrics-20.jsonl").read_text() == spoilt
+    assert f"line 2 of {path} is no record and left out" in caplog.text
+
+
 def test_run_that_starts_anew_leaves_no_old_records(tmp_path):
     _log(tmp_path, 0, [10, 20])
     _log(tmp_path, 0, [10])
@@ -84,6 +101,14 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
         logger.close()
     assert [settings["id"] for settings in seen] == [None, "abc"]
     assert logged == [(10, {"loss": 1.0}), (30, {"loss": 1.0})]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"two words", b"x" * 1000])
+def test_an_odd_id_of_a_wandb_run_is_one_line(tmp_path, monkeypatch, content):
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace())
+    (tmp_path / "wandb_run.txt").write_bytes(content)
+    with pytest.raises(InputError, match=r"wandb_run\.txt should hold the id of a Weights & Biases run"):
+        logging.wandb("project")(tmp_path, 20)
 
 
 @pytest.mark.parametrize(("package", "factory"), [("tensorboardX", logging.tensorboard), ("wandb", logging.wandb("p"))])

@@ -1,8 +1,11 @@
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from score_jax.training import Every, TrainingDiverged, checkpoint, logging, put_batches, replicate
+from score_jax.training import Every, TrainingDiverged, checkpoint, logging, put_batches, replicate, signals
 from score_jax.training.loop import check_intervals
 from score_jax.types import InputError
 from tests.training import tiny
@@ -27,7 +30,7 @@ def _saved(workdir):
 
 def _metrics(workdir):
     records = logging.read_jsonl(Path(workdir) / "metrics.jsonl")
-    return [{name: value for name, value in record.items() if name != "images_per_second"} for record in records]
+    return [{name: value for name, value in record.items() if name != "examples_per_second"} for record in records]
 
 
 def _assert_same_run(a, b):
@@ -40,7 +43,7 @@ def _assert_same_run(a, b):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "whole"
-    assert tiny.run(workdir).stopped_by is None
+    tiny.run(workdir)
     return workdir
 
 
@@ -65,24 +68,143 @@ def test_record_is_the_mean_over_its_window(uninterrupted):
     assert metrics[0]["loss"] == total / 10
 
 
-def _signal_at(step, number):
-    return Every(tiny.K, lambda state, now: os.kill(os.getpid(), number) if now == step else None)
+def _signal_at(step, *numbers):
+    """Raises signals while that step is finished off."""
+
+    def call(state, now):
+        for number in numbers if now == step else ():
+            os.kill(os.getpid(), number)
+
+    return Every(tiny.K, call)
+
+
+@contextlib.contextmanager
+def _ends_by(number, *, at=None):
+    """Expects what ends a program as the signal would; it says where a run stopped, but nothing of a second signal."""
+    said = f"stopped by {number.name} at step {at}; the same command goes on from there"
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as ended:
+        yield
+    assert str(ended.value) == ("" if at is None else said)
+    assert getattr(ended.value, "code", 130) == 128 + number
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_ends_the_run_with_a_checkpoint_from_which_it_goes_on_bit_identically(tmp_path, uninterrupted, number):
+def test_signal_ends_the_script_after_a_checkpoint_from_which_it_goes_on_bit_identically(
+    tmp_path, uninterrupted, number
+):
     before = signal.getsignal(number)
-    result = tiny.run(tmp_path / "run", periodic=[_signal_at(20, number)])
+    with _ends_by(number, at=25):
+        tiny.run(tmp_path / "run", periodic=[_signal_at(20, number)])
     # Raised while step 20 is finished off, so seen after the next dispatch; 25 is in the middle of a window of 10.
-    assert (result.stopped_by, result.step, _saved(tmp_path / "run")[0]) == (number, 25, 25)
+    assert _saved(tmp_path / "run")[0] == 25
     assert signal.getsignal(number) == before
-    assert tiny.run(tmp_path / "run").stopped_by is None
+    tiny.run(tmp_path / "run")
     _assert_same_run(tmp_path / "run", uninterrupted)
 
 
-def test_second_signal_interrupts_at_once(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        tiny.run(tmp_path / "run", periodic=[_signal_at(10, signal.SIGINT), _signal_at(10, signal.SIGINT)])
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_second_signal_ends_the_script_at_once_as_itself(tmp_path, first, second):
+    before = [signal.getsignal(number) for number in (first, second)]
+    with _ends_by(second):
+        tiny.run(tmp_path / "run", periodic=[_signal_at(10, first, second)])
+    assert checkpoint.steps(tmp_path / "run") == []
+    assert [signal.getsignal(number) for number in (first, second)] == before
+
+
+class _Signals(tiny.Batches):
+    """Raises SIGTERM when it is moved to its position, or in its first batch."""
+
+    def __init__(self, when):
+        super().__init__()
+        self.when = when
+
+    def __next__(self):
+        self._signal("first step")
+        return super().__next__()
+
+    def set_state(self, state):
+        self._signal("restoring")
+        super().set_state(state)
+
+    def get_state(self):
+        self._signal("last checkpoint")
+        return super().get_state()
+
+    def _signal(self, when):
+        if self.when == when:
+            self.when = None
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("when", "before", "steps", "at"),
+    [("restoring", 10, 40, 10), ("first step", 0, 40, 5), ("last checkpoint", 0, 10, 10)],
+)
+def test_signal_is_not_lost_whenever_it_comes(tmp_path, when, before, steps, at):
+    if before:
+        tiny.run(tmp_path / "run", before)
+    with _ends_by(signal.SIGTERM, at=at):
+        tiny.run(tmp_path / "run", steps, loader=_Signals(when))
+    assert _saved(tmp_path / "run")[0] == at
+
+
+def test_signal_before_the_first_step_leaves_a_folder_that_any_config_can_have(tmp_path):
+    raised = lambda workdir, start: os.kill(os.getpid(), signal.SIGINT) or logging.combine([])  # noqa: E731
+    with _ends_by(signal.SIGINT, at=0):
+        tiny.run(tmp_path / "run", loggers=[raised])
+    assert tiny.run(tmp_path / "run", 10, config={"other": 1}).step == 10
+
+
+def test_ignored_signal_stays_ignored_and_a_handler_of_the_callers_is_called_after_the_checkpoint(tmp_path):
+    before, seen = signal.getsignal(signal.SIGINT), []
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        assert tiny.run(tmp_path / "ignored", 20, periodic=[_signal_at(10, signal.SIGINT)]).step == 20
+        signal.signal(signal.SIGINT, lambda number, frame: seen.append(checkpoint.steps(tmp_path / "own")))
+        with _ends_by(signal.SIGINT, at=15):
+            tiny.run(tmp_path / "own", 20, periodic=[_signal_at(10, signal.SIGINT)])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [[15]]
+
+
+def test_training_in_another_thread_leaves_signals_alone(tmp_path):
+    before, steps = signal.getsignal(signal.SIGINT), []
+    thread = threading.Thread(target=lambda: steps.append(tiny.run(tmp_path / "run", 10).step))
+    thread.start()
+    assert signal.getsignal(signal.SIGINT) == before
+    thread.join()
+    assert steps == [10]
+
+
+def test_all_processes_stop_for_the_signal_of_one(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    gathered = lambda number: np.stack([number, np.array(int(signal.SIGTERM))])  # noqa: E731
+    monkeypatch.setattr(signals.multihost_utils, "process_allgather", gathered)
+    with _ends_by(signal.SIGTERM, at=30):
+        signals.end_if_any([], 30)
+
+
+@pytest.mark.parametrize("failure", ["diverged", "no logger", "signal"])
+def test_start_that_failed_before_a_checkpoint_leaves_nothing_of_itself(tmp_path, failure):
+    workdir, other = tmp_path / "run", tiny.CONFIG | {"network": {"width": 9}}
+    changes = {
+        "diverged": {"loader": _Fatal()},
+        "no logger": {"loggers": [logging.wandb("project")]},
+        "signal": {"periodic": [_signal_at(10, signal.SIGTERM, signal.SIGTERM)]},
+    }[failure]
+    with pytest.raises((InputError, SystemExit)):
+        tiny.run(workdir, 60, checkpoint_every=60, config=other, seed=1, **changes)
+    tiny.run(workdir, 10, seed=2)
+    assert checkpoint.read_config(workdir) == tiny.CONFIG
+    assert [record["step"] for record in _metrics(workdir)] == [10]
+    assert json.loads((workdir / "environment.json").read_text())["seed"] == 2
+    assert {f.name for f in workdir.iterdir()} == {
+        ".lock", "checkpoints", "config.json", "environment.json", "metrics.jsonl",
+    }  # fmt: skip
+    with pytest.raises(InputError, match=r"network\.width: 8 → 9"):  # from its first checkpoint on
+        tiny.run(workdir, 20, config=other)
 
 
 def test_finished_run_is_left_as_it_is_and_can_be_lengthened(tmp_path, uninterrupted):
@@ -184,10 +306,16 @@ def test_interval_that_is_no_multiple_names_the_nearest(value, advice):
         check_intervals(5, log_every=value, checkpoint_every=10)
 
 
-def test_progress_shows_loss_rate_and_time_left(tmp_path, capfd):
+def test_progress_is_a_bar_on_a_terminal_and_a_line_a_record_elsewhere(tmp_path, capsys, monkeypatch):
     tiny.run(tmp_path / "run", 20, progress=True)
-    shown = capfd.readouterr().err
-    assert "20/20" in shown and "loss " in shown and "images/s" in shown
+    lines = capsys.readouterr().err.splitlines()
+    loss = [f"{record['loss']:.4f}" for record in _metrics(tmp_path / "run")]
+    for line, step, mean in zip(lines, (10, 20), loss, strict=True):
+        assert re.fullmatch(rf"step {step}/20, loss {mean}, \d+ examples/s, \d\d:\d\d left", line)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    tiny.run(tmp_path / "terminal", 20, progress=True)
+    shown = capsys.readouterr().err
+    assert "\r" in shown and "20/20" in shown and "loss " in shown and "examples/s" in shown and "left" not in shown
 
 
 def test_both_loggers_are_given_the_records(tmp_path):

@@ -97,5 +97,4 @@ def run(workdir, steps=40, *, seconds=0.0, **changes):
 
 
 if __name__ == "__main__":
-    result = run(sys.argv[1], int(sys.argv[2]), seconds=float((*sys.argv, 0)[3]))
-    sys.exit(0 if result.stopped_by is None else 143)
+    run(sys.argv[1], int(sys.argv[2]), seconds=float((*sys.argv, 0)[3]))

@@ -1,0 +1,118 @@
+"""What is written while training goes on, checkpoints in the background and records, and what if it cannot be.
+
+A checkpoint that could not be written (the disk is full, say) leaves those before it as they are, and its own remains
+are removed, so that it is never taken for one. Training then stops, or goes on, as it was told.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from score_jax.training import checkpoint
+from score_jax.training.state import TrainState
+from score_jax.types import InputError
+
+_log = logging.getLogger(__name__)
+
+ON_ERROR = ("stop", "continue")
+
+
+class NotWritten(InputError):
+    """A checkpoint or a record could not be written; the message names it, the reason and the last good checkpoint."""
+
+
+class Saving:
+    """Writes checkpoints in the background, one at a time."""
+
+    def __init__(self, manager: ocp.CheckpointManager, config: Mapping[str, Any], on_error: str):
+        self._manager, self._config, self._on_error = manager, config, on_error
+        self._workdir = Path(manager.directory).parent
+        self._writing: int | None = None
+
+    def save(self, step: int, state: TrainState, position: Any, window: Any) -> None:
+        """Starts writing a checkpoint when the one before is written.
+
+        Raises:
+          NotWritten: if one of the two could not be, unless training is to go on.
+        """
+        self.wait()
+        options = {"config": self._config, "position": position, "window": window}
+
+        def start() -> None:
+            _check_room(self._workdir, state)
+            checkpoint.save(self._manager, step, state, **options)
+
+        if self._tried(step, start):
+            self._writing = step
+
+    def look(self) -> None:
+        """Says what became of a checkpoint if it is no longer being written; raises like `wait`."""
+        if self._writing is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for the checkpoint that is being written.
+
+        Raises:
+          NotWritten: if it could not be, unless training is to go on.
+        """
+        step, self._writing = self._writing, None
+        if step is not None:
+            self._tried(step, self._manager.wait_until_finished)
+
+    def _tried(self, step: int, write: Callable[[], None]) -> bool:
+        try:
+            write()
+        except Exception as error:  # Orbax and TensorStore raise all kinds
+            checkpoint.remove_unfinished(self._workdir, step)
+            self.failed(f"the checkpoint of step {step}", error)
+            return False
+        return True
+
+    def failed(self, what: str, error: Exception) -> None:
+        """Raises NotWritten, or warns if training is to go on: `what` could not be written."""
+        if self._on_error == "stop":
+            self.wait()
+        found = f"{what} could not be written ({checkpoint.reason(error)}): {self.last_good()}"
+        if self._on_error == "stop":
+            raise NotWritten(f"{found}; mend that and start the same command again") from error
+        _log.warning("%s; training goes on", found)
+
+    def last_good(self) -> str:
+        """Returns a clause that names the newest checkpoint."""
+        steps = checkpoint.steps(self._workdir)
+        if not steps:
+            return "no checkpoint had been written"
+        return f"the last good checkpoint is {self._manager.directory / str(steps[0])}"
+
+
+@contextlib.contextmanager
+def opened(manager: ocp.CheckpointManager, config: Mapping[str, Any], on_error: str) -> Iterator[Saving]:
+    """While the context lasts, checkpoints can be written; its end waits for the last, but not if a signal ends it."""
+    saving = Saving(manager, config, on_error)
+    try:
+        yield saving
+    except Exception:
+        try:
+            saving.wait()
+        except NotWritten as also:
+            _log.warning("%s", also)  # the error that came first is the one to raise
+        manager.close()
+        raise
+    saving.wait()
+    manager.close()
+
+
+def _check_room(workdir: Path, state: TrainState) -> None:
+    """Raises OSError before anything is written, if the disk has less room than the arrays take."""
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    if shutil.disk_usage(workdir).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
