@@ -119,7 +119,7 @@ def load(workdir: str | Path, config: ConfigDict, *, step: int | None = None) ->
     run = new(config, workdir)
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
         restored = checkpoint.restore(
-            manager, run.state, config=as_json(config), may_differ=may_differ(config), step=step
+            manager, run.state, config=as_json(run.config), may_differ=may_differ(run.config), step=step
         )
     if restored is None:
         raise InputError(f"{workdir} has no checkpoint yet: train first, or give another workdir")
@@ -235,8 +235,15 @@ def label_named(run: Run, name: str) -> int:
     if names and (name == "-1" or (name.isdecimal() and len(name) < 10 and int(name) < len(names))):
         return int(name)
     listed = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
-    has = f"has the classes {listed}" if names else "was trained without labels (--config.data.labels=True)"
+    has = f"has the classes {listed}" if names else _without_labels(run)
     raise InputError(f"there is no class {name!r}: this model {has}")
+
+
+def _without_labels(run: Run) -> str:
+    """Why there is no label to choose, and what would give one if anything does."""
+    if not run.data.held_out.num_classes:
+        return f"was trained on data without labels ({run.config.data.name})"
+    return "was trained without labels: train it in a new workdir with --config.data.labels=True to choose"
 
 
 def samples(run: Run, *, n: int, seed: int = 0, labels: np.ndarray | None = None) -> Samples:
@@ -291,7 +298,7 @@ def _checked_labels(run: Run, n: int, labels: np.ndarray | None) -> np.ndarray |
     classes = run.data.train.num_classes
     if not classes:
         if labels is not None:
-            raise InputError("this model was trained without labels: train with --config.data.labels=True to choose")
+            raise InputError(f"this model {_without_labels(run)}")
         return None
     labels = np.full(n, -1, np.int32) if labels is None else np.asarray(labels)
     if labels.shape != (n,) or labels.dtype.kind not in "iu":

@@ -301,7 +301,7 @@ def test_another_evaluation_replaces_none(run, tmp_path, monkeypatch):
     others[0].config.sampler.update(name="ddim", grid="log_snr")
     others[1].config.sampler.steps = 5
     others[2].config.sampler.ema = False
-    others[3].config.sampler.annealed_langevin.step_size *= 2
+    others[3].config.sampler.annealed_langevin.step_size = 1e-5  # another than the levels' own
     others.append(own._replace(state=replace(run.state, step=run.state.step - 20)))
     found = [runs.evaluate(other) for other in others] + [runs.evaluate(own, seed=1)]
     others[0].config.sampler = tiny_digits().sampler

@@ -10,9 +10,9 @@ ROOT = Path(__file__).parent.parent / "score_jax"
 # From top to bottom: a module imports from rows above its own, or from its own package.
 LAYERS = [
     {"types"},
-    {"arrays", "backend", "pickles"},
-    {"integrate"},
-    {"kernels", "sde", "noise_levels", "data", "networks"},
+    {"arrays", "backend", "memory", "pickles", "settings"},
+    {"integrate", "noise_levels"},
+    {"kernels", "sde", "data", "networks"},
     {"distributions", "parameterization"},
     {"score"},
     {"losses", "sampling"},

@@ -114,16 +114,19 @@ def jackknife(statistic: Callable[[np.ndarray], float], x: np.ndarray, groups: i
 
 def row(name: str, images: np.ndarray, train: Batch, held_out: Batch, judge: metrics.Classifier) -> dict[str, Any]:
     """Returns a line of the table: `evaluate`'s numbers, and distances in pixels and in the judge's features."""
-    numbers = evaluation.of_images(images, train, held_out, None)
-    near = metrics.memorisation(images, train["x"], held_out["x"], features=judge.features)
+    judged = evaluation.class_shares(judge, images, (held_out["x"], held_out["label"]))
+    in_pixels, in_features = (
+        metrics.memorisation(images, train["x"], held_out["x"], features=features)
+        for features in (None, judge.features)
+    )
     return {
         "cell": name,
-        "n": numbers["n"],
-        "confidence": numbers["confidence"],
-        "class total variation": numbers["class_total_variation"],
-        "copies": numbers["copies"],
-        "neighbour ratio": numbers["nearest_neighbour_ratio"],
-        "neighbour ratio, features": near.ratio,
+        "n": len(images),
+        "confidence": judged["confidence"],
+        "class total variation": judged["class_total_variation"],
+        "copies": in_pixels.copies,
+        "neighbour ratio": in_pixels.ratio,
+        "neighbour ratio, features": in_features.ratio,
         **energy_distance("pixels", images, held_out["x"]),
         **energy_distance("features", judge.features(images), judge.features(held_out["x"])),
     }

@@ -130,6 +130,8 @@ def variance_by_hand(name, sde, ts):
             kept = np.clip(0.75, -gamma, gamma)
             v = ((1 - (1 - kept) * noise[t] / u[t]) / ratio) ** 2 * v + noise[s] * (1 - (kept / gamma) ** 2)
             continue
+        if name == "annealed_langevin":
+            v = v / ratio**2  # carried over in x/α
         if name == "predictor_corrector":
             added = noise[t] - ratio**2 * noise[s]
             v = ((1 - added / u[t]) / ratio) ** 2 * v + added * noise[s] / noise[t]
