@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _sample_checkpoint(opened: published.Published) -> list[Path]:
-    opened = opened._replace(config=flags.FLAGS.config)
+    opened = published.with_settings(opened, flags.FLAGS.config)
     how = {"n": _N.value, "seed": _SEED.value, "label": _number_of_a_class()}
     name = records.name_of(published.conditions(opened, **how))
     by_default = Path("runs", Path(_CHECKPOINT.value).stem, "samples", name)

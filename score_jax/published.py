@@ -47,6 +47,7 @@ from score_jax.interop.strangers import Stranger
 from score_jax.networks import ResidualUNet
 from score_jax.records import Conditions
 from score_jax.score import ScoreModel
+from score_jax.settings import check_numbers
 from score_jax.types import InputError, require_at_least
 
 
@@ -173,14 +174,21 @@ def load(
     config = base.copy_and_resolve_references()
     config.update_from_flattened_dict(defaults.settings)
     change(config, sampler, steps)
-    build.check_sampling(config, model.sde, model)
     height_width = defaults.size if size is None else (size, size) if isinstance(size, int) else size
     if height_width is None:
         raise InputError(f"{path}: does not say the side of its images (sample_size): give --size")
     require_at_least("size", 4, size=min(height_width))
     examples = checkpoint.examples
     shape = (*height_width, examples.channels)
-    return Published(model, config, shape, examples.num_classes, examples.null_class, os.fspath(path), use_ema)
+    opened = Published(model, config, shape, examples.num_classes, examples.null_class, os.fspath(path), use_ema)
+    return with_settings(opened, config)
+
+
+def with_settings(published: Published, config: ConfigDict) -> Published:
+    """Returns the checkpoint with these settings; raises InputError of those that it cannot be sampled with."""
+    check_numbers(config)
+    build.check_sampling(config, published.model.sde, published.model)
+    return published._replace(config=config)
 
 
 def change(config: ConfigDict, sampler: str | None, steps: int | None) -> None:

@@ -138,6 +138,7 @@ def command(tmp_path, *arguments):
     return subprocess.run([sys.executable, FOLDER / "check_device.py", *options], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_stage_runs_from_the_command_and_is_not_run_twice(tmp_path):
     first = command(tmp_path, "--stage=learn")
     assert first.returncode == 0, first.stderr + first.stdout
