@@ -29,7 +29,9 @@ VARIANTS = {
     "fashion_mnist": (fashion_mnist, ["ncsn", "ddpm", "ddpmpp", "ncsnpp"]),
 }
 CONFIGS = {f"{name}:{v}": (module, v) for name, (module, variants) in VARIANTS.items() for v in variants}
-SLOW = ["digits:ddpmpp", "fashion_mnist:ddpmpp", "fashion_mnist:ncsnpp"]  # as digits:ncsnpp, or longer
+# As digits:ncsnpp, or longer; and those whose network is another's, with objectives that toys have too
+SLOW = ["digits:ddpmpp", "fashion_mnist:ddpmpp", "fashion_mnist:ncsnpp"]
+SLOW += ["digits:ssm", "digits:fd_ssm", "digits:energy", "fashion_mnist:ddpm"]
 
 
 # Parameters at the published widths, counted from the papers' layers.
@@ -114,7 +116,13 @@ def test_every_config_is_built_and_shape_checked(module, variant):
     assert gradient.shape == drawn.shape == (4, *source.shape)
 
 
-@pytest.mark.parametrize(("module", "variant", "parameters"), PUBLISHED.values(), ids=PUBLISHED.keys())
+SAME_NETWORK = ["ncsn:celeba", "ncsnv2:celeba", "ncsnv2:bedroom", "ncsnv2:tower", "ncsnv2:ncsn"]  # as one above
+
+
+@pytest.mark.parametrize(
+    ("module", "variant", "parameters"),
+    [pytest.param(*v, id=k, marks=[pytest.mark.slow] if k in SAME_NETWORK else []) for k, v in PUBLISHED.items()],
+)
 def test_published_configs_are_built_at_their_widths_and_sample_on_all_their_levels(module, variant, parameters):
     config = module.get_config(variant)
     source = source_for(config)

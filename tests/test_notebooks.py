@@ -220,11 +220,8 @@ HOLDS = {
 }
 
 
-# One runs in every test, the others among the slow ones: each is about 40 s, most of it compilation.
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=[pytest.mark.slow] if i else [], id=path.stem) for i, path in enumerate(NOTEBOOKS)],
-)
+@pytest.mark.slow  # about 40 s each, most of it compilation
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
 def test_the_notebook_runs_and_its_numbers_hold(path, tmp_path):
     """From a clean kernel, without an error, to the same pictures."""
     committed = nbformat.read(path, as_version=4)

@@ -208,10 +208,8 @@ def test_ends_that_are_no_numbers_are_refused_at_build_time(process, message, mo
     ("process", "name"),
     [
         ("vp", "annealed_langevin"),
-        ("subvp", "annealed_langevin"),
         ("edm", "annealed_langevin"),
         ("cosine", "consistent_annealed"),
-        ("tabulated", "consistent_annealed"),
     ],
 )
 def test_a_word_swaps_the_process_of_langevin_samplers(process, name):
