@@ -23,7 +23,13 @@ from score_jax import command, published, runs
 command.define_run_config(change=lambda config: published.change(config, **command.given_sampler()))
 command.define_sampler()
 _STEP = flags.DEFINE_integer("step", None, "checkpoint to use; the newest by default")
-_SEED = flags.DEFINE_integer("seed", None, "seed of the samples and of what is measured; the run's by default")
+_SEED = flags.DEFINE_integer(
+    "seed",
+    None,
+    "seed of the samples and of what is measured; the run's by default",
+    lower_bound=0,
+    upper_bound=2**63 - 1,
+)
 _OUT = flags.DEFINE_string("out", None, "folder to write into; by default one of its own in evaluations/ of the run")
 
 

@@ -33,6 +33,8 @@ def _published() -> published.Published | None:
     path = command.given("checkpoint")
     if path is None:
         return None
+    if command.given("workdir"):
+        raise InputError("--checkpoint and --workdir exclude each other: a published checkpoint or a run's, give one")
     command.configure_backend(base.get_config())
     return published.load(
         path,
@@ -58,7 +60,7 @@ _SOURCE_CONFIG = flags.DEFINE_string("source_config", None, "its own config file
 _WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "take the averages of parameters where it has some")
 _SIZE = flags.DEFINE_string("size", None, "side of its images, or height and width, 32x48; by default its config's")
 _N = flags.DEFINE_integer("n", 64, "number of samples", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "seed of the samples")
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the samples", lower_bound=0, upper_bound=2**63 - 1)
 _LABEL = flags.DEFINE_string(
     "label", None, "class to draw, its name or number, of a class-conditional model; -1: any; by default all in turn"
 )

@@ -8,7 +8,7 @@ network, … to the command line is a row here and a section there.
 import importlib.util
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -87,18 +87,38 @@ def check(config: ConfigDict) -> None:
         )
 
 
-def derived(config: ConfigDict, source: Source) -> ConfigDict:
+def derived(config: ConfigDict, source: Source, *, kept: Mapping[str, Any] | None = None) -> ConfigDict:
     """Returns the config with numbers in place of what is to follow from the data and the length of the training.
 
     `sde.ve.sigma_max` and `sde.edm.sigma_max` of 0 become `statistics.largest_sigma`; `optimizer.warmup_steps` of −1 a
-    fifth of the steps, at most 100. A run keeps these numbers: it goes on with them whatever its data become.
+    fifth of the steps, at most 100.
+
+    Args:
+      config: settings.
+      source: the training data.
+      kept: the config of the run that goes on: its numbers stay, whatever its data and length have become.
+
+    Raises:
+      InputError: of data too large for any level.
     """
     config, process = config.copy_and_resolve_references(), config.sde.name
-    if config.sde.get(process, {}).get("sigma_max") == 0:
-        config.sde[process].sigma_max = statistics.largest_sigma(statistics.examples(source, value_range(config)))
+    section = config.sde.get(process, {})
+    if section.get("sigma_max") == 0:
+        section.sigma_max = kept["sde"][process]["sigma_max"] if kept else _largest_sigma(config, source)
     if config.optimizer.warmup_steps < 0:
-        config.optimizer.warmup_steps = min(100, config.training.steps // 5)
+        steps = min(100, config.training.steps // 5)
+        config.optimizer.warmup_steps = kept["optimizer"]["warmup_steps"] if kept else steps
     return config
+
+
+def _largest_sigma(config: ConfigDict, source: Source) -> float:
+    found = statistics.largest_sigma(statistics.examples(source, value_range(config)))
+    if not found < 1e15:
+        raise InputError(
+            f"data {config.data.name!r} are up to {found:.3g} apart, and noise as large has no square in float32: "
+            "divide the data by a number"
+        )
+    return found
 
 
 # Data
@@ -173,7 +193,8 @@ def _points(options: ConfigDict, seed: int) -> tuple[Source, Source]:
 def value_range(config: ConfigDict) -> tuple[float, float]:
     """Returns the interval [low, high] that images are mapped onto."""
     interval = config.data.value_range
-    if len(interval) != 2 or not interval[0] < interval[1]:
+    numbers = all(isinstance(end, int | float) for end in interval)
+    if len(interval) != 2 or not numbers or not interval[0] < interval[1]:
         raise InputError(f"data.value_range is two increasing numbers such as (-1.0, 1.0), got {tuple(interval)}")
     return float(interval[0]), float(interval[1])
 
@@ -533,15 +554,19 @@ class Intervals(NamedTuple):
     keep: int | None
 
 
-def intervals(config: ConfigDict) -> Intervals:
+def intervals(config: ConfigDict, *, already: Collection[int] = ()) -> Intervals:
     """Returns the intervals of a training, none longer than it is.
 
     A dispatch makes as many updates as divide all the others, at most `training.steps_per_dispatch`.
+
+    Args:
+      config: the run's.
+      already: steps of its checkpoints, from one of which it may go on: a dispatch divides these too.
     """
     options = config.training
     log, checkpoint = (min(every, options.steps) for every in (options.log_every, options.checkpoint_every))
     keep = options.keep_every if 0 < options.keep_every <= options.steps else None
-    whole = math.gcd(options.steps, log, checkpoint, keep or 0)
+    whole = math.gcd(options.steps, log, checkpoint, keep or 0, *already)
     dispatch = max(k for k in range(1, min(options.steps_per_dispatch, whole) + 1) if whole % k == 0)
     return Intervals(dispatch, log, checkpoint, keep)
 

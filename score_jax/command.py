@@ -224,10 +224,13 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             code = main()
         except InputError as error:
             _fail(error)
+        except BrokenPipeError:  # whoever read the output has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
         except OSError as error:
-            if error.filename is None:
+            if error.strerror is None:
                 raise
-            _fail(f"{error.filename}: {error.strerror}")
+            _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
         except (KeyboardInterrupt, SystemExit) as ending:
             _end(ending)
         sys.exit(code or 0)

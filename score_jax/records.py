@@ -6,6 +6,7 @@ them in a hash, so that results of the same conditions share a name and others d
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from ml_collections import ConfigDict
 from score_jax import build
 from score_jax.command import as_json
 from score_jax.sde import SDE
+from score_jax.types import InputError
 
 Conditions = dict[str, Any]
 
 _IN_WORDS = ("step", "n", "label", "seed")
-_OF_NO_EFFECT = ("n", "batch_size")  # sample i depends on the seed and i alone
 
 
 def of_sampling(config: ConfigDict, sde: SDE, seed: int) -> Conditions:
@@ -32,6 +33,7 @@ def of_sampling(config: ConfigDict, sde: SDE, seed: int) -> Conditions:
         "sampler": config.sampler.name,
         "sampler_steps": len(build.grid(config, sde)) - 1,
         "sampler_settings": heeded(as_json(config)["sampler"]),
+        "value_range": list(build.value_range(config)),
         "matmul_precision": config.device.matmul_precision,
     }
 
@@ -40,7 +42,9 @@ def heeded(sampler: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of a config's section "sampler" that its sampler heeds: none of other samplers' options."""
     sections = {sampler["name"], "langevin_corrector"} if sampler["corrector"] else {sampler["name"]}
     kept = {k: v for k, v in sampler.items() if k in sections or not isinstance(v, dict)}
-    return {k: v for k, v in kept.items() if k not in _OF_NO_EFFECT}
+    by_batch = sampler["corrector"] and sampler["langevin_corrector"]["norm"] == "batch"
+    of_no_effect = ("n",) if by_batch else ("n", "batch_size")  # sample i depends on the seed and i alone
+    return {k: v for k, v in kept.items() if k not in of_no_effect}
 
 
 def name_of(conditions: Mapping[str, Any]) -> str:
@@ -59,9 +63,19 @@ def write_samples(folder: Path, x: np.ndarray, conditions: Conditions, **arrays:
       x: samples `(n, *S)`, in the units that `conditions` tell.
       conditions: of `of_sampling`, and "units".
       arrays: "label", "names"; those that are None are left out.
+
+    Raises:
+      InputError: where it cannot be written, as on a full disk; what was there stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
     given = {name: array for name, array in arrays.items() if array is not None}
     told = {"seed": conditions["seed"], "units": conditions["units"], "conditions": json.dumps(conditions)}
-    np.savez(folder / "samples.npz", **{"x": x, **told, **given})
-    return folder / "samples.npz"
+    path, draft = folder / "samples.npz", folder / ".samples.npz"
+    try:
+        with draft.open("wb") as file:
+            np.savez(file, **{"x": x, **told, **given})
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise InputError(f"{path} cannot be written ({error.strerror}): make room, or give --out=FOLDER") from error
+    return path

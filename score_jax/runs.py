@@ -87,7 +87,8 @@ def new(config: ConfigDict, workdir: str | Path) -> Run:
     build.check(config)
     data = build.data(config)
     _require_memory(config, data.train)
-    config = build.derived(config, data.train)
+    kept = checkpoint.read_config(workdir) if checkpoint.steps(Path(workdir)) else None
+    config = build.derived(config, data.train, kept=kept)
     build.check_threshold(config, data.train)
     model = build.model(config, data.train)
     build.check_sampling(config, model.sde, model)
@@ -129,14 +130,15 @@ def load(workdir: str | Path, config: ConfigDict, *, step: int | None = None) ->
 def plan(run: Run) -> str:
     """Returns what training will do, on what data, and what of the settings doesn't suit these, in a line each."""
     config, source = run.config, run.data.train
+    dispatch = build.intervals(config, already=checkpoint.steps(run.workdir)).dispatch
     parameters = sum(leaf.size for leaf in jax.tree.leaves(run.state.params))
     named = ", ".join(source.names[:12]) + (", …" if source.num_classes > 12 else "")
     conditional = f", {source.num_classes} classes ({named})" if source.num_classes else ""
     return (
         f"{config.data.name}: {len(source)} examples of shape {source.shape}{conditional}; {config.network.name} with "
         f"{parameters:,} parameters ({config.parameterization.name}); {config.objective.name} on {config.sde.name}\n"
-        f"{config.training.steps} steps of batch {config.training.batch_size} into {run.workdir}\n"
-        + "\n".join(_on_scale(run))
+        f"{config.training.steps} steps of batch {config.training.batch_size}, {dispatch} a dispatch, "
+        f"into {run.workdir}\n" + "\n".join(_on_scale(run))
     )
 
 
@@ -173,7 +175,7 @@ def _on_scale(run: Run) -> list[str]:
 def train(run: Run) -> training.Result:
     """Trains from the run's last checkpoint, or from the start, to `config.training.steps`."""
     config, options, mesh = run.config, run.config.training, training.data_mesh()
-    every = build.intervals(config)
+    every = build.intervals(config, already=checkpoint.steps(run.workdir))
     training.check_batch_size(options.batch_size, mesh, accumulation=options.accumulation)
     step = training.make_train_step(
         run.model,
@@ -273,6 +275,7 @@ def draw(
     labels: np.ndarray | None = None,
 ) -> Samples:
     """Draws n samples of one `shape` from any score model with the config's sampler, in the model's own units."""
+    memory.require({f"{n} samples of shape {shape}": memory.of_batches(shape, n, 2)})
     sde, config = model.sde, build.with_step_size(config, model.sde)
     drawn = generate.draw_many(
         jax.random.fold_in(jax.random.key(seed), _SAMPLING),
@@ -419,7 +422,8 @@ def evaluation_folder(run: Run, seed: int) -> Path:
 
 
 def _of_evaluation(run: Run, seed: int) -> Conditions:
-    return {**conditions(run, seed), "evaluation_settings": as_json(run.config)["evaluation"]}
+    config = as_json(run.config)
+    return {**conditions(run, seed), "evaluation_settings": config["evaluation"], "data_root": config["data"]["root"]}
 
 
 def conditions(run: Run, seed: int) -> Conditions:
@@ -431,9 +435,13 @@ def _is_newest_of_its_own(run: Run, seed: int) -> bool:
     """Whether it is an evaluation by the sampler of config.json, of no older checkpoint than evaluation.json's."""
     path, config = run.workdir / "evaluation.json", as_json(run.config)
     own = checkpoint.read_config(run.workdir) if (run.workdir / "config.json").exists() else config
-    if seed != own["seed"] or records.heeded(own["sampler"]) != records.heeded(config["sampler"]):
+    same = all(own[name] == config[name] for name in ("evaluation", "data"))
+    if not same or seed != own["seed"] or records.heeded(own["sampler"]) != records.heeded(config["sampler"]):
         return False
-    return not path.exists() or json.loads(path.read_text())["step"] <= int(run.state.step)
+    try:
+        return json.loads(path.read_text())["step"] <= int(run.state.step)
+    except (OSError, ValueError, TypeError, KeyError):
+        return True  # there is none, or what is there is damaged
 
 
 def _subject(run: Run, seed: int) -> tuple[measures.Subject, int]:

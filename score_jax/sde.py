@@ -37,13 +37,12 @@ def _index(t: ArrayLike, n: int) -> Array:
     return jnp.clip(jnp.floor(t * (n - 1) * (1 + 4 * jnp.finfo(t.dtype).eps)), 0, n - 1)
 
 
-# Largest −log α of float32: where α² is still a number
-_SMALLEST_LOG_ALPHA = -40.0
+_SMALLEST_LOG_ALPHA = -40.0  # where α² is still a number in float32
 
 
 def _require_below_one(owner: str, t_max: ArrayLike) -> None:
     """Raises InputError for a time at which α is 0, t = 1 to float32."""
-    if isinstance(t_max, int | float) and np.float32(t_max) >= 1:
+    if isinstance(t_max, int | float | np.floating) and np.float32(t_max) >= 1:
         raise InputError(f"{owner}: α vanishes at t = 1, so t_max stops short of it, as 0.999 does; got {t_max}")
 
 
@@ -229,7 +228,7 @@ class _LinearBeta(SDE):
         require_positive(owner, beta_min=self.beta_min, beta_max=self.beta_max)
         require_range(owner, "t_min", self.t_min, "t_max", self.t_max)
         numbers = self.beta_min, self.beta_max, self.t_max
-        if all(isinstance(v, int | float) for v in numbers):
+        if all(isinstance(v, int | float | np.floating) for v in numbers):
             lost = self.t_max * (self.beta_min + 0.5 * self.t_max * (self.beta_max - self.beta_min)) / 2
             if not -lost > _SMALLEST_LOG_ALPHA:
                 raise InputError(
@@ -392,13 +391,16 @@ class Tabulated(SDE):
         if isinstance(alphas_bar, jax.core.Tracer):
             object.__setattr__(self, "log_alphas_bar", jnp.log(alphas_bar))
             return
-        table = np.asarray(alphas_bar, np.float64)
+        try:
+            table = np.asarray(alphas_bar, np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"Tabulated: alphas_bar is an array (N,) of numbers, got {alphas_bar!r}") from error
         if table.ndim == 1 and len(table) > 1 and table[-1] == 0:
             # Never visited: the ratio before, once more.
             table = np.append(table[:-1], table[-2] * min(np.exp(np.diff(np.log([1.0, *table[:-1]]))[-1]), 0.5))
             if isinstance(self.t_max, int | float):
                 object.__setattr__(self, "t_max", min(self.t_max, (len(table) - 1) / len(table)))
-        if table.ndim != 1 or not (np.diff([1.0, *table, 0.0]) < 0).all():
+        if table.ndim != 1 or not table.size or not (np.diff([1.0, *table, 0.0]) < 0).all():
             shown = np.array2string(table, threshold=4)
             raise InputError(f"Tabulated: alphas_bar must decrease strictly inside (0, 1), got {shown}")
         if not np.log(table[-1]) > 2 * _SMALLEST_LOG_ALPHA:
@@ -481,6 +483,8 @@ def ddpm_schedule(n_steps: int = 1000, kind: str = "linear", *, terminal_snr: st
         raise InputError(
             f"ddpm_schedule: {n_steps} {kind} steps make beta reach {betas.max():.3g}; it needs at least 21 steps"
         )
+    if terminal_snr == "zero" and n_steps < 2:
+        raise InputError("ddpm_schedule: a table of zero terminal SNR has at least 2 steps, got n_steps = 1")
     if terminal_snr not in ("published", "zero"):
         raise InputError(f'ddpm_schedule: terminal_snr must be "published" or "zero", got {terminal_snr!r}')
     alphas = 1 - betas

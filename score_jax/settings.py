@@ -12,6 +12,7 @@ from typing import Any
 from score_jax.types import InputError
 
 _COUNT, _MANY = "[1, 1000000]", "[1, 10000]"
+_STEPS = "[1, 2000000000]"  # counted in int32
 _POSITIVE, _NOT_NEGATIVE, _SHARE = "(0, inf)", "[0, inf)", "[0, 1]"
 _CHURN = {"churn": _NOT_NEGATIVE, "s_min": _NOT_NEGATIVE, "s_max": _POSITIVE, "s_noise": _POSITIVE}
 _U_NET = {"channels": _COUNT, "multipliers": "[1, 1000]", "blocks": "[1, 1000]", "attention": "[-1000, 1000]"}
@@ -52,15 +53,15 @@ RANGES: dict[str, dict[str, str]] = {
         "eps": _NOT_NEGATIVE,
     },
     "training": {
-        "steps": "[1, inf)",
+        "steps": _STEPS,
         "batch_size": "[1, inf)",
         "steps_per_dispatch": _COUNT,
         "accumulation": _COUNT,
         "ema_decay": "[0, 1)",
         "label_dropout": _SHARE,
-        "log_every": "[1, inf)",
+        "log_every": _STEPS,
         "log_levels": _MANY,
-        "checkpoint_every": "[1, inf)",
+        "checkpoint_every": _STEPS,
         "keep_last": "[1, inf)",
         "keep_every": _NOT_NEGATIVE,
     },

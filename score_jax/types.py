@@ -34,7 +34,7 @@ class InputError(ValueError):
 def require_positive(owner: str, **values: ArrayLike) -> None:
     """Raises InputError for a concrete Python number that is not positive; arrays and tracers pass."""
     for name, value in values.items():
-        if isinstance(value, int | float) and not value > 0:
+        if isinstance(value, int | float | np.floating) and not value > 0:
             raise InputError(f"{owner}: {name} must be positive, got {value}")
 
 
@@ -48,5 +48,7 @@ def require_at_least(owner: str, low: int, **values: ArrayLike) -> None:
 def require_range(owner: str, low_name: str, low: ArrayLike, high_name: str, high: ArrayLike) -> None:
     """Raises InputError unless 0 < low < high; only concrete Python numbers are compared."""
     require_positive(owner, **{low_name: low, high_name: high})
+    if isinstance(high, int | float | np.floating) and not high < np.inf:
+        raise InputError(f"{owner}: {high_name} must be finite, got {high}")
     if isinstance(low, int | float) and isinstance(high, int | float) and not low < high:
         raise InputError(f"{owner}: {low_name} must be below {high_name}, got {low} and {high}")

@@ -319,3 +319,24 @@ def test_dispatches_divide_every_interval_and_none_is_longer_than_the_training(c
 def test_grids_do_not_end_before_t_min(process, end):
     config = config_of(sde__name=process, sampler__grid="uniform", sampler__t_end=1e-3)
     assert float(build.grid(config, build.sde(config))[-1]) == pytest.approx(end)
+
+
+def train(config, folder, **changes):
+    config = config.copy_and_resolve_references()
+    config.training.update(**changes)
+    return runs.train(runs.new(config, folder))
+
+
+def test_a_run_goes_on_to_any_number_of_steps_with_the_numbers_it_began_with(tmp_path):
+    """A dispatch divides the step of the checkpoint too: else the end would be passed by, and nothing saved."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32))
+    config = config_of(toy, data__name="array", data__root=str(tmp_path / "x.npy"), sde__ve__sigma_max=0.0)
+    config.optimizer.schedule, config.network.mlp.hidden, config.training.batch_size = "constant", (4,), 8
+    assert train(config, tmp_path / "run", steps=20).step == 20
+    before = command.read_config(tmp_path / "run")
+    np.save(tmp_path / "x.npy", 100 * np.load(tmp_path / "x.npy"))  # what is derived of these would be another σ_max
+    for steps in (47, 60):
+        assert train(config, tmp_path / "run", steps=steps, log_every=10).step == steps
+    now = command.read_config(tmp_path / "run")
+    assert now["sde"] == before["sde"] and now["optimizer"]["warmup_steps"] == 4
+    assert max(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdecimal()) == 60

@@ -241,6 +241,8 @@ def train(
         workdir = stack.enter_context(checkpoint.claim(workdir, config, may_differ=may_differ))
         caught = stack.enter_context(signals.noted())
         state, window, start = _resume(workdir, replicate(state, mesh), loader, config, may_differ)
+        if start:
+            check_intervals(k, **{"the checkpoint's step": start})
         manager = checkpoint.open_checkpoints(workdir, keep_last=keep_last, keep_every=keep_every)
         saved = stack.enter_context(saving.opened(manager, config, on_save_error))
         _write_environment(workdir, start, seed)

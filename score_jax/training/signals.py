@@ -38,6 +38,10 @@ def noted() -> Iterator[list[signal.Signals]]:
         for number in taken:
             signal.signal(number, note)
         yield caught
+    except Exception as error:
+        if caught:  # what failed is told, and the program ends all the same
+            raise _ending(caught[0], f"stopped by {caught[0].name}, after: {error}") from error
+        raise
     finally:
         for number, handler in taken.items():
             signal.signal(number, handler)
