@@ -104,7 +104,8 @@ def derived(config: ConfigDict, source: Source, *, kept: Mapping[str, Any] | Non
     config, process = config.copy_and_resolve_references(), config.sde.name
     section = config.sde.get(process, {})
     if section.get("sigma_max") == 0:
-        section.sigma_max = kept["sde"][process]["sigma_max"] if kept else _largest_sigma(config, source)
+        before = kept["sde"][process]["sigma_max"] if kept else 0  # also of a run of another process
+        section.sigma_max = before or _largest_sigma(config, source)
     if config.optimizer.warmup_steps < 0:
         steps = min(100, config.training.steps // 5)
         config.optimizer.warmup_steps = kept["optimizer"]["warmup_steps"] if kept else steps

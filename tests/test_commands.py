@@ -326,8 +326,32 @@ def test_another_evaluation_replaces_none(run, tmp_path, monkeypatch):
         != runs.evaluate(later)
         == json.loads((tmp_path / "evaluation.json").read_text())
     )
+    (tmp_path / "evaluation.json").write_text('{"st')  # cut off: no reason to lose the next
+    assert runs.evaluate(own) == first == json.loads((tmp_path / "evaluation.json").read_text())
     runs.evaluate(own, folder=tmp_path / "elsewhere")
     assert json.loads((tmp_path / "elsewhere" / "evaluation.json").read_text()) == first
+
+
+def test_the_batch_sets_samples_apart_where_they_depend_on_it():
+    sampler = base.get_config().sampler.to_dict()
+    for corrector, norm, expected in [(False, "batch", False), (True, "example", False), (True, "batch", True)]:
+        sampler["corrector"], sampler["langevin_corrector"]["norm"] = corrector, norm
+        assert ("batch_size" in records.heeded(sampler)) == expected
+
+
+def test_samples_that_cannot_be_written_leave_those_that_were(tmp_path, monkeypatch):
+    told = {"seed": 0, "units": "the data's own"}
+    records.write_samples(tmp_path, np.ones((2, 2)), told)
+
+    def full(file, **_):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(InputError, match=r"samples.npz cannot be written \(No space left on device\)"):
+        records.write_samples(tmp_path, np.zeros((2, 2)), told)
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.npz"]
+    assert (np.load(tmp_path / "samples.npz")["x"] == 1).all()
 
 
 def test_other_samples_have_another_folder(run):

@@ -169,6 +169,23 @@ def test_ignored_signal_stays_ignored_and_a_handler_of_the_callers_is_called_aft
     assert seen == [[15]]
 
 
+def test_an_error_after_a_signal_ends_the_program_all_the_same():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match="stopped by SIGINT, after: it diverged"), signals.noted():
+        signal.raise_signal(signal.SIGINT)
+        raise InputError("it diverged")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_checkpoint_between_two_dispatches_is_refused_rather_than_its_end_passed_by(tmp_path):
+    k = tiny.K
+    tiny.run(tmp_path, 2 * k, log_every=k, checkpoint_every=k)
+    every = {"steps_per_dispatch": 3 * k, "log_every": 3 * k, "checkpoint_every": 3 * k}
+    options = {"workdir": tmp_path, "mesh": tiny.mesh(), "config": tiny.CONFIG, "progress": False}
+    with pytest.raises(InputError, match=f"the checkpoint's step {2 * k} is not a positive multiple of .* {3 * k}"):
+        tiny.train(tiny.state(), tiny.step(), tiny.Batches(0.0), steps=6 * k, **every, **options)
+
+
 def test_training_in_another_thread_leaves_signals_alone(tmp_path):
     before, steps = signal.getsignal(signal.SIGINT), []
     thread = threading.Thread(target=lambda: steps.append(tiny.run(tmp_path / "run", 10).step))
