@@ -194,7 +194,7 @@ def test_a_constant_variance_function_is_used_as_given():
 
 @pytest.mark.parametrize("make", STANDING.values(), ids=STANDING.keys())
 def test_a_step_to_the_same_time_leaves_x_as_it_is(make):
-    for name in ("vp", "ve"):
+    for name in ("vp", "ve", "flow"):
         x = exact_start(name)
         moved = run(make, name, key(), x, jnp.array([0.3, 0.3]))[0]
         np.testing.assert_allclose(moved, x, rtol=3e-5, atol=1e-6, err_msg=name)  # a hundred roundings of x/α·α
@@ -240,7 +240,9 @@ def published_predictor_corrector(dims, snr):
     return jax.jit(run)
 
 
-@pytest.mark.parametrize("name", ["ve", "vp", "subvp"])  # those of the paper
+@pytest.mark.parametrize(
+    "name", [name if name in ("ve", "vp", "subvp") else pytest.param(name, marks=pytest.mark.slow) for name in SDES]
+)
 def test_the_published_predictor_corrector_reaches_the_mixtures_moments(name):
     """Reverse diffusion and a Langevin step at snr = 0.16, 50 steps, on a mixture of three modes in 32 dimensions.
 
