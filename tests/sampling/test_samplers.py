@@ -103,13 +103,14 @@ def test_one_sampler_is_another(one, other):
 
     In float32 x̂_0 is wrong by 6e-8 |x|/α = 6e-8·3 σ/α. The first step's error, up to 1e-3 on VE, is forgotten at the
     next level, of which σ/α is 14 to 40 times smaller; that of the levels near 1, after which nothing is forgotten, is
-    some ten roundings of 6e-8·3·σ/α with σ/α up to 25: 5e-5 (1.5e-5 is the largest found).
+    some ten roundings of 6e-8·3·σ/α with σ/α up to 25: 5e-5 (1.5e-5 is the largest found). Rows that so few steps throw
+    far out, to |x| of 66 on VP, have ten roundings of their own size besides: 6e-7 |x| (5.3e-5 found there).
     """
     for name in SDES:
         x, ts = exact_start(name), log_snr_grid(name, 6)
         samplers = [make(SDES[name], mixture_score(SDES[name])) for make in (one, other)]
         a, b = (stepwise(sampler, key(2), x, ts) for sampler in samplers)
-        np.testing.assert_allclose(a, b, rtol=0, atol=5e-5, err_msg=name)
+        np.testing.assert_allclose(a, b, rtol=6e-7, atol=5e-5, err_msg=name)
 
 
 # Grids for orders: equal steps h in log-SNR, the first three of them cut so that the steps grow 1.5-fold from h/1000 to
