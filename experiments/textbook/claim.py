@@ -101,10 +101,16 @@ def draws(n: int) -> str:
     return f"{n:,} draws"
 
 
-def compute(fn: Callable, *args):
-    """Compiles `fn`, runs it once and returns its results as numpy arrays."""
-    # Each program runs once, so that compiling it fast is worth more than running it fast.
-    return jax.device_get(jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})(*args))
+def compute(fn: Callable, *args, effort: int = 0):
+    """Compiles `fn`, runs it once and returns its results as numpy arrays.
+
+    Args:
+      fn: returns arrays.
+      *args: of `fn`.
+      effort: XLA's level of optimization. Each program runs once, so that compiling it fast is worth more than running
+        it fast, but for those that draw millions of numbers: 1.
+    """
+    return jax.device_get(jax.jit(fn, compiler_options={"xla_backend_optimization_level": effort})(*args))
 
 
 class Check(NamedTuple):

@@ -52,7 +52,7 @@ def step_size_convention(key: Key) -> list[Measurement]:
         tau_form, mixed = jax.lax.map(again, jnp.array([0.25, 0.5]))
         return api, api[rows] - tau_form, mixed
 
-    x, difference, mixed = compute(measure, key)
+    x, difference, mixed = compute(measure, key, effort=1)
     squares = (x**2).reshape(len(epsilons), -1)
     expected = [v / (1 - e / (4 * v)) for e in epsilons]
     variances = [
@@ -89,7 +89,7 @@ def convergence_in_distribution(key: Key) -> list[Measurement]:
         collapsed = jax.lax.fori_loop(0, 800, lambda i, x: x + 0.025 * score_fn(x), start)
         return *jax.lax.scan(walk, start, jnp.stack(keys))[1], collapsed
 
-    x, later, collapsed = (v[:, 0] for v in compute(measure, key))
+    x, later, collapsed = (v[:, 0] for v in compute(measure, key, effort=1))
 
     def distribution_function(x):
         return p.weights @ special.ndtr((x[None] - p.means) / np.sqrt(p.variances)[:, None])
@@ -141,7 +141,7 @@ def weights_of_separated_modes(key: Key) -> list[Measurement]:
         weights = [two_sample.mode_weights(x, jnp.asarray(p.means)).weights[0] for x in (plain, annealed)]
         return weights, p.api().score(jnp.asarray(around)) - even.api().score(jnp.asarray(around))
 
-    (plain, annealed), difference = compute(measure, key)
+    (plain, annealed), difference = compute(measure, key, effort=1)
     source = draws(n)
     return [
         at_most(
@@ -349,7 +349,7 @@ def start_of_a_variance_exploding_chain(key: Key) -> list[Measurement]:
 
         return jax.lax.map(run, jnp.stack([sde.sigma_max * z, z]))
 
-    (right_flow, wrong_flow), (right_sde, wrong_sde) = compute(measure, key)
+    (right_flow, wrong_flow), (right_sde, wrong_sde) = compute(measure, key, effort=1)
 
     def distribution_function(x, sigma):
         q = p.smoothed(sigma)

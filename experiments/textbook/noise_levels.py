@@ -103,7 +103,7 @@ def largest_level(key: Key) -> list[Measurement]:
 
         return jax.lax.map(far, jnp.array([largest, 4 * largest, median]))
 
-    at_largest, above, at_median = compute(measure, key)
+    at_largest, above, at_median = compute(measure, key, effort=1)
     # The weights are settled in a finite number of steps where the two groups part: 0.02 too much for the far one.
     error, source = 0.02 + 4 * np.sqrt(0.09 / n), draws(n)
     more = noise_levels.count(200.0, 0.01, 3072) - noise_levels.count(50.0, 0.01, 3072)
@@ -293,7 +293,7 @@ def step_size(key: Key) -> list[Measurement]:
     return [
         average(
             "one level of CIFAR-10 in annealed Langevin: s_T²/σ²",
-            compute(measure, key),
+            compute(measure, key, effort=1),
             one_level(cifar.step_lr / 1e-4, cifar.ratio, cifar.n_steps),
             source,
         ),
@@ -354,11 +354,14 @@ def moving_average(key: Key) -> list[Measurement]:
         decay=training.ema_decay(m),
     )
     state = training.replicate(training.create(key, variables, optax.sgd(eta * dims)), mesh)
-    batches, averages = training.put_batches({"x": np.zeros((each, 1, 1))}, mesh), []
-    for _ in range(20):
+    batches = training.put_batches({"x": np.zeros((each, 1, 1))}, mesh)
+
+    def dispatch(state, _):
         state, _ = step(state, batches)
-        averages.append(np.asarray(state.ema["theta"]))
-    first, last, theta = averages[0], averages[-1], np.asarray(state.params["theta"])
+        return state, (state.params["theta"], state.ema["theta"])
+
+    thetas, averages = compute(lambda state: jax.lax.scan(dispatch, state, length=20)[1], state, effort=1)
+    first, last, theta = averages[0], averages[-1], thetas[-1]
     variance = eta**2 / (1 - a**2)
 
     def share(m: float) -> float:
@@ -422,7 +425,7 @@ def variance_accumulates(key: Key) -> list[Measurement]:
     def steady(step_lr: float, ladder: Ladder) -> float:
         return float(noise_levels.steady_variance_ratio(2 * step_lr, 0.01, ladder.ratio, ladder.n_steps))
 
-    langevin, consistent = compute(measure, key)
+    langevin, consistent = compute(measure, key, effort=1)
     expected = down_the_ladder(
         cifar.step_lr, cifar._replace(sigma_max=0.01 * cifar.ratio ** (levels - 1), n_levels=levels)
     )
