@@ -34,6 +34,7 @@ def draws(x: np.ndarray, seed: int, steps: int, batch: int) -> tuple[np.ndarray,
     return examples, rng.integers(len(TABLE.betas), size=(steps, batch)), rng.normal(size=examples.shape)
 
 
+@jax.jit  # traced once for all the trainings
 def simple(variables: PyTree, x0: Array, row: Array, eps: Array) -> Array:
     """L_simple from the paper: nothing of the package but the network, which is told ½ log((1 − ᾱ)/ᾱ) for t."""
     bar = jnp.asarray(TABLE.alphas_bar, x0.dtype)[row][:, None]
@@ -42,6 +43,7 @@ def simple(variables: PyTree, x0: Array, row: Array, eps: Array) -> Array:
     return jnp.mean((eps - NETWORK.apply(variables, x, told)) ** 2)
 
 
+@jax.jit
 def denoising(variables: PyTree, x0: Array, row: Array, eps: Array) -> Array:
     """J by the package's functions, at the given draws."""
     process = sde.Tabulated(TABLE.alphas_bar)
