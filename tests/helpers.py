@@ -28,20 +28,24 @@ SDES = {
 
 @struct.dataclass
 class AnySDE(sdes.SDE):
-    """The SDE of `SDES` whose index it holds, which may be traced: one compiled program then serves all of them."""
+    """The SDE of `SDES` whose index it holds, which may be traced: one compiled program then serves all of them.
+
+    Or all of some names, to which the index then refers: the fewer, the sooner it is compiled.
+    """
 
     index: jax.Array
+    names: tuple[str, ...] = struct.field(pytree_node=False, default=tuple(SDES))
 
     def _of(self, name: str, t):
-        return jax.lax.switch(self.index, [getattr(sde, name) for sde in SDES.values()], jnp.asarray(t))
+        return jax.lax.switch(self.index, [getattr(SDES[sde], name) for sde in self.names], jnp.asarray(t))
 
     @property
     def t_min(self):
-        return jnp.stack([jnp.asarray(sde.t_min) for sde in SDES.values()])[self.index]
+        return jnp.stack([jnp.asarray(SDES[name].t_min) for name in self.names])[self.index]
 
     @property
     def t_max(self):
-        return jnp.stack([jnp.asarray(sde.t_max) for sde in SDES.values()])[self.index]
+        return jnp.stack([jnp.asarray(SDES[name].t_max) for name in self.names])[self.index]
 
     def log_alpha(self, t):
         return self._of("log_alpha", t)

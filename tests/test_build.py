@@ -31,7 +31,7 @@ VARIANTS = {
 CONFIGS = {f"{name}:{v}": (module, v) for name, (module, variants) in VARIANTS.items() for v in variants}
 # As digits:ncsnpp, or longer; and those whose network is another's, with objectives that toys have too
 SLOW = ["digits:ddpmpp", "fashion_mnist:ddpmpp", "fashion_mnist:ncsnpp"]
-SLOW += ["digits:ssm", "digits:fd_ssm", "digits:energy", "fashion_mnist:ddpm"]
+SLOW += ["digits:ssm", "digits:fd_ssm", "digits:energy", "digits:ddpm", "digits:edm", "fashion_mnist:ddpm"]
 
 
 # Parameters at the published widths, counted from the papers' layers.
@@ -116,7 +116,14 @@ def test_every_config_is_built_and_shape_checked(module, variant):
     assert gradient.shape == drawn.shape == (4, *source.shape)
 
 
-SAME_NETWORK = ["ncsn:celeba", "ncsnv2:celeba", "ncsnv2:bedroom", "ncsnv2:tower", "ncsnv2:ncsn"]  # as one above
+SAME_NETWORK = [
+    "ncsn:celeba",
+    "ncsnv2:church",
+    "ncsnv2:celeba",
+    "ncsnv2:bedroom",
+    "ncsnv2:tower",
+    "ncsnv2:ncsn",
+]  # as one above, or counted below
 
 
 @pytest.mark.parametrize(

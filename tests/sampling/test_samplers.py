@@ -35,14 +35,15 @@ each_sampler = pytest.mark.parametrize("make", SAMPLERS.values(), ids=SAMPLERS.k
 
 STEPS, ROWS = 100, 1024
 INDEX = {name: i for i, name in enumerate(SDES)}
+OFTEN = ("vp", "ve", "flow")  # those of most tests have a program of their own
 
 
 @functools.cache
-def compiled(make):
-    """`(SDE's index, keys (B,), x (B, 2), ts (STEPS + 1,)) -> (x, denoised)` on the mixture, compiled once for all."""
+def compiled(make, names):
+    """`(index, keys (B,), x (B, 2), ts (STEPS + 1,)) -> (x, denoised)` on the mixture, once for SDEs of these names."""
 
     def run(index, keys, x, ts):
-        sde = AnySDE(index)
+        sde = AnySDE(index, names)
         score_fn = distributions.score_of(mixture(), sde)
         x = sampling.sample(keys, make(sde, score_fn), x, ts)
         return x, sde.denoise(x, ts[-1], score_fn(x, ts[-1]))
@@ -53,7 +54,8 @@ def compiled(make):
 def run(make, name, keys, x, ts):
     """Runs a sampler on the SDE of that name; a short grid ends standing still, as Langevin steps wouldn't."""
     ts = jnp.concatenate([ts, jnp.full(STEPS + 1 - len(ts), ts[-1])])
-    return compiled(make)(INDEX[name], arrays.example_keys(keys, len(x)), x, ts)
+    names = OFTEN if name in OFTEN else tuple(SDES)
+    return compiled(make, names)(names.index(name), arrays.example_keys(keys, len(x)), x, ts)
 
 
 @functools.cache
@@ -68,7 +70,7 @@ def log_snr_grid(name, n=STEPS + 1):
 
 # On the others among the slow ones: `test_gaussian_laws` has every sampler's law on every SDE.
 @pytest.mark.parametrize(
-    "name", [name if name in ("ve", "vp", "tabulated") else pytest.param(name, marks=pytest.mark.slow) for name in SDES]
+    "name", [name if name in ("ve", "vp") else pytest.param(name, marks=pytest.mark.slow) for name in SDES]
 )
 @each_sampler
 def test_it_reaches_the_mixtures_moments_from_the_exact_marginal(make, name):
@@ -131,7 +133,8 @@ def flow_ends(name, sde_name):
         ends_of_steps = np.concatenate([[0.0], REFINED, np.arange(3, n + 1)]) / n
         ts = np.full(longest, float(sde.time(-2 * jnp.log(0.1))))
         ts[: len(ends_of_steps)] = sde.time(-2 * (np.log(4.0) + np.log(0.1 / 4.0) * ends_of_steps))
-        ends.append(compiled(SAMPLERS[name])(INDEX[sde_name], arrays.example_keys(key(), 32), x, jnp.asarray(ts))[0])
+        index, keys = OFTEN.index(sde_name), arrays.example_keys(key(), 32)
+        ends.append(compiled(SAMPLERS[name], OFTEN)(index, keys, x, jnp.asarray(ts))[0])
     return np.stack(ends)
 
 
