@@ -5,6 +5,7 @@ devices and its flags as they are. Otherwise tests marked `gpu` or `tpu` run whe
 """
 
 import os
+import threading
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,8 +28,27 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax._src.interpreters import mlir  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def _one_context_a_thread() -> None:
+    """Lets all programs of a thread be written down in one MLIR context.
+
+    JAX makes one for each, which takes a quarter of the time of a small program, and of those are the tests.
+    """
+    contexts, make = threading.local(), mlir.make_ir_context
+
+    def shared():
+        contexts.made = getattr(contexts, "made", None) or make()
+        return contexts.made
+
+    mlir.make_ir_context = shared
+
+
+if not _DEVICE_TESTS and hasattr(mlir, "make_ir_context"):
+    _one_context_a_thread()
 
 
 @pytest.fixture

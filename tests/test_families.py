@@ -28,6 +28,8 @@ FAMILIES = {
     "song_unet": (edm, "cifar10_cond", {}),
     "adm": (edm, "imagenet64", {}),
 }
+# Layers of another row's network, in other places
+REPEATED = ("ncsnv2", "ddpm", "ncsnpp_residual", "song_unet")
 STEPS = 4
 N = 8
 
@@ -86,7 +88,7 @@ def adam(theta, gradients, n, rate=2e-3):
 
 @pytest.mark.parametrize(
     ("module", "variant", "fields"),
-    [pytest.param(*v, id=k, marks=[pytest.mark.slow] * (k == "ncsnpp_residual")) for k, v in FAMILIES.items()],
+    [pytest.param(*v, id=k, marks=[pytest.mark.slow] * (k in REPEATED)) for k, v in FAMILIES.items()],
 )
 def test_every_family_learns_in_a_few_steps_with_all_its_parameters(module, variant, fields, monkeypatch):
     monkeypatch.setitem(LAYOUTS, "shallow", Layout((Stage(1, down=False), Stage(2)), (2, 1)))

@@ -150,7 +150,10 @@ def test_empirical_order_on_the_probability_flow(name, order, sde_name, x64):
 @pytest.mark.parametrize(
     "name", ["euler_maruyama", "reverse_diffusion", "ancestral", "ancestral_transition", "ddim_eta_half"]
 )
-@each_sde
+@pytest.mark.parametrize(
+    "sde",
+    [pytest.param(sde, id=k, marks=[pytest.mark.slow] * (k not in ("vp", "ve"))) for k, sde in SDES.items()],
+)
 def test_a_stochastic_step_has_its_closed_form_mean_and_variance(name, sde):
     """One step t → s on the exact score of N(0, v): a linear map plus noise, both written out here."""
     t, s, v, n = 0.5 * sde.t_max, 0.45 * sde.t_max, 0.5, 20_000
