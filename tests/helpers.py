@@ -26,6 +26,11 @@ SDES = {
 }
 
 
+def often(names, chosen):
+    """Names as parameters of a test: those chosen each time, others that repeat what they show among the slow tests."""
+    return [pytest.param(name, marks=[] if name in chosen else [pytest.mark.slow]) for name in names]
+
+
 @struct.dataclass
 class AnySDE(sdes.SDE):
     """The SDE of `SDES` whose index it holds, which may be traced: one compiled program then serves all of them.

@@ -32,6 +32,7 @@ CONFIGS = {f"{name}:{v}": (module, v) for name, (module, variants) in VARIANTS.i
 # As digits:ncsnpp, or longer; and those whose network is another's, with objectives that toys have too
 SLOW = ["digits:ddpmpp", "fashion_mnist:ddpmpp", "fashion_mnist:ncsnpp"]
 SLOW += ["digits:ssm", "digits:fd_ssm", "digits:energy", "digits:ddpm", "digits:edm", "fashion_mnist:ddpm"]
+SLOW += ["digits:compact_ncsn", "digits:ncsnpp"]  # which `test_commands` and `test_families` build
 
 
 # Parameters at the published widths, counted from the papers' layers.
@@ -116,14 +117,8 @@ def test_every_config_is_built_and_shape_checked(module, variant):
     assert gradient.shape == drawn.shape == (4, *source.shape)
 
 
-SAME_NETWORK = [
-    "ncsn:celeba",
-    "ncsnv2:church",
-    "ncsnv2:celeba",
-    "ncsnv2:bedroom",
-    "ncsnv2:tower",
-    "ncsnv2:ncsn",
-]  # as one above, or counted below
+SAME_NETWORK = ["ncsn:celeba", "ncsn:cifar10", "ncsnv2:celeba", "ncsnv2:church", "ncsnv2:bedroom", "ncsnv2:tower"]
+SAME_NETWORK += ["ncsnv2:ffhq", "ncsnv2:ncsn"]  # as one above, or counted below
 
 
 @pytest.mark.parametrize(
@@ -289,12 +284,17 @@ def test_conditions_that_do_not_fit_say_so(settings, message):
 
 PROCESSES = {
     "vp_ddpm": score_sde,
-    "subvp_ncsnpp_continuous": score_sde,
     "ve_ncsnpp": score_sde,
     "ve_ncsnpp_continuous": score_sde,
     "imagenet64": edm,
 }
-REPEATED = {"vp_ncsnpp": score_sde, "vp_ddpmpp_continuous": score_sde, "vp_ddpm_unconditional": score_sde, "ffhq": edm}
+REPEATED = {
+    "subvp_ncsnpp_continuous": score_sde,
+    "vp_ncsnpp": score_sde,
+    "vp_ddpmpp_continuous": score_sde,
+    "vp_ddpm_unconditional": score_sde,
+    "ffhq": edm,
+}
 
 
 @pytest.mark.parametrize(

@@ -522,7 +522,11 @@ def command(*arguments):
     [
         (["--config.trainin.steps=5"], "config has no setting 'trainin': choose one of data, device, evaluation"),
         (["--config=configs/toy.py", "--config.training.steps=many"], "many"),
-        (["--config=configs/toy.py", "--config.sde.name=vpp", "stray"], "flags are written --name=value"),
+        pytest.param(
+            ["--config=configs/toy.py", "--config.sde.name=vpp", "stray"],
+            "flags are written --name=value",
+            marks=pytest.mark.slow,
+        ),
         (["--config=configs/toy.py", "--config.sde.name=vpp"], "choose one of ve, vp, subvp"),
     ],
 )

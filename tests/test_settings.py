@@ -208,7 +208,7 @@ def test_ends_that_are_no_numbers_are_refused_at_build_time(process, message, mo
     ("process", "name"),
     [
         ("vp", "annealed_langevin"),
-        ("edm", "annealed_langevin"),
+        pytest.param("edm", "annealed_langevin", marks=pytest.mark.slow),
         ("cosine", "consistent_annealed"),
     ],
 )

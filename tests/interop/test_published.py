@@ -19,6 +19,7 @@ from score_jax.interop.ncsn_names import entries
 from score_jax.score import ScoreModel
 from score_jax.sde import EDM, VE
 from score_jax.types import InputError
+from tests.helpers import often
 from tests.interop.writing import Stored, dense, tensor, write_zip
 from tests.networks.filling import filled, jit
 
@@ -203,7 +204,7 @@ def test_the_export_is_the_state_dict_bit_for_bit(source, tmp_path):
         assert exported[name].tobytes() == array.tobytes()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", often(NETWORKS, ("ncsn_base", "ncsnv2_deepest", "baseline")))
 def test_round_trips_are_bit_identical(name, tmp_path):
     module, variables = NETWORKS[name], filled_with_levels(NETWORKS[name])
     source, path = "ncsnv2" if "fixed" in variables else "ncsn", tmp_path / "network.safetensors"

@@ -17,6 +17,7 @@ from score_jax.interop import score_sde
 from score_jax.interop.mapping import to_tensors
 from score_jax.interop.sources import SOURCES, as_score, open_checkpoint
 from score_jax.interop.unet_names import score_sde_entries
+from tests.helpers import often
 from tests.interop.writing import with_tensors, write_zip
 from tests.networks.filling import jit
 
@@ -136,7 +137,12 @@ def write_published(path, config, change=lambda contents: None):
 # Parity
 
 
-@pytest.mark.parametrize("name", [*FILES, *MODES])
+# One of every source and of every path of images through a network
+OFTEN = {*FILES, "score_sde_pytorch/ncsnpp_none_skip_cat", "score_sde_pytorch/ncsnpp_residual_residual"}
+OFTEN |= {"score_sde_pytorch/ncsnpp_plain_fir", "edm/song_skip", "edm/adm_edm", "diffusers/defaults"}
+
+
+@pytest.mark.parametrize("name", often([*FILES, *MODES], OFTEN))
 def test_outputs_are_the_original_implementations(name):
     x, cond, label, expected = reference(name)
     found = opened(name)

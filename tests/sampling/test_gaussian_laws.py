@@ -18,7 +18,7 @@ import pytest
 
 from score_jax import arrays, distributions, sampling
 from score_jax.sampling import grids
-from tests.helpers import SAMPLERS, SDES, AnySDE, key
+from tests.helpers import SAMPLERS, SDES, AnySDE, key, often
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes", "x64")
 
@@ -96,7 +96,11 @@ def extrapolated(run, name):
     return (4 * (2 * most - more) - (2 * more - few)) / 3
 
 
-@pytest.mark.parametrize("name", CONVERGENT)
+# A sampler of every kind of step; the others are these of another order or noise
+OFTEN = ("euler_maruyama", "reverse_diffusion", "ancestral", "ddim", "euler", "heun", "dpm_solver_pp", "unipc")
+
+
+@pytest.mark.parametrize("name", often(CONVERGENT, OFTEN))
 def test_its_law_converges_to_the_marginals(name):
     """On every SDE. What extrapolation leaves of the variance is 0.005 at most, 0.014 of Euler's on VE.
 

@@ -21,9 +21,11 @@ from tests.helpers import (
     mixture,
     mixture_score,
     moments,
+    often,
     stepwise,
     trace_counter,
 )
+from tests.sampling import test_gaussian_laws
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
@@ -68,12 +70,11 @@ def log_snr_grid(name, n=STEPS + 1):
     return grids.log_snr(SDES[name], n)
 
 
-# On the others among the slow ones: `test_gaussian_laws` has every sampler's law on every SDE.
-@pytest.mark.parametrize(
-    "name", [name if name in ("ve", "vp") else pytest.param(name, marks=pytest.mark.slow) for name in SDES]
-)
-@each_sampler
-def test_it_reaches_the_mixtures_moments_from_the_exact_marginal(make, name):
+# Each time those whose law on every SDE is among the slow tests of `test_gaussian_laws`, on two SDEs.
+@pytest.mark.parametrize("name", often(SDES, ("ve", "vp")))
+@pytest.mark.parametrize("sampler", often(SAMPLERS, {*SAMPLERS} - {*test_gaussian_laws.OFTEN}))
+def test_it_reaches_the_mixtures_moments_from_the_exact_marginal(sampler, name):
+    make = SAMPLERS[sampler]
     mean, covariance = moments(mixture())
     x = np.asarray(run(make, name, key(2), exact_start(name), log_snr_grid(name))[1], np.float64)
     # 4 standard errors, and what 100 steps of a first-order method leave: 0.05 of the mean's spread of 1.3, and of
@@ -138,7 +139,7 @@ def flow_ends(name, sde_name):
     return np.stack(ends)
 
 
-@pytest.mark.parametrize("sde_name", ["vp", "ve", "flow"])
+@pytest.mark.parametrize("sde_name", often(OFTEN, ("vp", "ve")))
 @pytest.mark.parametrize(("name", "order"), ORDERS.items(), ids=ORDERS.keys())
 def test_empirical_order_on_the_probability_flow(name, order, sde_name, x64):
     """Halving the step divides the error by 2^order; the truth is the best method's end at an eighth of the step."""
@@ -201,10 +202,10 @@ def test_a_constant_variance_function_is_used_as_given():
 
 @pytest.mark.parametrize("make", STANDING.values(), ids=STANDING.keys())
 def test_a_step_to_the_same_time_leaves_x_as_it_is(make):
-    for name in ("vp", "ve", "flow"):
-        x = exact_start(name)
-        moved = run(make, name, key(), x, jnp.array([0.3, 0.3]))[0]
-        np.testing.assert_allclose(moved, x, rtol=3e-5, atol=1e-6, err_msg=name)  # a hundred roundings of x/α·α
+    for name in OFTEN:
+        x, sampler = exact_start(name), make(SDES[name], mixture_score(SDES[name]))
+        moved = stepwise(sampler, key(), x, jnp.full(4, 0.3))
+        np.testing.assert_allclose(moved, x, rtol=3e-5, atol=1e-6, err_msg=name)  # roundings of x/α·α
 
 
 @pytest.mark.parametrize("make", WITHOUT_NOISE.values(), ids=WITHOUT_NOISE.keys())
@@ -325,9 +326,10 @@ def test_the_trace_is_stacked_over_steps_and_ends_with_the_sample():
 @each_sampler
 def test_a_sample_depends_on_the_seed_and_its_index_alone(make):
     """Rows 3 to the last of one batch are rows 0 on of another, whose keys begin at 3."""
-    x, ts = exact_start("vp"), log_snr_grid("vp")
-    whole = run(make, "vp", key(1), x, ts)[0]
-    shifted = run(make, "vp", arrays.example_keys(key(1), ROWS, start=3), jnp.roll(x, -3, 0), ts)[0]
+    x, ts = exact_start("vp"), log_snr_grid("vp", 6)
+    sampler = make(SDES["vp"], mixture_score(SDES["vp"]))
+    whole = stepwise(sampler, key(1), x, ts)
+    shifted = stepwise(sampler, arrays.example_keys(key(1), ROWS, start=3), jnp.roll(x, -3, 0), ts)
     np.testing.assert_allclose(shifted[:-3], whole[3:], rtol=2e-5, atol=1e-6)
 
 
