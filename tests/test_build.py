@@ -388,6 +388,7 @@ def test_published_training_takes_two_steps_of_plain_adam_and_averages_as_publis
     np.testing.assert_allclose(ema, expected, atol=1e-6)  # ten roundings of float32 near 1
 
 
+SAME_WARM_UP = ("cifar10", "imagenet64")  # by the same rule as another's
 WARM_UPS = {  # published learning rate, number of steps of its warm-up, decay of the average
     "ve_ncsnpp_continuous": (score_sde, 2e-4, 5000, 0.999),
     "cifar10": (ddpm, 2e-4, 5000, 0.9999),
@@ -397,7 +398,8 @@ WARM_UPS = {  # published learning rate, number of steps of its warm-up, decay o
 
 
 @pytest.mark.parametrize(
-    ("variant", "module", "rate", "warmup", "d"), [pytest.param(v, *row, id=v) for v, row in WARM_UPS.items()]
+    ("variant", "module", "rate", "warmup", "d"),
+    [pytest.param(v, *row, id=v, marks=[pytest.mark.slow] * (v in SAME_WARM_UP)) for v, row in WARM_UPS.items()],
 )
 def test_published_unets_take_two_steps_of_their_warm_up_and_average_as_published(
     variant, module, rate, warmup, d, monkeypatch

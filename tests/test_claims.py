@@ -164,7 +164,7 @@ FAULTS = {
 
 
 # Claims of 2 seconds and more; each holds in the suite all the same.
-SLOW = {"E3", "E7", "E8", "B5", "C7", "B9", "D5"}
+SLOW = {"E3", "E4", "E7", "E8", "B5", "C7", "B9", "D1", "D5"}
 
 
 @pytest.mark.parametrize(

@@ -521,7 +521,7 @@ def command(*arguments):
     ("arguments", "message"),
     [
         (["--config.trainin.steps=5"], "config has no setting 'trainin': choose one of data, device, evaluation"),
-        (["--config=configs/toy.py", "--config.training.steps=many"], "many"),
+        pytest.param(["--config=configs/toy.py", "--config.training.steps=many"], "many", marks=pytest.mark.slow),
         pytest.param(
             ["--config=configs/toy.py", "--config.sde.name=vpp", "stray"],
             "flags are written --name=value",
@@ -597,7 +597,9 @@ def test_a_published_checkpoint_is_sampled_as_its_authors_did(tmp_path):
     ("arguments", "message"),
     [
         (["--checkpoint=tests/data/ncsnv2/ncsnv2.pth", "--source=ncsn"], 'give source="ncsnv2"'),
-        (["--checkpoint=tests/data/ncsnv2/ncsnv2.pth", "--size=big"], "--size is the side"),
+        pytest.param(
+            ["--checkpoint=tests/data/ncsnv2/ncsnv2.pth", "--size=big"], "--size is the side", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_checkpoint_that_cannot_be_sampled_is_one_line(arguments, message):

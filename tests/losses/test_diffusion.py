@@ -9,7 +9,7 @@ from score_jax import arrays, distributions, losses
 from score_jax import sde as sdes
 from score_jax.losses import times, weighting
 from score_jax.types import InputError
-from tests.helpers import IMPLICIT_OBJECTIVES, KERNELS, SDES, TIMES, WEIGHTINGS, assert_mean, key, mixture
+from tests.helpers import IMPLICIT_OBJECTIVES, KERNELS, SDES, TIMES, WEIGHTINGS, assert_mean, key, mixture, often
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 each_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
@@ -156,7 +156,7 @@ def test_with_any_noise_the_optimum_is_the_score_of_the_data_so_noised(name):
     assert_mean(jax.jit(jax.jacfwd(loss))(0.0), 0.0)
 
 
-@pytest.mark.parametrize("name", ["gaussian", "laplace", "student_t"])
+@pytest.mark.parametrize("name", often(("gaussian", "laplace", "student_t"), ("gaussian", "student_t")))
 def test_a_control_variate_changes_no_mean_and_removes_the_variance_of_small_noise(name):
     """Loss and derivative along a direction, at levels of 0.01 to 0.1 beside data of scale 0.3 to 0.6."""
     sde, data = sdes.VE(0.01, 0.1), mixture()
