@@ -4,6 +4,7 @@
 devices and its flags as they are. Otherwise tests marked `gpu` or `tpu` run where that is the default backend.
 """
 
+import contextlib
 import os
 import threading
 from importlib.metadata import version
@@ -28,7 +29,6 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
-from jax._src.interpreters import mlir  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -36,8 +36,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def _one_context_a_thread() -> None:
     """Lets all programs of a thread be written down in one MLIR context.
 
-    JAX makes one for each, which takes a quarter of the time of a small program, and of those are the tests.
+    JAX makes one for each, which takes a quarter of the time of a small program, and of those are the tests. It is
+    private to JAX: where it is elsewhere, the tests are slower.
     """
+    from jax._src.interpreters import mlir
+
     contexts, make = threading.local(), mlir.make_ir_context
 
     def shared():
@@ -47,8 +50,9 @@ def _one_context_a_thread() -> None:
     mlir.make_ir_context = shared
 
 
-if not _DEVICE_TESTS and hasattr(mlir, "make_ir_context"):
-    _one_context_a_thread()
+if not _DEVICE_TESTS:
+    with contextlib.suppress(ImportError, AttributeError):
+        _one_context_a_thread()
 
 
 @pytest.fixture

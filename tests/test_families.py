@@ -29,7 +29,7 @@ FAMILIES = {
     "adm": (edm, "imagenet64", {}),
 }
 # Layers of another row's network, in other places
-REPEATED = ("ncsnv2", "ddpm", "ddpmpp", "ncsnpp", "ncsnpp_residual", "song_unet")
+REPEATED = ("ncsnv2", "ddpm", "ddpmpp", "ncsnpp_residual", "song_unet")
 STEPS = 4
 N = 8
 

@@ -151,12 +151,10 @@ def test_empirical_order_on_the_probability_flow(name, order, sde_name, x64):
 @pytest.mark.parametrize(
     "name", ["euler_maruyama", "reverse_diffusion", "ancestral", "ancestral_transition", "ddim_eta_half"]
 )
-@pytest.mark.parametrize(
-    "sde",
-    [pytest.param(sde, id=k, marks=[pytest.mark.slow] * (k not in ("vp", "ve"))) for k, sde in SDES.items()],
-)
-def test_a_stochastic_step_has_its_closed_form_mean_and_variance(name, sde):
+@pytest.mark.parametrize("sde_name", often(SDES, ("vp", "ve")))
+def test_a_stochastic_step_has_its_closed_form_mean_and_variance(name, sde_name):
     """One step t → s on the exact score of N(0, v): a linear map plus noise, both written out here."""
+    sde = SDES[sde_name]
     t, s, v, n = 0.5 * sde.t_max, 0.45 * sde.t_max, 0.5, 20_000
     at, as_ = float(sde.alpha(t)), float(sde.alpha(s))
     vt, vs = float(sde.variance(t)), float(sde.variance(s))
@@ -248,9 +246,7 @@ def published_predictor_corrector(dims, snr):
     return jax.jit(run)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in ("ve", "vp", "subvp") else pytest.param(name, marks=pytest.mark.slow) for name in SDES]
-)
+@pytest.mark.parametrize("name", often(SDES, ("ve", "vp", "subvp")))
 def test_the_published_predictor_corrector_reaches_the_mixtures_moments(name):
     """Reverse diffusion and a Langevin step at snr = 0.16, 50 steps, on a mixture of three modes in 32 dimensions.
 
