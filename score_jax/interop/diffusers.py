@@ -164,12 +164,15 @@ def _groups(config: Config, skip: bool, features: Sequence[int], attention: Sequ
     """Returns the numbers of groups of the network's norms.
 
     Skip blocks have up to 32 groups of four channels or more, but for attention and the first norm of blocks with
-    attention on the way up, which have 32. norm_num_groups is that of all other norms; null: as Skip blocks.
+    attention on the way up, which have 32. norm_num_groups is that of all other norms; null, of Skip blocks alone: as
+    these.
     """
     given = value(config, "norm_num_groups", 32)
     groups = None if given is None else whole(config, "norm_num_groups", 32)
     if not skip:
-        return {"groups": groups or 32, "group_channels": 1 if groups else 4}
+        if groups is None:
+            raise InputError("the config has norm_num_groups null, which no network without Skip blocks has: not read")
+        return {"groups": groups, "group_channels": 1}
     if any(features[level] % 32 for level in attention):
         raise InputError("the config has attention of Skip blocks where block_out_channels is no multiple of 32")
     exceptions = []

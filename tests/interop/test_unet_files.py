@@ -570,6 +570,7 @@ CONFIGS = [
     ("diffusers", {"out_channels": 6}, "twice as many where scheduler.variance_type is 'learned_range'"),
     ("diffusers", {"scheduler": {"variance_type": "learned_range"}}, "in_channels = 3 and out_channels = 3: read are"),
     ("diffusers", {"mid_block_scale_factor": 2.0}, "mid_block_scale_factor is 2.0"),
+    ("diffusers", {"norm_num_groups": None}, "norm_num_groups null, which no network without Skip blocks has"),
     ("diffusers", {"layers_per_block": 2}, "lacks down_blocks"),
     ("diffusers", {"scheduler": 3}, "scheduler holds no settings"),
     ("diffusers", {"scheduler": {"beta_schedule": "mine"}}, "beta_schedule is 'mine', expected one of linear"),

@@ -53,6 +53,7 @@ MODES = (
     "score_sde_pytorch/ncsnpp_none_skip_cat",
     "score_sde_pytorch/ncsnpp_plain_fir",
     "diffusers/defaults",
+    "diffusers/groups",
     "diffusers/ncsnpp",
     "diffusers/ncsnpp_narrow",
     "diffusers/ncsnpp_groups",
@@ -139,7 +140,8 @@ def write_published(path, config, change=lambda contents: None):
 
 # One of every source and of every path of images through a network
 OFTEN = {*FILES, "score_sde_pytorch/ncsnpp_none_skip_cat", "score_sde_pytorch/ncsnpp_residual_residual"}
-OFTEN |= {"score_sde_pytorch/ncsnpp_plain_fir", "edm/song_skip", "edm/adm_edm", "diffusers/defaults"}
+OFTEN |= {"score_sde_pytorch/ncsnpp_residual_none", "score_sde_pytorch/ncsnpp_plain_fir"}
+OFTEN |= {"edm/song_skip", "edm/adm_edm", "diffusers/groups"}
 
 
 @pytest.mark.parametrize("name", often([*FILES, *MODES], OFTEN))
