@@ -163,7 +163,7 @@ FAULTS = {
 }
 
 
-# Claims of 2 seconds and more; each holds in the suite all the same.
+# Claims of two seconds and more: that these hold is among the slow tests too, and in `make claims`.
 SLOW = {"E3", "E4", "E7", "E8", "B5", "C7", "B9", "D1", "D5"}
 
 
