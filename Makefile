@@ -39,16 +39,16 @@ smoke: install  ## a few seconds of training and sampling: for a second Python v
 	$(RUN) -m pytest tests/test_smoke.py
 
 claims: install  ## run the textbook's claims and rewrite docs/claims.md
-	$(RUN) experiments/claims.py
+	$(RUN) -m experiments.claims
 
 reproduce: install  ## the toy studies: run each and rewrite its result, about 6 minutes on 2 cores
-	for study in $(STUDIES); do $(RUN) -m experiments.$$study || exit 1; done
+	for study in $(STUDIES); do $(RUN) -m experiments.studies.$$study || exit 1; done
 
 techniques: install  ## NCSN to NCSNv2 on Fashion-MNIST: 30 core-minutes
-	$(RUN) -m experiments.ncsn_techniques
+	$(RUN) -m experiments.studies.ncsn_techniques
 
 equivalence: install  ## SMLD, DDPM and the samplers compared: 8 minutes on 2 cores
-	$(RUN) -m experiments.ddpm_equivalence
+	$(RUN) -m experiments.studies.ddpm_equivalence
 
 notebooks: install  ## execute the notebooks in place
 	$(VENV)/bin/jupyter-execute --inplace notebooks/*.ipynb

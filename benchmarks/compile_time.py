@@ -21,7 +21,8 @@ from own_training import shorten  # noqa: E402
 from timing import Row, child, main  # noqa: E402
 
 from configs import digits, toy  # noqa: E402
-from score_jax import backend, runs  # noqa: E402
+from score_jax import backend  # noqa: E402
+from score_jax.lab import build, run  # noqa: E402
 
 _IMPORTED = time.time()
 CONFIGS = {"toy": toy.get_config, "digits": digits.get_config}
@@ -35,7 +36,7 @@ def first_step(name: str) -> Row:
     shorten(config, k, k)
     start = time.time()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-        runs.train(runs.new(config, Path(folder) / "run"))
+        run.train(build.experiment(config), Path(folder) / "run")
         # The record is written before the checkpoint at the end of the run.
         done = (Path(folder) / "run" / "metrics.jsonl").stat().st_mtime
     return {"imports": _IMPORTED - _STARTED, "first step": done - start}
@@ -49,7 +50,7 @@ def measure_config(name: str, repetitions: int) -> Row:
         with tempfile.TemporaryDirectory() as cache:
             for processes in (cold, warm):
                 processes.append(child(__file__, name, JAX_COMPILATION_CACHE_DIR=cache))
-    first = lambda processes: median(one["first step"] for one in processes)  # noqa: E731
+    first = lambda processes: median(one["first step"] for one in processes)
     return {
         "config": f"configs/{name}.py",
         "imports, s": median(one["imports"] for one in cold + warm),

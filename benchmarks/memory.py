@@ -18,7 +18,8 @@ from own_training import shorten
 from timing import Row, child, main
 
 from configs import digits
-from score_jax import runs
+from score_jax.lab import build, run, samples
+from score_jax.lab.experiment import Run
 
 
 def peak_mib() -> float:
@@ -34,30 +35,26 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def train(run: runs.Run) -> None:
-    """Trains through the project's loop."""
-    with contextlib.redirect_stderr(io.StringIO()):
-        runs.train(run)
-
-
-def sample(run: runs.Run, steps: int) -> np.ndarray:
+def sample(untrained: Run) -> np.ndarray:
     """Draws 64 samples as the commands do, with the paths that they keep for pictures."""
-    config = run.config.copy_and_resolve_references()
-    config.sampler.update(name="ddim", grid="log_snr", steps=steps, batch_size=64)
     with contextlib.redirect_stderr(io.StringIO()):
-        return runs.draw(config, run.model, run.data.train.shape, n=64, seed=0).x
+        return samples.draw_samples(untrained, n=64).x
 
 
 def peak(what: str, steps: str) -> Row:
     """Runs in a fresh process: does `what` for that many steps and reports the peak."""
     config, n = digits.get_config(), int(steps)
     shorten(config, max(n, 1), max(n, 1))
+    if what == "sampling":
+        config.sampler.update(name="ddim", grid="log_snr", steps=n, batch_size=64)
     with tempfile.TemporaryDirectory() as folder:
-        run = runs.new(config, Path(folder) / "run")
+        experiment = build.experiment(config)
+        untrained = run.of_state(experiment, run.first_state(experiment), Path(folder) / "run")
         if what == "training":
-            train(run)
+            with contextlib.redirect_stderr(io.StringIO()):
+                run.train(experiment, untrained.workdir)
         elif what == "sampling":
-            assert np.isfinite(sample(run, n)).all()
+            assert np.isfinite(sample(untrained)).all()
         return {"peak": peak_mib()}
 
 

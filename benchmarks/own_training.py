@@ -9,7 +9,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the configs a
 
 from ml_collections import ConfigDict
 
-from score_jax import runs
+from score_jax.lab import run
+from score_jax.lab.experiment import Experiment
 from score_jax.training.logging import read_jsonl
 
 
@@ -19,12 +20,12 @@ def shorten(config: ConfigDict, steps: int, log_every: int) -> None:
     config.optimizer.warmup_steps = 0  # the cosine must be longer than the warm-up
 
 
-def training_rate(run: runs.Run) -> float:
-    """Trains the run through the project's own loop; returns images/s between its first record and its last.
+def training_rate(experiment: Experiment, workdir: Path) -> float:
+    """Trains through the project's own loop; returns images/s between its first record and its last.
 
     Compiling falls before the first record. Records are equally long, so the rate is their harmonic mean.
     """
     with contextlib.redirect_stderr(io.StringIO()):  # the progress bar is drawn, but not shown
-        runs.train(run)
-    rates = [record["examples_per_second"] for record in read_jsonl(run.workdir / "metrics.jsonl")[1:]]
+        run.train(experiment, workdir)
+    rates = [record["examples_per_second"] for record in read_jsonl(workdir / "metrics.jsonl")[1:]]
     return len(rates) / sum(1 / rate for rate in rates)

@@ -22,7 +22,7 @@ from own_training import shorten, training_rate
 from timing import Row, alternate, compare, main, seconds
 
 from configs import toy
-from score_jax import build, runs
+from score_jax.lab import build
 
 
 def config_for(batch: int, steps: int, k: int) -> ConfigDict:
@@ -36,7 +36,7 @@ def config_for(batch: int, steps: int, k: int) -> ConfigDict:
 def project(config: ConfigDict) -> float:
     """Steps/s of the project's loop."""
     with tempfile.TemporaryDirectory() as folder:
-        return training_rate(runs.new(config, Path(folder) / "run")) / config.training.batch_size
+        return training_rate(build.experiment(config), Path(folder) / "run") / config.training.batch_size
 
 
 def parameters(key: jax.Array, widths: tuple[int, ...]) -> list[tuple[jax.Array, jax.Array]]:
@@ -95,7 +95,7 @@ class HandWritten:
 def measure_batch(batch: int, *, steps: int, k: int, pairs: int) -> Row:
     """One row of the table."""
     config = config_for(batch, steps, k)
-    plain = HandWritten(build.data(config).train.batch(np.arange(config.data.n))["x"], batch, k)
+    plain = HandWritten(build.experiment(config).data.train.batch(np.arange(config.data.n))["x"], batch, k)
     plain.run(k)
     ours, theirs, ratio = compare(*alternate(partial(project, config), partial(plain.rate, steps), pairs))
     return {"batch": batch, "score_jax, steps/s": ours, "hand-written, steps/s": theirs, "ratio": ratio}

@@ -22,21 +22,20 @@ from own_training import shorten, training_rate
 from timing import Row, alternate, compare, main, seconds
 
 from configs import digits, fashion_mnist
-from score_jax import build, generate, runs, sampling
 from score_jax import data as datasets
-from score_jax.sampling import grids
+from score_jax import sampling
+from score_jax.lab import build
+from score_jax.lab.experiment import Experiment
+from score_jax.sampling import draw, grids
 from score_jax.score import ScoreModel
-from score_jax.training import state
 
 
-def build_run(config: ConfigDict, workdir: Path) -> runs.Run:
-    """Like `runs.new`, but Fashion-MNIST is replaced by noise of its shape: the files need not be there."""
+def experiment_of(config: ConfigDict) -> Experiment:
+    """The config's, but for Fashion-MNIST, replaced by noise of its shape: the files need not be there."""
     if config.data.name != "fashion_mnist":
-        return runs.new(config, workdir)
-    source = datasets.ArraySource(np.random.default_rng(0).integers(0, 256, (2048, 28, 28, 1), np.uint8))
-    model = build.model(config, source)
-    start = state.create(jax.random.key(config.seed), model.variables, build.optimizer(config))
-    return runs.Run(config, workdir, build.Data(source, source, None), model, start)
+        return build.experiment(config)
+    pixels = np.random.default_rng(0).integers(0, 256, (2048, 28, 28, 1), np.uint8)
+    return build.experiment(config, data=datasets.ArraySource(pixels))
 
 
 def train(config: ConfigDict, steps: int) -> float:
@@ -44,22 +43,22 @@ def train(config: ConfigDict, steps: int) -> float:
     log_every = max(steps // 5, 1)
     shorten(config, steps + log_every, log_every)
     with tempfile.TemporaryDirectory() as folder:
-        return training_rate(build_run(config, Path(folder) / "run"))
+        return training_rate(experiment_of(config), Path(folder) / "run")
 
 
-def programs(model: ScoreModel, make_sampler: generate.MakeSampler, shape: tuple[int, ...], steps: int):
+def programs(model: ScoreModel, make_sampler: draw.MakeSampler, shape: tuple[int, ...], steps: int):
     """Returns the sampler, `steps` + 1 network calls in a row, and the sampler of a score without network; compiled."""
     ts, key = grids.log_snr(model.sde, steps + 1), jax.random.key(0)
     x, cond = jax.random.normal(key, shape), jnp.zeros(shape[:1])
 
     def compiled(make_sampler, denoise=True):
-        # The model is an argument, as in generate.draw_many: a constant of the program it would be folded into it.
-        draw = lambda key, model: generate.draw(key, model, make_sampler, ts, shape, denoise=denoise)  # noqa: E731
-        return jax.jit(draw).lower(key, model).compile()
+        # The model is an argument, as in draw.draw_many: a constant of the program it would be folded into it.
+        batch = lambda key, model: draw.draw_batch(key, model, make_sampler, ts, shape, denoise=denoise)
+        return jax.jit(batch).lower(key, model).compile()
 
-    draw = compiled(make_sampler)
+    drawn = compiled(make_sampler)
     free = compiled(lambda sde, score_fn: make_sampler(sde, lambda x, t: -x), denoise=False)
-    network = lambda model, x: model.module.apply(model.variables, x, cond, None, train=False)  # noqa: E731
+    network = lambda model, x: model.apply(model.variables, x, cond, None, None)
     call = jax.jit(network).lower(model, x).compile()
 
     def bare():
@@ -68,15 +67,13 @@ def programs(model: ScoreModel, make_sampler: generate.MakeSampler, shape: tuple
             y = call(model, y)
         return y
 
-    return lambda: draw(key, model), bare, lambda: free(key, model)
+    return lambda: drawn(key, model), bare, lambda: free(key, model)
 
 
-def sampling_columns(
-    config: ConfigDict, make_sampler: generate.MakeSampler, *, steps: int, images: int, pairs: int
-) -> Row:
+def sampling_columns(config: ConfigDict, make_sampler: draw.MakeSampler, *, steps: int, images: int, pairs: int) -> Row:
     """The columns of drawing `images` samples at once."""
-    run = build_run(config, Path("unused"))  # nothing is written
-    drawn, bare, free = programs(run.model, make_sampler, (images, *run.data.train.shape), steps)
+    experiment = experiment_of(config)
+    drawn, bare, free = programs(experiment.model, make_sampler, (images, *experiment.examples.shape), steps)
     _, whole, share = compare(*alternate(partial(seconds, bare), partial(seconds, drawn), pairs))
     _, _, own = compare(*alternate(partial(seconds, free), partial(seconds, drawn), pairs))
     return {

@@ -27,7 +27,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
+from score_jax.lab import settings
 
 LARGE: dict[str, Any] = {
     "data.name": "folder",
@@ -45,7 +45,7 @@ LARGE: dict[str, Any] = {
 
 
 def get_config(variant: str = "cifar10") -> ConfigDict:
-    config = base.get_config()
+    config = settings.get_config()
     config.data.name = "cifar10"
     config.data.dequantize = False
     config.data.flip = True
@@ -79,4 +79,4 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
         "church": {**LARGE, "data.holdout": 300.0, "training.steps": 1_200_000},
         "celebahq": {**LARGE, "data.holdout": 500.0, "training.steps": 500_000},
     }
-    return base.variant(config, variants, variant)
+    return settings.variant(config, variants, variant)

@@ -36,11 +36,11 @@ improved_ddpm's 100, whose variances are learned.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from score_jax.lab import settings
 
 
 def get_config(variant: str = "dsm") -> ConfigDict:
-    config = base.get_config()
+    config = settings.get_config()
     config.data.labels = True
     config.sde.ve.sigma_max = 5.0  # the largest distance between two training digits is 4.74
     config.parameterization.name = "edm"
@@ -137,4 +137,4 @@ def get_config(variant: str = "dsm") -> ConfigDict:
             "sampler.steps": 17,  # and the last denoise: 35 network calls, as published
         },
     }
-    return base.variant(config, variants, variant)
+    return settings.variant(config, variants, variant)

@@ -28,7 +28,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
+from score_jax.lab import settings
 
 
 def _batches(size: int, *, millions: float, half_life: float, side: int) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def _images(**options: Any) -> dict[str, Any]:
 
 
 def get_config(variant: str = "cifar10") -> ConfigDict:
-    config = base.get_config()
+    config = settings.get_config()
     config.data.name = "cifar10"
     config.data.dequantize = False
     config.data.flip = True
@@ -106,4 +106,4 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
             },
         ),
     }
-    return base.variant(config, variants, variant)
+    return settings.variant(config, variants, variant)

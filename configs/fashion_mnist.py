@@ -19,16 +19,17 @@ ncsnpp, variance exploding.
 The times are CPU time, estimated from 30 steps of 0.9, 0.9, 1.9 and 2.0 CPU seconds on 2 cores that had other work:
 about half as many minutes on 2 idle ones. None has been trained to its end here. After 1,000 steps, 15 core-minutes, a
 network like the default's drew garments, by 160 ancestral steps, that were 1.1 to 1.2 times as far from the training
-images as held-out ones are, and had 3.8 to 3.9 bits/dim: `experiments/ddpm_equivalence`, part (e) with its picture.
+images as held-out ones are, and had 3.8 to 3.9 bits/dim: part (e) of `experiments/studies/ddpm_equivalence`, with its
+picture.
 """
 
 from ml_collections import ConfigDict
 
-from configs import base
+from score_jax.lab import settings
 
 
 def get_config(variant: str = "ncsn") -> ConfigDict:
-    config = base.get_config()
+    config = settings.get_config()
     config.data.name = "fashion_mnist"
     config.data.flip = True
     config.sde.ve.sigma_max = 22.5  # the largest distance between two images: 22.46 (experiments/noise_levels.py)
@@ -73,4 +74,4 @@ def get_config(variant: str = "ncsn") -> ConfigDict:
             "sampler.steps": 250,  # two network calls each
         },
     }
-    return base.variant(config, variants, variant)
+    return settings.variant(config, variants, variant)

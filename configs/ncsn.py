@@ -21,11 +21,11 @@ baseline at one noise level has no process to name here: it is `networks.NCSN(..
 
 from ml_collections import ConfigDict
 
-from configs import base
+from score_jax.lab import settings
 
 
 def get_config(variant: str = "cifar10") -> ConfigDict:
-    config = base.get_config()
+    config = settings.get_config()
     config.data.name = "cifar10"
     config.data.dequantize = True
     config.data.flip = True
@@ -68,4 +68,4 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
             "data.holdout": 0.2,  # as many as CelebA's validation and test images, though not those: 162,079 to train
         },
     }
-    return base.variant(config, variants, variant)
+    return settings.variant(config, variants, variant)

@@ -29,7 +29,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
+from score_jax.lab import settings
 
 
 def _levels(sigma_max: float, n: int) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def _images(size: int, *, batch: int, **options: Any) -> dict[str, Any]:
 
 
 def get_config(variant: str = "cifar10") -> ConfigDict:
-    config = base.get_config()
+    config = settings.get_config()
     config.data.name = "cifar10"
     config.data.dequantize = False
     config.data.flip = True
@@ -129,4 +129,4 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
             "sampler.ema": False,
         },
     }
-    return base.variant(config, variants, variant)
+    return settings.variant(config, variants, variant)

@@ -46,7 +46,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
+from score_jax.lab import settings
 
 # Networks. Their levels with attention are those of 16×16 pixels.
 DDPM: dict[str, Any] = {
@@ -202,7 +202,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def get_config(variant: str = "ve_ncsnpp_continuous") -> ConfigDict:
-    config = base.get_config()
+    config = settings.get_config()
     config.data.name = "cifar10"
     config.data.dequantize = False
     config.data.flip = True
@@ -220,4 +220,4 @@ def get_config(variant: str = "ve_ncsnpp_continuous") -> ConfigDict:
     config.sampler.grid = "uniform"
     config.sampler.steps = 999  # of 1000 times, the last of them denoised; published steps count as 1/1000 each
     config.sampler.n = config.sampler.batch_size = 64
-    return base.variant(config, VARIANTS, variant)
+    return settings.variant(config, VARIANTS, variant)

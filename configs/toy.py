@@ -7,11 +7,11 @@ Expected: relative squared score error below 0.1 at every level, in less than 30
 
 from ml_collections import ConfigDict
 
-from configs import base
+from score_jax.lab import settings
 
 
 def get_config(variant: str = "dsm") -> ConfigDict:
-    config = base.get_config()
+    config = settings.get_config()
     config.data.name = "eight_gaussians"
     config.network.name = "mlp"
     config.sde.ve.update(sigma_min=0.05, sigma_max=10.0)
@@ -38,4 +38,4 @@ def get_config(variant: str = "dsm") -> ConfigDict:
         "fd_ssm": {"objective.name": "fd_ssm"},
         "energy": {"network.conservative": True},
     }
-    return base.variant(config, variants, variant)
+    return settings.variant(config, variants, variant)

@@ -6,6 +6,7 @@
 Prints the largest distance between two training examples, the ladder it asks for, the step and the variance to expect,
 and the lines for a config; draws the overlap of neighbouring levels and the variance against the step into --out.
 Distances are of the images as stored, on the scale of `data.value_range`; sigma_min is the config's `sde.ve.sigma_min`.
+Without --config all settings have their defaults: of the digits.
 """
 
 import time
@@ -18,33 +19,37 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from score_jax import build, command, noise_levels, plotting
 from score_jax import data as datasets
+from score_jax import noise_levels, plotting
 from score_jax.data import Source
+from score_jax.lab import command
+from score_jax.lab.build.data import data, value_range
 from score_jax.noise_levels import Recommendation
 from score_jax.types import InputError
 
-_CONFIG = command.define_config("configs/digits.py")
-_SUBSET = flags.DEFINE_integer(
-    "subset", None, "compare this many examples, drawn at random, which bounds sigma_1 from below", lower_bound=2
-)
-_N_STEPS = flags.DEFINE_integer(
-    "n_steps", None, "Langevin steps at a level; those of the config by default", lower_bound=1
-)
-_C = flags.DEFINE_float("c", 0.5, "overlap of neighbouring levels; the published ladders have 0.567")
-_OUT = flags.DEFINE_string(
-    "out", None, "picture to write; by default one in runs/noise_levels/ named after the data, steps and overlap"
-)
+
+def define() -> None:
+    """Defines the flags."""
+    command.define_config()
+    flags.DEFINE_integer(
+        "subset", None, "compare this many examples, drawn at random, which bounds sigma_1 from below", lower_bound=2
+    )
+    flags.DEFINE_integer("n_steps", None, "Langevin steps at a level; those of the config by default", lower_bound=1)
+    flags.DEFINE_float("c", 0.5, "overlap of neighbouring levels; the published ladders have 0.567")
+    flags.DEFINE_string(
+        "out", None, "picture to write; by default one in runs/noise_levels/ named after the data, steps and overlap"
+    )
 
 
 def main() -> None:
-    config = _CONFIG.value
-    n_steps = config.sampler.annealed_langevin.n_steps if _N_STEPS.value is None else _N_STEPS.value
-    source, scale = build.data(config).train, 1.0
-    if source.levels:
-        low, high = build.value_range(config)
-        scale = (high - low) / (source.levels - 1)
-    examples, dims = chosen(source, config.seed), int(np.prod(source.shape))
+    """Prints and draws what the data that the flags name ask for."""
+    given, config = flags.FLAGS, flags.FLAGS.config
+    n_steps = config.sampler.annealed_langevin.n_steps if given.n_steps is None else given.n_steps
+    source, scale = data(config).train, 1.0
+    if source.grey_levels:
+        low, high = value_range(config)
+        scale = (high - low) / (source.grey_levels - 1)
+    examples, dims = chosen(source, given.subset, config.seed), int(np.prod(source.shape))
     start = time.perf_counter()
     distance = scale * noise_levels.max_pairwise_distance(examples)
     seconds = time.perf_counter() - start
@@ -53,20 +58,20 @@ def main() -> None:
             f"the largest distance between two examples, {distance:g}, is not above sde.ve.sigma_min, "
             f"{config.sde.ve.sigma_min:g}: there are no levels between; lower sigma_min, or look at the data"
         )
-    found = noise_levels.recommend(distance, dims, sigma_min=config.sde.ve.sigma_min, n_steps=n_steps, c=_C.value)
-    compared = f"{len(examples):,} of {len(source):,} examples" if _SUBSET.value else f"{len(source):,} examples"
+    found = noise_levels.recommend(distance, dims, sigma_min=config.sde.ve.sigma_min, n_steps=n_steps, c=given.c)
+    compared = f"{len(examples):,} of {len(source):,} examples" if given.subset else f"{len(source):,} examples"
     print(f"{config.data.name}: {compared} of shape {source.shape}, {dims} dimensions, compared in {seconds:.1f} s\n")
     print(table(found), lines(found), sep="\n\n")
     of = "-".join([config.data.name, *([Path(config.data.root).stem] if config.data.root else [])])
-    subset = f"-of{_SUBSET.value}" if _SUBSET.value else ""
-    out = Path(_OUT.value or f"runs/noise_levels/{of}{subset}-T{n_steps}-C{_C.value:g}.png")
-    print(f"\n{plotting.save(figure(found, dims), out)}")
+    subset = f"-of{given.subset}" if given.subset else ""
+    out = Path(given.out or f"runs/noise_levels/{of}{subset}-T{n_steps}-C{given.c:g}.png")
+    print(f"\n{plotting.save_figure(figure(found, dims), out)}")
 
 
-def chosen(source: Source, seed: int) -> np.ndarray:
-    """Returns the examples to compare, (N, *S)."""
-    if _SUBSET.value is not None and _SUBSET.value < len(source):
-        rows = np.random.default_rng(seed).choice(len(source), _SUBSET.value, replace=False)
+def chosen(source: Source, subset: int | None, seed: int) -> np.ndarray:
+    """Returns the examples to compare, `(N, *S)`: all of them, or a random subset."""
+    if subset is not None and subset < len(source):
+        rows = np.random.default_rng(seed).choice(len(source), subset, replace=False)
         source = datasets.subset(source, np.sort(rows))
     return datasets.in_memory(source).x
 
@@ -168,4 +173,4 @@ def _legend_below(ax: Axes) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, define)

@@ -25,12 +25,12 @@ def expand_right(t: ArrayLike, x: Array) -> Array:
     return t if t.ndim == 0 else t.reshape(t.shape + (1,) * (x.ndim - 1))
 
 
-def root(x: ArrayLike) -> Array:
+def safe_sqrt(x: ArrayLike) -> Array:
     """Returns √x with the derivative 0 at x = 0, where √ has none: the noise of a step of length zero."""
     return jnp.where(x == 0, 0, jnp.sqrt(jnp.where(x == 0, 1, x)))
 
 
-def interpolate(x: Array, xs: Array, ys: Array) -> Array:
+def piecewise_linear(x: Array, xs: Array, ys: Array) -> Array:
     """Returns the piecewise linear function through the points `(xs, ys)`, `(N,)` ascending in xs, at `x`; flat beyond.
 
     As `jnp.interp`, whose binary search is a loop: two of them inside the loop of a sampler are refused by XLA (jax
@@ -91,7 +91,7 @@ def normal(key: Key, like: Array) -> Array:
     return draw(jax.random.normal, key, like.shape, like.dtype)
 
 
-def uniform(key: Key, like: Array) -> Array:
+def unit_uniform(key: Key, like: Array) -> Array:
     """Draws U[0, 1) of the shape and dtype of `like`."""
     return draw(jax.random.uniform, key, like.shape, like.dtype)
 

@@ -22,7 +22,7 @@ import numpy as np
 from flax import struct
 
 from score_jax import arrays, integrate
-from score_jax.losses.variational import Decoder, bound_term, gaussian_kl, grey_level_decoder, require_levels
+from score_jax.losses.variational import Decoder, bound_term, gaussian_kl, grey_level_decoder, require_times
 from score_jax.sampling import flow
 from score_jax.sampling.sde import StepVariance, step_variance
 from score_jax.sde import SDE
@@ -157,21 +157,22 @@ class BitsPerDim:
     convention: str = struct.field(pytree_node=False)
 
 
-def bits_per_dim(log_prob: Array, *, dims: int, data_range: ArrayLike, levels: int = 256) -> BitsPerDim:
-    """Returns −log₂ p(x)/D + log₂(levels/data_range): an upper bound, in expectation, on the bits of grey levels.
+def bits_per_dim(log_prob: Array, *, dims: int, data_range: ArrayLike, grey_levels: int = 256) -> BitsPerDim:
+    """Returns −log₂ p(x)/D + log₂(L/data_range): an upper bound, in expectation, on the bits of L grey levels.
 
-    For x = low + data_range·(k + u)/levels, with grey level k and u ~ U[0, 1): the density of (k + u) bounds the
-    probability of k (Theis et al. 2016). For 256 levels the constant is 8 with data in [0, 1], 7 in [−1, 1].
+    For x = low + data_range·(k + u)/L, with grey level k and u ~ U[0, 1): the density of (k + u) bounds the
+    probability of k (Theis et al. 2016). For L = 256 the constant is 8 with data in [0, 1], 7 in [−1, 1].
 
     Args:
       log_prob: nats of uniformly dequantized data, `(B,)`.
       dims: number of dimensions D.
       data_range: width of the interval of the data, 2 for [−1, 1].
-      levels: number of grey levels.
+      grey_levels: their number L.
     """
-    require_positive("bits_per_dim", dims=dims, data_range=data_range, levels=levels)
-    offset = jnp.log2(levels / jnp.asarray(data_range, log_prob.dtype))
-    convention = f"bits per dimension of {levels} grey levels, uniformly dequantized: (k + u)/{levels} with u ~ U[0, 1)"
+    require_positive("bits_per_dim", dims=dims, data_range=data_range, grey_levels=grey_levels)
+    offset = jnp.log2(grey_levels / jnp.asarray(data_range, log_prob.dtype))
+    noised = f"(k + u)/{grey_levels} with u ~ U[0, 1)"
+    convention = f"bits per dimension of {grey_levels} grey levels, uniformly dequantized: {noised}"
     return BitsPerDim(-log_prob / (dims * math.log(2)) + offset, convention)
 
 
@@ -199,8 +200,8 @@ def variational_bound(
     sde: SDE,
     score_fn: ScoreFn,
     x0: Array,
-    ts: ArrayLike,
     *,
+    ts: ArrayLike,
     variance: str | StepVariance = "posterior",
     prior_variance: ArrayLike | None = None,
     last_variance: ArrayLike | None = None,
@@ -216,7 +217,7 @@ def variational_bound(
       sde: the noising process.
       score_fn: `(x, t) -> score`.
       x0: data, `(B, *S)`; for the grey-level decoder in [−1, 1], 2k/255 − 1.
-      ts: levels, strictly decreasing to a positive one, `(N,)`: DDPM's are its knots, `grids.ddpm(sde, t_end=1/N)`.
+      ts: times, strictly decreasing to a positive one, `(N,)`: DDPM's are its knots, `grids.ddpm(sde, t_end=1/N)`.
       variance: of the steps, as for `ancestral`; a function is the decoder's too, at s = 0.
       prior_variance: of the prior N(0, prior_variance I): σ(t_max)² unless given, 1 in DDPM.
       last_variance: of the decoder beside a named variance: σ² of the last level unless given, all the noise there is,
@@ -226,9 +227,9 @@ def variational_bound(
         many, `losses.variational.gaussian_decoder` for data with a density.
 
     Raises:
-      InputError: for levels that do not decrease strictly to a positive one, and an unknown variance.
+      InputError: for times that do not decrease strictly to a positive one, and an unknown variance.
     """
-    require_levels("variational_bound", ts)
+    require_times("variational_bound", ts)
     ts = jnp.asarray(ts)
     keys, noise_variance = arrays.example_keys(key, len(x0)), step_variance(sde, variance)
     if last_variance is None:
@@ -239,7 +240,7 @@ def variational_bound(
         x, eps = sde.perturb(arrays.fold_in(keys, i), x0, t)
         v = noise_variance(x, t, s)
         v = v if callable(variance) else jnp.where(s == 0, last_variance, v)
-        return bound_term(sde, x0, eps, score_fn(x, t), v, t, s, decoder)
+        return bound_term(sde, score_fn(x, t), x0, eps, variance=v, t=t, s=s, decoder=decoder)
 
     terms = jax.lax.map(term, (jnp.arange(len(ts)), ts, jnp.append(ts[1:], 0)))
     prior_variance = sde.variance(sde.t_max) if prior_variance is None else jnp.asarray(prior_variance, ts.dtype)

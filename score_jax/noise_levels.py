@@ -30,7 +30,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import optimize, special
 
 from score_jax.types import Array, ArrayLike, InputError, require_at_least, require_positive, require_range
 
@@ -125,6 +124,8 @@ def overlap(ratio: float, dims: int) -> float:
     no γ would give C < 0.99), so there r has its exact law χ_D and the shell that law's same quantiles:
     C = P(γ q₋ ≤ r ≤ γ q₊), P(r < q₋) = P(r > q₊) = Φ(−3).
     """
+    from scipy import special  # deferred, here and below: no more of the core needs SciPy
+
     if dims < _FEW_DIMS:
         tail = special.ndtr(-3.0)
         low, high = special.gammaincinv(dims / 2, tail), special.gammainccinv(dims / 2, tail)
@@ -133,7 +134,7 @@ def overlap(ratio: float, dims: int) -> float:
     return float(special.ndtr(shift + 3 * ratio) - special.ndtr(shift - 3 * ratio))
 
 
-def ratio(dims: int, c: float = 0.5) -> float:
+def ratio(dims: int, *, c: float = 0.5) -> float:
     """Returns the γ = σ_{i−1}/σ_i of neighbouring levels at which their `overlap` is c (technique 2).
 
     1.0398 for CIFAR-10's 3072 dimensions. The published ladders are a little finer: theirs is c = 0.567.
@@ -142,6 +143,8 @@ def ratio(dims: int, c: float = 0.5) -> float:
       dims: D, number of elements of an example.
       c: the overlap, between 0 and Φ(3) − Φ(−3) = 0.9973, that of a level with itself.
     """
+    from scipy import optimize
+
     require_at_least("noise_levels.ratio", 1, dims=dims)
     whole = overlap(1.0, dims)
     if not 0 < c < whole:
@@ -152,13 +155,13 @@ def ratio(dims: int, c: float = 0.5) -> float:
     return 1 + optimize.brentq(lambda excess: overlap(1 + excess, dims) - c, 0.0, above, xtol=1e-15)
 
 
-def count(sigma_max: float, sigma_min: float, dims: int, c: float = 0.5) -> int:
+def count(sigma_max: float, sigma_min: float, dims: int, *, c: float = 0.5) -> int:
     """Returns L, the number of levels from σ_1 to σ_L whose `ratio` is nearest: 1 + ln(σ_1/σ_L)/ln γ, rounded.
 
     `sde.geometric_sigmas(sigma_max, sigma_min, L)` are the levels.
     """
     require_range("noise_levels.count", "sigma_min", sigma_min, "sigma_max", sigma_max)
-    return max(2, 1 + round(math.log(sigma_max / sigma_min) / math.log(ratio(dims, c))))
+    return max(2, 1 + round(math.log(sigma_max / sigma_min) / math.log(ratio(dims, c=c))))
 
 
 def variance_ratio(
@@ -202,6 +205,8 @@ def step_size(sigma_min: float, ratio: float, n_steps: int) -> float:
       ratio: γ of the ladder that is used, (σ_1/σ_L)^{1/(L − 1)}.
       n_steps: T, Langevin steps at a level.
     """
+    from scipy import optimize
+
     require_positive("noise_levels.step_size", sigma_min=sigma_min)
     require_at_least("noise_levels.step_size", 1, n_steps=n_steps)
     if not ratio > 1:
@@ -246,7 +251,7 @@ def recommend(
       n_steps: T; the paper's budgets T·L are 1,000 to 7,000 calls of the network.
       c: overlap of neighbouring levels.
     """
-    n_levels = count(sigma_max, sigma_min, dims, c)
+    n_levels = count(sigma_max, sigma_min, dims, c=c)
     used = (sigma_max / sigma_min) ** (1 / (n_levels - 1))
     epsilon = step_size(sigma_min, used, n_steps)
     # The first level starts from noise of its own variance: no level before it, a ratio of 1.

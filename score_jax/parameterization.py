@@ -7,12 +7,12 @@ author writes; solving for ε gives the hub that everything passes through,
 
 | name  | F                    | p, q                         |
 |-------|----------------------|------------------------------|
-| score | −ε/σ                 | 0, −1/σ                      |
-| eps   | ε                    | 0, 1                         |
-| x0    | x_0                  | 1, 0                         |
-| v     | α̂ ε − σ̂ x_0          | −σ̂, α̂ (normalised: α̂² + σ̂² = 1) |
-| flow  | ε − x_0              | −1, 1                        |
-| edm   | (x_0 − c_skip x/α)/c_out | see `EDM`                |
+| Score | −ε/σ                 | 0, −1/σ                      |
+| Eps   | ε                    | 0, 1                         |
+| X0    | x_0                  | 1, 0                         |
+| V     | α̂ ε − σ̂ x_0          | −σ̂, α̂ (normalised: α̂² + σ̂² = 1) |
+| Flow  | ε − x_0              | −1, 1                        |
+| EDM   | (x_0 − c_skip x/α)/c_out | see `EDM`                |
 
 `learned` adds to any of them the variance of sampling steps, as further channels.
 
@@ -48,10 +48,7 @@ class Parameterization:
 
     def variance(self, sde: SDE, t: ArrayLike, s: ArrayLike, F: Array) -> Array:
         """Returns the variance of a step from t to s that the network learned: `learned` has one."""
-        name = type(self).__name__.lower()
-        raise InputError(
-            f"parameterization {name!r} has no learned variance: use learned({name}) and twice the channels"
-        )
+        raise InputError(f"parameterization {self} has no learned variance: use learned({self}) and twice the channels")
 
     def target(self, sde: SDE, x: Array, t: ArrayLike, x0: Array) -> Array:
         """Returns the F whose score is the kernel's, −ε/σ with ε = (x − α x_0)/σ: what F regresses on."""
@@ -116,7 +113,7 @@ class EDM(Parameterization):
     sigma_data: ArrayLike = 0.5
 
     def __post_init__(self):
-        require_positive("parameterization.edm", sigma_data=self.sigma_data)
+        require_positive("parameterization.EDM", sigma_data=self.sigma_data)
 
     def _sigma_and_norm(self, sde, t):
         sigma = jnp.exp(-0.5 * sde.log_snr(t))
@@ -132,14 +129,24 @@ class EDM(Parameterization):
         return 1 / (sde.alpha(t) * norm), jnp.log(sigma) / 4
 
 
-@struct.dataclass
-class Learned(Parameterization):
-    """F has twice the channels: first those of `mean`, then v of the step's variance (Nichol & Dhariwal 2021, eq. 15).
+def learned(mean: Parameterization, *, floor: ArrayLike) -> Parameterization:
+    """Doubles the channels of F: first those of `mean`, then v of the step's variance (Nichol & Dhariwal 2021, eq. 15).
 
-    `sde.interpolated_variance`: between the two that a fixed variance may have where v is in [−1, 1]. DDPM's `floor` is
-    that of the step before, `ddpm_schedule().posterior_variance[1]`.
+    `sde.interpolated_variance`: between the two that a fixed variance may have where v is in [−1, 1].
+
+    Args:
+      mean: what the first half of F means.
+      floor: lower bound of the last step's variance, whose posterior one is 0; DDPM's is that of the step before,
+        `ddpm_schedule().posterior_variance[1]`.
+
+    Raises:
+      InputError: for a floor that is not positive.
     """
+    return _Learned(mean, floor=floor)
 
+
+@struct.dataclass
+class _Learned(Parameterization):
     mean: Parameterization
     floor: ArrayLike = struct.field(kw_only=True)
 
@@ -180,13 +187,3 @@ class AsGiven(Parameterization):
     def inputs(self, sde, t):
         c_in, c_noise = self.of.inputs(sde, t)
         return jnp.ones_like(c_in), c_noise
-
-
-score = Score()
-eps = Eps()
-x0 = X0()
-v = V()
-flow = Flow()
-edm = EDM
-learned = Learned
-as_given = AsGiven

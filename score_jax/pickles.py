@@ -62,7 +62,7 @@ def budget(n: int | None = None) -> Iterator[int]:
     return iter(range(_MAX_INSTRUCTIONS if n is None else n))
 
 
-def load(
+def unpickle(
     stream: Stream,
     table: Mapping[str, Any],
     persistent: Callable[[Any], Any] | None = None,

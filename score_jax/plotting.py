@@ -1,8 +1,8 @@
 """Pictures: arrays in, figure out.
 
 Every function makes a `matplotlib.figure.Figure` of its own, without pyplot and its global state: nothing to close,
-no display needed, `save(fig, path)` writes it. In a notebook, the figure as a cell's last value shows itself after
-`%matplotlib inline`.
+no display needed, `save_figure(fig, path)` writes it. In a notebook, the figure as a cell's last value shows itself
+after `%matplotlib inline`.
 
 Images are `(N, H, W, C)` in [0, 1] (values outside are clipped) or uint8, with one channel or three; 2-D points are
 `(N, 2)`; an extent is `(x_min, x_max, y_min, y_max)`. `grid_image`, `save_png` and `save_gif` keep pixels exact.
@@ -62,7 +62,7 @@ def _styled(function):
     return wrapper
 
 
-def save(fig: Figure, path: str | Path) -> Path:
+def save_figure(fig: Figure, path: str | Path) -> Path:
     """Writes a figure (PNG, PDF or SVG by suffix) at the project's resolution, making its folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,12 @@
 """Score functions made of networks and energies.
 
-`ScoreModel` is a pytree of parameters and numbers around a static module; calling it is the only place where a
-network, an SDE and a parameterization meet. What comes out is a plain score function `(x, t) -> score`. Anything
-else is adapted in a line: a plain function is a score function as it stands, and an NNX module is one after
-`graphdef, state = nnx.split(net)` as `lambda x, t: nnx.merge(graphdef, state)(x, t)`.
+`ScoreModel` is a pytree of parameters and numbers around a static network; calling it is the only place where a
+network, an SDE and a parameterization meet. What comes out is a plain score function `(x, t) -> score`. Networks of
+Flax Linen, Flax NNX and any other library become one by `adapters`; a closed form is a score function as it stands.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,20 +15,19 @@ from flax import struct
 from score_jax import arrays
 from score_jax.parameterization import Parameterization
 from score_jax.sde import SDE
-from score_jax.types import Array, Key, PyTree, ScoreFn
+from score_jax.types import Array, Key, Network, PyTree, ScoreFn
 
 Condition: TypeAlias = Callable[[SDE, Array], Array]  # (sde, t) -> cond, of the shape of t
 
 
-@struct.dataclass
-class ScoreModel:
-    """A network as a score function: score = parameterization(module(c_in x, cond, label)).
+class ScoreModel(struct.PyTreeNode):
+    """A network as a score function: score = parameterization(F), F = apply(variables, c_in x, cond, label, key).
 
     Args:
-      variables: the module's collections, `{"params": ...}` and any fixed arrays.
+      variables: the network's arrays, `{"params": ...}` and any fixed collections.
       sde: the noising process whose score this is.
-      module: a hashable Linen module, called as `module.apply(variables, x, cond, label, train=...)`, cond `(B,)`.
-      parameterization: what the module's output stands for.
+      apply: the network, `(variables, x, cond (B,), label, key) -> F`, hashed by value: `adapters.linen(module)`, say.
+      parameterization: what F stands for.
       condition: `(sde, t) -> cond` in place of c_noise, for networks trained on something else (level index, 999 t).
 
     Swap parameters (the EMA, say) with `model.replace(variables=...)`.
@@ -37,7 +35,7 @@ class ScoreModel:
 
     variables: PyTree
     sde: SDE
-    module: Any = struct.field(pytree_node=False)
+    apply: Network = struct.field(pytree_node=False)
     parameterization: Parameterization
     condition: Condition | None = struct.field(pytree_node=False, default=None)
 
@@ -52,9 +50,9 @@ class ScoreModel:
         """
         return self.parameterization.to_score(self.sde, x, t, self._output(x, t, label, key))
 
-    def given(self, *, label: Array | None = None, key: Key | None = None) -> "Given":
+    def conditioned(self, *, label: Array | None = None, key: Key | None = None) -> "Conditioned":
         """Returns the score function `(x, t)` of these labels and dropout keys: see `__call__`."""
-        return Given(self, label, key)
+        return Conditioned(self, label, key)
 
     def with_variance(
         self, x: Array, t: Array, s: Array, *, label: Array | None = None, key: Key | None = None
@@ -78,22 +76,12 @@ class ScoreModel:
     def _output(self, x: Array, t: Array, label: Array | None, key: Key | None) -> Array:
         c_in, c_noise = self.parameterization.inputs(self.sde, t)
         cond = c_noise if self.condition is None else self.condition(self.sde, t)
-        return self._apply(arrays.expand_right(c_in, x) * x, arrays.per_example(cond, x), label, key)
-
-    def _apply(self, x: Array, cond: Array, label: Array | None, key: Key | None) -> Array:
-        if key is None:
-            return self.module.apply(self.variables, x, cond, label, train=False)
-
-        def one(key, *example):
-            row = jax.tree.map(lambda a: a[None], example)
-            return self.module.apply(self.variables, *row, train=True, rngs={"dropout": key})[0]
-
-        # Row by row, so that each example's dropout comes from its own key; vmap keeps it one batched program.
-        return jax.vmap(one)(arrays.example_keys(key, len(x)), x, cond, label)
+        keys = None if key is None else arrays.example_keys(key, len(x))
+        return self.apply(self.variables, arrays.expand_right(c_in, x) * x, arrays.per_example(cond, x), label, keys)
 
 
 @struct.dataclass
-class Given:
+class Conditioned:
     """A score model whose labels and dropout keys are chosen: what losses and samplers call, `(x, t) -> score`."""
 
     model: ScoreModel
@@ -115,7 +103,7 @@ class Given:
 
 @struct.dataclass
 class ScoreWithVariance:
-    """A score function and a learned variance of its steps, `(x, t, s)`: a thresholded score, say, and `Given`'s."""
+    """A score function and a learned variance of its steps, `(x, t, s)`: a thresholded score's, or `Conditioned`'s."""
 
     score_fn: ScoreFn = struct.field(pytree_node=False)
     variance: Callable[[Array, Array, Array], Array] = struct.field(pytree_node=False)

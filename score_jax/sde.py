@@ -422,7 +422,7 @@ class Tabulated(SDE):
 
     def _log_alpha_bar(self, t: ArrayLike) -> Array:
         t = _as_time(t)
-        return arrays.interpolate(t, *self._table(t.dtype))
+        return arrays.piecewise_linear(t, *self._table(t.dtype))
 
     def log_alpha(self, t: ArrayLike) -> Array:
         return 0.5 * self._log_alpha_bar(t)
@@ -433,7 +433,7 @@ class Tabulated(SDE):
     def time(self, log_snr: ArrayLike) -> Array:
         log_alpha_bar = jax.nn.log_sigmoid(_as_time(log_snr))
         times, values = self._table(log_alpha_bar.dtype)
-        return arrays.interpolate(-log_alpha_bar, -values, times)
+        return arrays.piecewise_linear(-log_alpha_bar, -values, times)
 
     def discretize(self, t: ArrayLike, n: int) -> tuple[Array, Array]:
         """Returns √(1 − β_i) and β_i of the table, i = ⌊t (n − 1)⌋; n is its length."""

@@ -9,7 +9,7 @@ sampling step arrives at, `eps` standard normal noise, `alpha`, `sigma` with `x_
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import numpy as np
@@ -21,6 +21,24 @@ PyTree: TypeAlias = Any
 
 ScoreFn: TypeAlias = Callable[[Array, Array], Array]  # (x (B, *S), t () or (B,)) -> score (B, *S)
 StaticScoreFn: TypeAlias = Callable[[Array], Array]  # x (B, *S) -> score (B, *S)
+
+
+class Network(Protocol):
+    """A network apart from its arrays, hashed and compared by value: see `score_jax.adapters`."""
+
+    def __call__(self, variables: PyTree, x: Array, cond: Array, label: Array | None, key: Key | None, /) -> Array:
+        """Returns the raw output F, `(B, *S)`, twice the channels where it has learned a variance.
+
+        Args:
+          variables: `{"params": ...}` and any collections that stay fixed, nested dicts of arrays.
+          x: scaled noised data `(B, *S)`.
+          cond: what it is told of the noise, `(B,)`.
+          label: class labels `(B,)`, −1 for none; or None.
+          key: `(B,)`, one for each row: turns on training behaviour (dropout); or None.
+        """
+
+    def init(self, key: Key, x: Array, cond: Array, label: Array | None, /) -> PyTree:
+        """Returns the variables at the start of training, for examples like these."""
 
 
 class InputError(ValueError):

@@ -74,13 +74,13 @@ KERNELS = {
 }
 
 PARAMETERIZATIONS = {
-    "score": parameterization.score,
-    "eps": parameterization.eps,
-    "x0": parameterization.x0,
-    "v": parameterization.v,
-    "flow": parameterization.flow,
-    "edm": parameterization.edm(0.5),
-    "eps_as_given": parameterization.as_given(parameterization.eps),
+    "score": parameterization.Score(),
+    "eps": parameterization.Eps(),
+    "x0": parameterization.X0(),
+    "v": parameterization.V(),
+    "flow": parameterization.Flow(),
+    "edm": parameterization.EDM(0.5),
+    "eps_as_given": parameterization.AsGiven(parameterization.Eps()),
 }
 
 # Objectives at one density: (key, score_fn, x) -> (B,), all equal to ISM in expectation over key.
@@ -153,7 +153,7 @@ def mixture(dims: int = 2, full: bool = False) -> distributions.GaussianMixture:
         variances = factors @ factors.transpose(0, 2, 1) + 0.1 * np.eye(dims)
     else:
         variances = np.array([0.2, 0.4, 0.1])
-    as_array = lambda v: jnp.asarray(v, jnp.zeros(()).dtype)  # noqa: E731
+    as_array = lambda v: jnp.asarray(v, jnp.zeros(()).dtype)
     return distributions.GaussianMixture(as_array(np.array([0.5, 0.3, 0.2])), as_array(means), as_array(variances))
 
 

@@ -31,7 +31,7 @@ def test_sums_of_half_precision_are_accumulated_in_float32():
     assert arrays.sum_dims(x)[0] == 1000 and arrays.sum_dims(x).dtype == jnp.float32
 
 
-@pytest.mark.parametrize("draw", [arrays.normal, arrays.uniform, arrays.rademacher, arrays.sphere])
+@pytest.mark.parametrize("draw", [arrays.normal, arrays.unit_uniform, arrays.rademacher, arrays.sphere])
 def test_a_row_is_drawn_from_its_own_index_whatever_the_batch(draw):
     whole = draw(key(3), jnp.zeros((8, 3, 2)))
     np.testing.assert_array_equal(draw(key(3), jnp.zeros((5, 3, 2))), whole[:5])
@@ -91,16 +91,16 @@ def test_interpolation_is_linear_between_points_exact_at_them_and_flat_beyond(x6
     xs, ys = np.sort(rng.normal(size=30)), rng.normal(size=30)
     x = np.concatenate([xs, rng.uniform(xs[0] - 1, xs[-1] + 1, 200)]).reshape(23, 10)
     np.testing.assert_allclose(
-        arrays.interpolate(x, jnp.asarray(xs), jnp.asarray(ys)), np.interp(x, xs, ys), atol=1e-14
+        arrays.piecewise_linear(x, jnp.asarray(xs), jnp.asarray(ys)), np.interp(x, xs, ys), atol=1e-14
     )
-    np.testing.assert_array_equal(arrays.interpolate(jnp.asarray(xs), jnp.asarray(xs), jnp.asarray(ys)), ys)
+    np.testing.assert_array_equal(arrays.piecewise_linear(jnp.asarray(xs), jnp.asarray(xs), jnp.asarray(ys)), ys)
 
 
 def test_interpolation_has_no_loop():
     """Two of `jnp.interp`'s in the loop of a sampler are refused by XLA (jax 0.12) for an H100."""
     names = {
         equation.primitive.name
-        for equation in _equations(jax.make_jaxpr(arrays.interpolate)(*[jnp.arange(4.0)] * 3).jaxpr)
+        for equation in _equations(jax.make_jaxpr(arrays.piecewise_linear)(*[jnp.arange(4.0)] * 3).jaxpr)
     }
     assert "div" in names and not names & {"while", "scan"}
 

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from configs import base
-from score_jax import backend, command
+from score_jax import backend
+from score_jax.lab import command
+from score_jax.lab.settings import get_config
 from score_jax.types import InputError
 
 _PROGRAM = """
@@ -71,7 +72,7 @@ def test_settings_that_do_not_exist_are_refused_before_anything_is_set(settings,
 )
 def test_the_command_line_sets_the_backend_before_flags_are_parsed(arguments, changed, monkeypatch):
     """Reading a checkpoint needs JAX, and what the flags are depends on the checkpoint."""
-    config, called = base.get_config(), []
+    config, called = get_config(), []
     monkeypatch.setattr(sys, "argv", ["sample.py", *arguments])
     monkeypatch.setattr(backend, "configure", lambda **settings: called.append(settings))
     command.configure_backend(config)
@@ -80,4 +81,4 @@ def test_the_command_line_sets_the_backend_before_flags_are_parsed(arguments, ch
 
 def test_the_settings_of_the_config_are_those_of_the_backend_with_its_defaults():
     defaults = {name: p.default for name, p in inspect.signature(backend.configure).parameters.items()}
-    assert base.get_config().device.to_dict() == defaults
+    assert get_config().device.to_dict() == defaults

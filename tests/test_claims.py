@@ -1,23 +1,19 @@
 """The textbook's claims hold, planted faults break them, and the command and its page say so."""
 
 import re
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from experiments import claims
+from experiments.claims import __main__ as command
+from experiments.claims import claim, score_matching
+from score_jax import arrays, kernels, losses, noise_levels, sampling, sde
+from tests.helpers import often
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "experiments"))
-
-import claims as command  # noqa: E402
-import textbook  # noqa: E402
-from textbook import claim, score_matching  # noqa: E402
-
-from score_jax import arrays, kernels, losses, noise_levels, sampling, sde  # noqa: E402
-from tests.helpers import often  # noqa: E402
-
 true_ism, true_annealed = losses.implicit_score_matching, sampling.annealed_langevin
 true_diffusion_loss = losses.diffusion_loss
 true_overlap, true_step_size = noise_levels.overlap, noise_levels.step_size
@@ -56,13 +52,13 @@ MARKED = often(IDS, {*IDS} - {*LONG})
 
 
 def test_every_claim_of_sections_a_to_e_is_there():
-    assert [check.id for check in textbook.select([])] == IDS
+    assert [check.id for check in claims.select([])] == IDS
 
 
 @pytest.mark.parametrize("id", MARKED)
 def test_claim_holds(id):
-    measured = textbook.CLAIMS[id]()
-    assert measured.verdict == "holds", textbook.failures(measured)
+    measured = claims.CLAIMS[id]()
+    assert measured.verdict == "holds", claims.failures(measured)
     assert (id in WITH_WRONG_FORMS) == any(m.relation == "wrong" for m in measured.measurements)
 
 
@@ -173,7 +169,7 @@ SLOW = {"E3", "E4", "E7", "E8", "B5", "C7", "B9", "D1", "D5"}
 def test_a_planted_fault_breaks_its_claim(fault, monkeypatch):
     id, owner, name, faulty = FAULTS[fault]
     monkeypatch.setattr(owner, name, faulty)
-    assert textbook.CLAIMS[id]().verdict == "fails"
+    assert claims.CLAIMS[id]().verdict == "fails"
 
 
 def test_a_wrong_form_that_comes_out_right_fails_the_claim():
@@ -224,5 +220,5 @@ def test_bad_input_is_one_line(arguments, message, capsys):
 def test_the_page_in_docs_is_of_these_claims_and_all_hold():
     page = (ROOT / "docs" / "claims.md").read_text()
     assert re.findall(r"^### (\w+): (\w+)$", page, re.M) == [(id, "holds") for id in IDS]
-    for check in textbook.CLAIMS.values():
+    for check in claims.CLAIMS.values():
         assert check.statement in page

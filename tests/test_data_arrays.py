@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from score_jax.data import ArraySource, array_file, bounded, in_memory, npy, occurring, split, subset, unlabelled
+from score_jax.data import ArraySource, array_file, bounded, hold_out, in_memory, npy, occurring, subset, unlabelled
 from score_jax.data.source import blocks
 from score_jax.types import InputError
 from tests.helpers import peak_of, refused
@@ -25,7 +25,7 @@ def test_arrays_are_read_exactly_under_each_of_their_names(tmp_path):
             source = array_file(tmp_path / "a.npz")
             np.testing.assert_array_equal(source.x, x)
             np.testing.assert_array_equal(source.label, label)
-            assert source.num_classes == 3 and source.levels == 256
+            assert source.num_classes == 3 and source.grey_levels == 256
     np.save(tmp_path / "a.npy", x[..., 0])
     assert array_file(tmp_path / "a.npy").shape == (6, 5, 1)
 
@@ -36,7 +36,7 @@ def test_points_of_every_type_and_order_are_given_out_as_float32(tmp_path, dtype
     points = np.asarray(RNG.normal(size=(7, 2)), dtype, order=order)
     np.save(tmp_path / "a.npy", points)
     source = array_file(tmp_path / "a.npy")
-    assert source.levels == 0 and source.num_classes == 0 and source.shape == (2,)
+    assert source.grey_levels == 0 and source.num_classes == 0 and source.shape == (2,)
     batch = source.batch(np.array([6, 0]))["x"]
     assert batch.dtype == np.float32 and batch.dtype.isnative
     np.testing.assert_array_equal(batch, points[[6, 0]].astype(np.float32))
@@ -98,7 +98,8 @@ UNUSABLE = {
     "grey.npy": (np.zeros((5, 1, 28, 28), np.uint8), "channels first"),
     "wide.npy": (np.zeros((5, 3, 32, 48), np.uint8), "channels first"),
     "bands.npy": (np.zeros((5, 13, 64, 64), np.uint8), "channels first"),
-    "floats.npy": (np.zeros((5, 4, 16, 16), np.float32), "channels first"),
+    "floats.npy": (np.zeros((5, 4, 16, 16), np.float32), r"channels first; .*x\[\.\.\., None\] says .* volumes"),
+    "volumes.npy": (np.zeros((5, 1, 6, 6, 6), np.float32), r"channels first; .*x\.transpose\(0, 2, 3, 4, 1\) mends it"),
 }
 
 
@@ -106,7 +107,7 @@ UNUSABLE = {
 def test_an_array_file_that_cannot_be_used_is_one_line_that_names_it(tmp_path, name):
     content, message = UNUSABLE[name]
     np.savez(tmp_path / name, **content) if name.endswith("npz") else np.save(tmp_path / name, content)
-    refused(rf"{name}: .*{message}", array_file, tmp_path / name, levels=8)
+    refused(rf"{name}: .*{message}", array_file, tmp_path / name, grey_levels=8)
 
 
 @pytest.mark.parametrize("shape", [(5, 32, 32, 3), (5, 3, 3, 3), (5, 3, 32, 4), (5, 8, 8, 16), (5, 32, 48, 8)])
@@ -210,7 +211,7 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
         for _ in range(16):
             entry.write(bytes(2**20))
     (tmp_path / "bomb.npz").write_bytes(file.getvalue())
-    call = lambda: refused(  # noqa: E731
+    call = lambda: refused(
         r"entry x promises 16777.* bytes in a file of .*: refused; unpack it if you trust it: np\.save",
         array_file,
         tmp_path / "bomb.npz",
@@ -248,7 +249,7 @@ def test_large_files_are_checked_before_they_are_used(tmp_path, rows_only, monke
     np.save(tmp_path / "a.npy", x)
     refused("a.npy: x has NaN, .* first in example 7", array_file, tmp_path / "a.npy")
     np.save(tmp_path / "a.npy", np.arange(9, dtype=np.uint8).reshape(9, 1, 1))
-    refused("holds grey level 8; expected 0 … 7", array_file, tmp_path / "a.npy", levels=8)
+    refused("holds grey level 8; expected 0 … 7", array_file, tmp_path / "a.npy", grey_levels=8)
     np.save(tmp_path / "a.npy", np.asfortranarray(np.zeros((9, 2))))
     refused("a.npy: is in Fortran order", array_file, tmp_path / "a.npy")
 
@@ -328,7 +329,7 @@ def test_classes_without_an_example_do_not_occur():
 
 
 def test_reading_nothing_into_memory_is_one_line():
-    refused("the data set is empty", in_memory, split(ArraySource(np.zeros((4, 1))), 0)[1])
+    refused("the data set is empty", in_memory, hold_out(ArraySource(np.zeros((4, 1))), 0)[1])
 
 
 # Few examples
@@ -339,7 +340,7 @@ def test_reading_nothing_into_memory_is_one_line():
     [(100, 0.1, 10), (4, 0.1, 1), (2, 0.1, 1), (100, 0.99, 99), (100, 7, 7), (100, 7.0, 7), (100, 0, 0), (1, 0.0, 0)],
 )
 def test_what_is_held_out_is_a_share_or_a_number_and_at_least_one_unless_it_is_none(n, holdout, expected):
-    train, test = split(ArraySource(np.arange(n, dtype=np.float32)[:, None], np.arange(n)), holdout)
+    train, test = hold_out(ArraySource(np.arange(n, dtype=np.float32)[:, None], np.arange(n)), holdout)
     assert (len(train), len(test)) == (n - expected, expected) and len(test.label) == expected
     np.testing.assert_array_equal(np.sort(np.concatenate([train.label, test.label])), np.arange(n))
 
@@ -358,4 +359,4 @@ def test_what_is_held_out_is_a_share_or_a_number_and_at_least_one_unless_it_is_n
     ],
 )
 def test_a_split_that_is_none_is_refused_with_the_cure(n, holdout, message):
-    refused(message, split, ArraySource(np.zeros((n, 1))), holdout)
+    refused(message, hold_out, ArraySource(np.zeros((n, 1))), holdout)

@@ -196,7 +196,7 @@ def binary_parts(batches):
 
 def python2_pickle(x, labels):
     """The bytes Python 2's cPickle wrote for {"data": uint8 array, "labels": list}, protocol 2."""
-    short = lambda text: b"U" + bytes([len(text)]) + text.encode()  # noqa: E731
+    short = lambda text: b"U" + bytes([len(text)]) + text.encode()
     raw = x.tobytes()
     dtype = (
         b"cnumpy\ndtype\n"
@@ -364,7 +364,7 @@ def test_a_cifar_archive_that_unpacks_to_too_much_is_refused(tmp_path, monkeypat
     other.size = 2**31
     (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(other.tobuf()) + zeros_gz(2**24))
     monkeypatch.setattr(cifar, "_MAX_BYTES", 2**22)
-    call = lambda: refused("unpacks to more than 4194304 bytes", cifar10, tmp_path / "bomb.tar.gz")  # noqa: E731
+    call = lambda: refused("unpacks to more than 4194304 bytes", cifar10, tmp_path / "bomb.tar.gz")
     assert peak_of(call) < 2**23
     many = write_tar(tmp_path / "many.tar", {f"{i}.png": b"" for i in range(1001)}, "w")
     refused("more than 1000 entries", cifar10, many)

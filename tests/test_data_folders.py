@@ -42,7 +42,7 @@ def test_a_folder_is_read_in_the_order_of_names_with_sub_folders_as_classes(tmp_
     np.testing.assert_array_equal(batch["x"], np.stack([content[order[i]] for i in (3, 0, 2, 1)]))
     np.testing.assert_array_equal(batch["label"], [2, 0, 1, 1])
     np.testing.assert_array_equal(source.label, [0, 1, 1, 2])
-    assert source.names == ("ant", "cat", "dog") and source.shape == (6, 6, 3) and source.levels == 256
+    assert source.names == ("ant", "cat", "dog") and source.shape == (6, 6, 3) and source.grey_levels == 256
     assert "label" not in folder(tmp_path).batch(np.array([0]))
     assert source.batch(np.array([], int))["x"].shape == (0, 6, 6, 3)
 

@@ -8,24 +8,24 @@ from score_jax.data import ArraySource, center_crop, digits, images, in_memory, 
 from score_jax.types import InputError
 
 KEY = jax.random.key(0)
-prepare = jax.jit(images.prepare, static_argnames=("levels", "dequantize", "flip", "value_range"))
+prepare = jax.jit(images.prepare, static_argnames=("grey_levels", "dequantize", "flip", "value_range"))
 
 
-def all_levels(levels, copies):
-    """(copies, 1, levels, 1): every grey level in every image."""
-    return jnp.broadcast_to(jnp.arange(levels, dtype=jnp.uint8)[:, None], (copies, 1, levels, 1))
+def all_grey_levels(grey_levels, copies):
+    """(copies, 1, grey_levels, 1): every grey level in every image."""
+    return jnp.broadcast_to(jnp.arange(grey_levels, dtype=jnp.uint8)[:, None], (copies, 1, grey_levels, 1))
 
 
-@pytest.mark.parametrize("levels", [2, 17, 256])
-def test_dequantization_adds_uniform_noise_that_the_floor_removes(levels):
+@pytest.mark.parametrize("grey_levels", [2, 17, 256])
+def test_dequantization_adds_uniform_noise_that_the_floor_removes(grey_levels):
     # Half the pixels have the top level, where a full-precision u would round 255 + u to 256 once in 2¹⁷.
     x = jnp.arange(2**20).reshape(1024, 32, 32, 1)
-    x = jnp.where(x < 2**19, levels - 1, x % levels).astype(jnp.uint8)
-    y = np.asarray(images.uniform_dequantization(KEY, x, levels=levels))
+    x = jnp.where(x < 2**19, grey_levels - 1, x % grey_levels).astype(jnp.uint8)
+    y = np.asarray(images.uniform_dequantization(KEY, x, grey_levels=grey_levels))
     x = np.asarray(x)
     assert y.dtype == np.float32 and y.min() >= 0 and y.max() < 1
-    np.testing.assert_array_equal(np.floor(y * np.float32(levels)), x)
-    u = y.astype(np.float64) * levels - x
+    np.testing.assert_array_equal(np.floor(y * np.float32(grey_levels)), x)
+    u = y.astype(np.float64) * grey_levels - x
     # U[0, 1): mean 1/2, variance 1/12, fourth central moment 1/80; 4 s.e. over all draws.
     assert abs(u.mean() - 0.5) < 4 * np.sqrt(1 / 12 / u.size)
     assert abs(((u - 0.5) ** 2).mean() - 1 / 12) < 4 * np.sqrt((1 / 80 - 1 / 144) / u.size)
@@ -33,7 +33,7 @@ def test_dequantization_adds_uniform_noise_that_the_floor_removes(levels):
 
 
 def test_scaling_without_noise_runs_from_zero_to_one():
-    y = images.scale(all_levels(17, 1), levels=17)
+    y = images.scale(all_grey_levels(17, 1), grey_levels=17)
     np.testing.assert_allclose(np.ravel(y), np.arange(17) / 16, rtol=1e-7)
 
 
@@ -49,7 +49,7 @@ def test_a_flip_mirrors_the_width_of_half_the_images_and_nothing_else():
 
 def test_row_i_of_a_prepared_batch_depends_on_row_i_and_its_key_alone():
     x = jax.random.randint(KEY, (12, 4, 4, 1), 0, 256).astype(jnp.uint8)
-    keys, options = example_keys(KEY, 12), {"levels": 256, "flip": True}
+    keys, options = example_keys(KEY, 12), {"grey_levels": 256, "flip": True}
     whole = prepare(keys, x, **options)
     np.testing.assert_array_equal(
         whole, jnp.concatenate([prepare(keys[:6], x[:6], **options), prepare(keys[6:], x[6:], **options)])
@@ -59,7 +59,7 @@ def test_row_i_of_a_prepared_batch_depends_on_row_i_and_its_key_alone():
 
 def test_prepare_composes_dequantization_flip_and_range():
     x = jax.random.randint(KEY, (40, 4, 4, 3), 0, 256).astype(jnp.uint8)
-    y = np.asarray(prepare(KEY, x, levels=256, flip=True, value_range=(-1, 3)))
+    y = np.asarray(prepare(KEY, x, grey_levels=256, flip=True, value_range=(-1, 3)))
     back = np.floor(256 * np.asarray(images.from_range(y, -1, 3)))
     x = np.asarray(x)
     mirrored = (back == x[:, :, ::-1]).all((1, 2, 3))
@@ -69,14 +69,14 @@ def test_prepare_composes_dequantization_flip_and_range():
 
 def test_flips_and_noise_of_one_batch_are_independent():
     x = jnp.zeros((4000, 1, 2, 1), jnp.uint8).at[:, :, 1].set(1)
-    y = np.asarray(prepare(KEY, x, levels=2, flip=True, value_range=(0, 2)))[:, 0, :, 0]
+    y = np.asarray(prepare(KEY, x, grey_levels=2, flip=True, value_range=(0, 2)))[:, 0, :, 0]
     flipped, noise = y[:, 0] >= 1, (y % 1).sum(1)
     assert abs(np.corrcoef(flipped, noise)[0, 1]) < 4 / np.sqrt(len(y))  # 4 s.e.
 
 
 def test_points_pass_through_prepare():
     x = jax.random.normal(KEY, (5, 2))
-    np.testing.assert_array_equal(images.prepare(KEY, x, levels=0), x)
+    np.testing.assert_array_equal(images.prepare(KEY, x, grey_levels=0), x)
 
 
 @pytest.mark.parametrize("low, high", [(-1.0, 1.0), (0.0, 1.0), (-3.0, 5.0)])
@@ -89,8 +89,8 @@ def test_to_range_and_from_range_are_inverse(low, high):
 
 @pytest.mark.parametrize("dequantize", [False, True])
 def test_shown_images_are_the_stored_ones_and_are_clipped(dequantize):
-    x = all_levels(256, 3)
-    y = prepare(KEY, x, levels=256, dequantize=dequantize, value_range=(0, 1))
+    x = all_grey_levels(256, 3)
+    y = prepare(KEY, x, grey_levels=256, dequantize=dequantize, value_range=(0, 1))
     np.testing.assert_array_equal(images.to_uint8(y, 0, 1), x)
     np.testing.assert_array_equal(images.to_uint8(jnp.array([-1.5, -1.0, 0.0, 1.0, 7.0])), [0, 0, 128, 255, 255])
 
@@ -138,7 +138,7 @@ def test_a_resized_source_first_cuts_out_the_middle():
     "call, message",
     [
         (lambda x: images.uniform_dequantization(KEY, x * 1.0), "grey levels must be integers, got float32"),
-        (lambda x: images.prepare(KEY, x, levels=0), "levels=0; expected 2 to 256"),
+        (lambda x: images.prepare(KEY, x, grey_levels=0), "grey_levels=0; expected 2 to 256"),
         (lambda x: images.random_flip(KEY, x[0]), r"flips need images of shape \(B, H, W, C\)"),
         (lambda x: images.to_range(x, 1, -1), r"value range \(1, -1\); expected low < high"),
         (lambda x: resized(digits(), 4), "only images of 256 grey levels"),

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from score_jax.data import ArraySource, Loader, batches, digits, in_memory, split, subset, unlabelled
+from score_jax.data import ArraySource, Loader, batches, digits, hold_out, in_memory, subset, unlabelled
 from score_jax.data.order import permutation
 from score_jax.types import InputError
 
@@ -198,14 +198,14 @@ def test_one_pass_gives_every_example_once_in_order_with_the_remainder():
 
 
 def test_a_split_is_disjoint_complete_and_fixed():
-    train, test = split(numbers(100), 0.2, seed=3)
+    train, test = hold_out(numbers(100), 0.2, seed=3)
     assert (len(train), len(test)) == (80, 20)
     parts = [in_memory(part).label for part in (train, test)]
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(100))
-    np.testing.assert_array_equal(in_memory(split(numbers(100), 20, seed=3)[1]).label, parts[1])
-    assert not np.array_equal(in_memory(split(numbers(100), 20, seed=4)[1]).label, parts[1])
+    np.testing.assert_array_equal(in_memory(hold_out(numbers(100), 20, seed=3)[1]).label, parts[1])
+    assert not np.array_equal(in_memory(hold_out(numbers(100), 20, seed=4)[1]).label, parts[1])
     with pytest.raises(InputError, match="holds out 100 of 100"):
-        split(numbers(100), 100)
+        hold_out(numbers(100), 100)
 
 
 def test_a_subset_of_a_subset_picks_the_right_rows():
@@ -247,7 +247,7 @@ def test_digits_are_scikit_learns_with_their_seventeen_levels():
     assert (len(train), len(test), len(both)) == (1500, 297, 1797)
     np.testing.assert_array_equal(both.x[..., 0], load_digits().images)
     np.testing.assert_array_equal(both.label, load_digits().target)
-    assert both.levels == train.levels == 17 and both.x.max() == 16 and train.num_classes == 10
+    assert both.grey_levels == train.grey_levels == 17 and both.x.max() == 16 and train.num_classes == 10
     joined = np.concatenate([train.x, test.x]).reshape(1797, -1)
     np.testing.assert_array_equal(np.unique(joined, axis=0), np.unique(both.x.reshape(1797, -1), axis=0))
     with pytest.raises(InputError, match="no split 'validation'"):

@@ -51,7 +51,7 @@ def data_dir(tmp_path_factory):
 
 def test_an_array_record_copy_is_read_exactly_and_the_newest_version_taken(data_dir):
     source = tfds.load("tiny", data_dir=data_dir)
-    assert (len(source), source.shape, source.num_classes, source.levels) == (7, (4, 4, 3), 3, 256)
+    assert (len(source), source.shape, source.num_classes, source.grey_levels) == (7, (4, 4, 3), 3, 256)
     batch = source.batch(np.array([5, 2, 6]))
     np.testing.assert_array_equal(batch["x"], X[[5, 2, 6]])
     np.testing.assert_array_equal(batch["label"], LABELS[[5, 2, 6]])
@@ -66,7 +66,7 @@ def test_a_version_and_a_part_of_a_split_can_be_asked_for(data_dir, monkeypatch)
 
 def test_another_feature_can_be_the_example(data_dir):
     source = tfds.load("tiny", data_dir=data_dir, x_key="point", label_key="none")
-    assert source.levels == 0 and source.num_classes == 0 and source.shape == (2,)
+    assert source.grey_levels == 0 and source.num_classes == 0 and source.shape == (2,)
     np.testing.assert_array_equal(in_memory(source).x, POINTS)
 
 

@@ -57,7 +57,7 @@ def test_another_shape_or_tree_fails():
 
 
 def test_leaves_are_compared_by_their_own_norms_unless_they_are_nothing_beside_the_tree():
-    tree = lambda small: {"large": 10 * A, "small": small}  # noqa: E731
+    tree = lambda small: {"large": 10 * A, "small": small}
     # A tenth of the whole: one per cent of it is one per cent.
     assert compare.relative_error(tree(1.01 * A), tree(A)) == pytest.approx(0.01, rel=1e-3)
     # A thousandth: a hundredth of the whole stands for it, and an error of 100 % is one of 10 %.
@@ -76,7 +76,7 @@ def test_rounding_grows_as_the_root_of_the_number_of_operations():
 
 
 def test_the_two_programs_agree_and_a_score_off_by_a_thousandth_does_not():
-    fn = lambda x: {"a": jnp.tanh(x) @ x.T}  # noqa: E731
+    fn = lambda x: {"a": jnp.tanh(x) @ x.T}
     found, expected = compare.both(fn, A)
     assert isinstance(found["a"], np.ndarray) and compare.relative_error(found, expected) < compare.rounding(4)
     wrong, _ = compare.both(lambda x: {"a": 1.001 * fn(x)["a"]}, A)
@@ -86,7 +86,7 @@ def test_the_two_programs_agree_and_a_score_off_by_a_thousandth_does_not():
 @pytest.mark.parametrize(("bits", "unit"), [(10, compare.TF32), (7, compare.BFLOAT16)])
 def test_factors_rounded_as_accelerators_do_exceed_what_float32_explains(bits, unit):
     a, b = (np.random.default_rng(seed).normal(size=(16, 16)).astype(np.float32) for seed in (0, 1))
-    rounded = lambda x: jax.lax.reduce_precision(x, 8, bits)  # noqa: E731
+    rounded = lambda x: jax.lax.reduce_precision(x, 8, bits)
     error = compare.relative_error(rounded(a) @ rounded(b), a @ b)
     assert 20 * compare.rounding(16) < error < unit
 

@@ -45,7 +45,7 @@ def oracle():
     sde, data = SDES["vp"], mixture(3, full=True)
     score_fn = distributions.score_of(data, sde)
     between = jax.jit(lambda x, low, high: likelihood.log_likelihood(sde, score_fn, x, t_min=low, t_max=high))
-    exact = lambda x, t_min=sde.t_min, t_max=sde.t_max: between(x, t_min, t_max)  # noqa: E731
+    exact = lambda x, t_min=sde.t_min, t_max=sde.t_max: between(x, t_min, t_max)
     estimate = jax.jit(lambda key, x: likelihood.log_likelihood(sde, score_fn, x, key=key, n_probes=2))
     return sde, data, exact, estimate
 
@@ -109,7 +109,7 @@ def test_probes_belong_to_their_example(oracle):
 def test_images_of_many_dimensions_and_single_probes():
     """N(0, 0.5) in 100 dimensions: the score's Jacobian is a multiple of 1, so a Rademacher probe is exact."""
     sde = sdes.VP()
-    score_fn = lambda x, t: -x / arrays.expand_right(0.5 * sde.alpha(t) ** 2 + sde.variance(t), x)  # noqa: E731
+    score_fn = lambda x, t: -x / arrays.expand_right(0.5 * sde.alpha(t) ** 2 + sde.variance(t), x)
     x = 0.7 * arrays.normal(key(), jnp.zeros((3, 10, 5, 2)))
     std, end = (np.sqrt(0.5 * float(sde.alpha(t)) ** 2 + float(sde.variance(t))) for t in (sde.t_max, sde.t_min))
     truth = normal_log_prob(np.asarray(x, np.float64).reshape(3, 100), 0, end / std * float(sde.sigma(sde.t_max)))
@@ -141,7 +141,7 @@ def test_bits_per_dim_counts_from_the_published_offsets(width, offset):
     found = likelihood.bits_per_dim(jnp.zeros(3), dims=dims, data_range=width)
     np.testing.assert_allclose(found.value, offset, rtol=1e-6)
     assert "uniformly dequantized" in found.convention
-    few = likelihood.bits_per_dim(uniform, dims=dims, data_range=width, levels=16)
+    few = likelihood.bits_per_dim(uniform, dims=dims, data_range=width, grey_levels=16)
     np.testing.assert_allclose(few.value, 4, rtol=1e-6)
     nats = likelihood.bits_per_dim(jnp.ones(1), dims=dims, data_range=width).value - offset
     np.testing.assert_allclose(nats, -1 / (dims * np.log(2)), rtol=1e-5)
@@ -154,11 +154,11 @@ def test_the_convention_passes_through_jit():
 
 def test_data_without_a_density_are_refused():
     sde = sdes.VP()
-    refused = lambda x, **k: likelihood.log_likelihood(sde, lambda x, t: -x, x, **k)  # noqa: E731
+    refused = lambda x, **k: likelihood.log_likelihood(sde, lambda x, t: -x, x, **k)
     grey = jax.random.randint(key(), (2, 8, 8, 1), 0, 256).astype(jnp.uint8)
     with pytest.raises(InputError, match=r"x is uint8.*uniform_dequantization"):
         refused(grey)
-    scaled = images.to_range(images.scale(grey // 16, levels=16))
+    scaled = images.to_range(images.scale(grey // 16, grey_levels=16))
     for lattice in (scaled, scaled.reshape(len(grey), -1), (grey // 16).reshape(len(grey), -1).astype(jnp.float32)):
         with pytest.raises(InputError, match=r"128 numbers of x take \d+ values only.*uniform_dequantization"):
             refused(lattice)

@@ -62,8 +62,8 @@ def test_features_passed_or_taken_beforehand_are_the_same_and_taken_in_parts():
         return spectrum(x)
 
     many = np.concatenate([TRAIN, FRESH])
-    index, distance = nearest_neighbours(FRESH[:9], many, 3, features=features)
-    expected = nearest_neighbours(spectrum(FRESH[:9]), spectrum(many), 3)
+    index, distance = nearest_neighbours(FRESH[:9], many, k=3, features=features)
+    expected = nearest_neighbours(spectrum(FRESH[:9]), spectrum(many), k=3)
     np.testing.assert_array_equal(index, expected[0])
     np.testing.assert_allclose(distance, expected[1], atol=1e-6)
     assert sizes == [9, 1024, 76]

@@ -10,14 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
 from scipy import integrate, stats
 from scipy.spatial.distance import pdist
 
-from configs import base
-from score_jax import arrays, build, distributions, noise_levels, sampling
+from experiments import noise_levels as script
+from score_jax import arrays, distributions, noise_levels, sampling
 from score_jax import data as datasets
 from score_jax import sde as sdes
+from score_jax.lab import settings as base
+from score_jax.lab.build.noise import sde
+from score_jax.lab.build.sampling import grid
 from score_jax.sampling import grids
 from score_jax.types import InputError
 from tests.helpers import key
@@ -141,7 +145,7 @@ def test_ncsns_ladder_overlaps_by_nothing():
 @pytest.mark.parametrize("c", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("dims", [1, 2, 3, 4, 5, 31, 32, 64, 3072, 10**6])
 def test_the_ratio_solves_its_equation_in_any_dimension(dims, c):
-    ratio = noise_levels.ratio(dims, c)
+    ratio = noise_levels.ratio(dims, c=c)
     assert ratio > 1
     np.testing.assert_allclose(noise_levels.overlap(ratio, dims), c, rtol=1e-9)
 
@@ -171,8 +175,8 @@ def test_levels_reach_both_ends():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: noise_levels.ratio(64, 0.9999), "c is between 0 and 0.9973.* got 0.9999"),
-        (lambda: noise_levels.ratio(64, 0.0), "got 0.0"),
+        (lambda: noise_levels.ratio(64, c=0.9999), "c is between 0 and 0.9973.* got 0.9999"),
+        (lambda: noise_levels.ratio(64, c=0.0), "got 0.0"),
         (lambda: noise_levels.ratio(0), "dims must be at least 1"),
         (lambda: noise_levels.count(0.01, 1.0, 64), "sigma_min must be below sigma_max"),
         (lambda: noise_levels.step_size(0.01, 1.0, 5), "above 1, got 1.0"),
@@ -286,8 +290,12 @@ def test_the_command_prints_lines_that_configure_what_it_recommends(tmp_path):
     exec("\n".join(line.strip() for line in output.splitlines() if line.startswith("    config.")), {"config": config})
     np.testing.assert_allclose(config.sde.ve.sigma_max, distance, rtol=1e-3)  # four digits are printed
     np.testing.assert_allclose(config.sampler.annealed_langevin.step_size, expected.step_size, rtol=1e-2)
-    assert len(build.grid(config, build.sde(config))) == expected.n_levels + 1 == 22
+    assert len(grid(config, sde(config))) == expected.n_levels + 1 == 22
     assert "4.736  the largest distance" in output
+
+
+def test_importing_the_command_defines_no_flag():
+    assert callable(script.define) and not {"subset", "n_steps"} & set(flags.FLAGS)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_output_to_score_is_affine_and_exact_for_any_output(sde, p):
     [(0.5, 0.5, 0.35355339059, 1.41421356237, -0.1732867951), (1.0, 0.2, 0.4472135955, 0.894427191, 0.0)],
 )
 def test_edm_meets_the_published_preconditioning(sigma, c_skip, c_out, c_in, c_noise):
-    sde, p, t = sdes.EDM(), parameterization.edm(0.5), jnp.asarray(sigma)
+    sde, p, t = sdes.EDM(), parameterization.EDM(0.5), jnp.asarray(sigma)
     np.testing.assert_allclose(p.inputs(sde, t), [c_in, c_noise], rtol=1e-5, atol=1e-7)
     x, F = jnp.full((1, 1), 0.7), jnp.full((1, 1), -0.4)
     denoised = sde.denoise(x, t, p.to_score(sde, x, t, F))
@@ -78,7 +78,7 @@ def test_edm_meets_the_published_preconditioning(sigma, c_skip, c_out, c_in, c_n
 @each
 def test_what_a_network_sees_does_not_depend_on_the_sde(p):
     """At equal SNR, c_noise agrees and c_in x agrees for the same x/α: a trained backbone outlives its SDE."""
-    if p in (parameterization.score, PARAMETERIZATIONS["eps_as_given"]):
+    if p in (parameterization.Score(), PARAMETERIZATIONS["eps_as_given"]):
         pytest.skip("such a network sees x itself")
     log_snr = jnp.array([3.0, 0.0, -2.0])
     seen = []
@@ -92,7 +92,7 @@ def test_what_a_network_sees_does_not_depend_on_the_sde(p):
 @each
 def test_normalised_inputs_have_unit_variance_for_unit_data(p):
     """E‖c_in x‖² = D for data of unit variance (edm: of variance σ_data²), on every SDE."""
-    if p in (parameterization.score, PARAMETERIZATIONS["eps_as_given"]):
+    if p in (parameterization.Score(), PARAMETERIZATIONS["eps_as_given"]):
         pytest.skip("such a network sees x itself")
     variance = 0.25 if p == PARAMETERIZATIONS["edm"] else 1.0
     for sde in SDES.values():
@@ -103,4 +103,4 @@ def test_normalised_inputs_have_unit_variance_for_unit_data(p):
 
 def test_edm_refuses_a_data_scale_that_is_not_positive():
     with pytest.raises(InputError, match="sigma_data must be positive, got 0"):
-        parameterization.edm(0.0)
+        parameterization.EDM(0.0)

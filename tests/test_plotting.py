@@ -184,7 +184,7 @@ def test_histogram_bars_are_the_shares_in_per_cent():
 
 def test_pictures_leave_no_global_state_and_need_no_pyplot(tmp_path):
     before = dict(matplotlib.rcParams)
-    path = plotting.save(plotting.curve([1, 2], [3.0, 2.0]), tmp_path / "figures" / "loss.png")
+    path = plotting.save_figure(plotting.curve([1, 2], [3.0, 2.0]), tmp_path / "figures" / "loss.png")
     assert dict(matplotlib.rcParams) == before
     # 5.4 × 3.4 inches at 150 dots an inch, trimmed to its content
     with Image.open(path) as picture:

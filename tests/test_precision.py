@@ -68,7 +68,7 @@ PRODUCTS = {
     "posterior": (posterior, Y),
     "posterior of isotropic": (lambda y: ISOTROPIC.posterior(A, y, 0.1).means, Y),
     "sliced Wasserstein": (lambda x: metrics.sliced_wasserstein(key(), x, X + 1), X),
-    "score error": (lambda x: metrics.score_error(key(), lambda y, t: y * x, FULL, SDE, T, n=4).error, X[0, 0]),
+    "score error": (lambda x: metrics.score_error(key(), SDE, lambda y, t: y * x, FULL, ts=T, n=4).error, X[0, 0]),
     "largest distance": (lambda x: noise_levels._largest_squared(x, X), X),
     "resizing": (lambda x: layers.resize_aligned(x, jnp.zeros((2, 9, 7, 4))), IMAGES),
     "table of levels": (lambda x: LevelInstanceNormPlus().apply(TABLE, x, jnp.eye(2)), IMAGES),
@@ -90,7 +90,7 @@ def test_integration_multiplies_in_full_precision():
 
 def test_ncsnv2_divides_by_its_levels_exactly_and_its_layers_follow_the_users_setting():
     network = at_levels(NCSNv2(2, 4, (2.0, 0.1)))
-    of = lambda kind: {precision for name, precision in products(jax.make_jaxpr(network)(IMAGES).jaxpr) if name == kind}  # noqa: E731
+    of = lambda kind: {precision for name, precision in products(jax.make_jaxpr(network)(IMAGES).jaxpr) if name == kind}
     assert of("dot_general") == {(HIGHEST, HIGHEST)} and of("conv_general_dilated") == {None}
     with jax.default_matmul_precision("tensorfloat32"):
         assert of("dot_general") == {(HIGHEST, HIGHEST)} and of("conv_general_dilated") == {(HIGH, HIGH)}
@@ -113,14 +113,14 @@ OWN = {
         for name, kernel in KERNELS.items()
     },
     **{
-        f"weighting_{name}": lambda x, w=w: losses.diffusion_loss(key(), of_time, x, SDE, weighting=w)
+        f"weighting_{name}": lambda x, w=w: losses.diffusion_loss(key(), SDE, of_time, x, weighting=w)
         for name, w in WEIGHTINGS.items()
     },
     **{
-        f"times_{name}": lambda x, draw=draw: losses.diffusion_loss(key(), of_time, x, SDE, times=draw)
+        f"times_{name}": lambda x, draw=draw: losses.diffusion_loss(key(), SDE, of_time, x, times=draw)
         for name, draw in TIMES.items()
     },
-    "bound": lambda x: likelihood.variational_bound(key(), SDE, of_time, x, T[::-1]).total,
+    "bound": lambda x: likelihood.variational_bound(key(), SDE, of_time, x, ts=T[::-1]).total,
     **{
         f"sampler_{name}": lambda x, make=make: sampling.sample(key(), make(SDE, of_time), x, T[::-1])
         for name, make in SAMPLERS.items()
@@ -140,8 +140,8 @@ def test_losses_samplers_and_likelihood_add_no_rounded_product():
 
 
 def test_a_plain_product_is_found_wherever_it_is():
-    plain = lambda x: x @ x.T  # noqa: E731
-    image = lambda x: jax.lax.conv(x[None, None], x[None, None], (1, 1), "SAME")  # noqa: E731
+    plain = lambda x: x @ x.T
+    image = lambda x: jax.lax.conv(x[None, None], x[None, None], (1, 1), "SAME")
     custom = jax.custom_jvp(plain)
     custom.defjvp(lambda primals, tangents: (plain(*primals), plain(*tangents)))
     hidden = {

@@ -2,12 +2,13 @@
 
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from configs import toy
-from score_jax import runs
+from score_jax.lab import build, evaluation, run, samples
 
 
 def test_a_toy_is_trained_sampled_and_measured(tmp_path):
@@ -19,17 +20,17 @@ def test_a_toy_is_trained_sampled_and_measured(tmp_path):
     config.training.batch_size = 64
     config.sampler.name, config.sampler.grid, config.sampler.steps = "ddim", "log_snr", 30
     config.evaluation.n = 500
-    run = runs.new(config, tmp_path / "run")
-    result = runs.train(run)
-    numbers = runs.evaluate(run.with_state(result.state))
+    experiment = build.experiment(config)
+    trained = run.train(experiment, tmp_path / "run")
+    numbers = evaluation.evaluate(trained)
     print(sys.version, jax.__version__, numbers)
     assert numbers["step"] == 1000
     errors = {float(k): v for k, v in numbers["relative_score_error_by_sigma"].items()}
     # At the largest noise the score is nearly −x/(α²v + σ²): a small network has it after 1000 steps to a few per cent.
     assert errors[max(errors)] < 0.1
     assert np.isfinite(list(errors.values())).all()
-    again = runs.load(tmp_path / "run", config)
-    jax.tree.map(np.testing.assert_array_equal, again.state.params, result.state.params)
-    drawn = runs.samples(again, n=300, seed=1)
+    again = run.restore(experiment, tmp_path / "run")
+    chex.assert_trees_all_equal(again.state.params, trained.state.params)
+    drawn = samples.draw_samples(again, n=300, seed=1)
     near = jnp.linalg.norm(drawn.x[:, None] - np.array([[5.0, 5.0], [-5.0, -5.0]])[None], axis=2).min(1)
     assert float((near < 3).mean()) > 0.85  # 3 standard deviations around either mode: 0.989 for the data

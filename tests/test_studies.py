@@ -2,15 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import study
-from experiments.ddpm_equivalence import __main__ as equivalence
-from experiments.ddpm_equivalence import (
+from experiments.studies import study
+from experiments.studies.ddpm_equivalence import __main__ as equivalence
+from experiments.studies.ddpm_equivalence import (
     coordinates,
     discretisation,
     identities,
@@ -19,14 +18,15 @@ from experiments.ddpm_equivalence import (
     oracle,
     samplers,
 )
-from experiments.few_steps import __main__ as few_steps
-from experiments.manifold_noise import __main__ as manifold_noise
-from experiments.mode_weights import __main__ as mode_weights
-from experiments.ncsn_techniques import __main__ as ncsn_techniques
-from experiments.objective_cost import __main__ as objective_cost
-from experiments.score_accuracy import __main__ as score_accuracy
-from experiments.small_noise import __main__ as small_noise
-from score_jax import data, metrics, runs
+from experiments.studies.few_steps import __main__ as few_steps
+from experiments.studies.manifold_noise import __main__ as manifold_noise
+from experiments.studies.mode_weights import __main__ as mode_weights
+from experiments.studies.ncsn_techniques import __main__ as ncsn_techniques
+from experiments.studies.objective_cost import __main__ as objective_cost
+from experiments.studies.score_accuracy import __main__ as score_accuracy
+from experiments.studies.small_noise import __main__ as small_noise
+from score_jax import data, metrics
+from score_jax.lab import build, run
 
 FOLDERS = sorted(path.parent for path in Path(study.__file__).parent.glob("*/README.md"))
 
@@ -36,7 +36,7 @@ def test_a_study_has_its_result_and_pictures(folder):
     page = (folder / "README.md").read_text()
     result = "".join(re.findall(r"<!-- result.*? -->\n(.*?)<!-- /result", page, re.DOTALL))
     assert result.count("\n|") >= 3 and ("seed" in result or "medians" in result)
-    assert f"python -m experiments.{folder.name}" in page
+    assert f"python -m experiments.studies.{folder.name}" in page
     pictures = [line.split("(")[1].rstrip(")") for line in page.splitlines() if line.startswith("![")]
     assert pictures and all((folder / name).exists() for name in pictures)
 
@@ -44,7 +44,7 @@ def test_a_study_has_its_result_and_pictures(folder):
 @pytest.mark.slow
 def test_annealed_langevin_weighs_modes_and_langevin_does_not():
     rows = {row["method"]: row for row in mode_weights.run(1).rows}
-    weight = lambda name: rows[name]["weight of (5, 5)"]  # noqa: E731
+    weight = lambda name: rows[name]["weight of (5, 5)"]
     # Langevin keeps the start's share, ½, to 4 s.e. = 4 √(¼/1280); annealed is within 4 s.e. and its finite-time bias.
     assert abs(weight("Langevin") - 0.5) < 0.06
     for name in ("annealed Langevin", "annealed, density convolved"):
@@ -70,7 +70,7 @@ def test_released_third_order_is_ahead_on_karras_grid_of_fifteen_steps(monkeypat
     monkeypatch.setattr(few_steps, "MORE", (15,))
     released = "3M, halved (released)"
     found = few_steps.errors({name: few_steps.METHODS[name] for name in ("3M", released)})
-    at = lambda name, limit, steps: few_steps.mean(found[name, limit], "karras", (steps,))  # noqa: E731
+    at = lambda name, limit, steps: few_steps.mean(found[name, limit], "karras", (steps,))
     assert at(released, few_steps.RELEASED, 15) < 0.8 * at("3M", "long", 15)
     for name in ("3M", released):
         assert at(name, "last", 5) < 0.5 * at(name, "never", 5)
@@ -125,24 +125,15 @@ def test_a_result_replaces_the_one_before_and_nothing_else(tmp_path, capsys):
     assert "a.png" in capsys.readouterr().out
 
 
-class Cell(NamedTuple):
-    """Stands for a trained run, its state being the number of its training."""
-
-    config: Any
-    state: int
-
-    def with_state(self, state):
-        return self._replace(state=state)
-
-
 def test_each_cell_changes_what_its_technique_names_and_nothing_else(monkeypatch):
     trained = []
-    monkeypatch.setattr(ncsn_techniques, "trained", lambda config: trained.append(config) or Cell(config, len(trained)))
+    monkeypatch.setattr(ncsn_techniques, "trained", lambda config: trained.append(config) or len(trained))
+    monkeypatch.setattr(ncsn_techniques, "sampled_by", lambda config, run: run)
     start = ncsn_techniques.baseline(0, 100)
     changes = ncsn_techniques.techniques(11.2, 14 * 14, start.sde.ve.sigma_min)
     found = dict(ncsn_techniques.cells(start, changes))
-    assert [cell.state for cell in found.values()] == [1, 2, 3, 4, 4, 4, 4]
-    settings = [dict(leaves(runs.as_json(cell.config))) for cell in found.values()]
+    assert [cell.run for cell in found.values()] == [1, 2, 3, 4, 4, 4, 4]
+    settings = [dict(leaves(cell.config.to_dict())) for cell in found.values()]
     for before, after, changed in zip(settings[:-1], settings[1:], list(changes.values())[1:], strict=True):
         assert {key for key in after if after[key] != before[key]} == set(changed)
     for values in settings:
@@ -166,7 +157,9 @@ def test_a_completion_keeps_what_is_given(tmp_path):
     config.sampler.steps, config.sampler.denoise = 3, True
     images = data.digits(split="test").batch(np.arange(5))["x"] / np.float32(16)
     mask = np.arange(8)[None, :, None] < 4
-    filled = np.asarray(ncsn_techniques.completed(jax.random.key(0), runs.new(config, tmp_path), images, mask))
+    experiment = build.experiment(config)
+    cell = ncsn_techniques.Cell(config, run.of_state(experiment, run.first_state(experiment), tmp_path))
+    filled = np.asarray(ncsn_techniques.completed(jax.random.key(0), cell, images, mask))
     assert (filled[:, :, :4] == images[:, :, :4]).all()
     assert (abs(filled - images)[:, :, 4:] > 0.01).mean() > 0.5
 

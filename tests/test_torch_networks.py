@@ -23,9 +23,9 @@ NETWORKS = {
     "ncsnpp": ncsnpp(**TINY),
     "song_unet": song_unet(**TINY, num_classes=3),
     "adm": adm(**TINY | {"head_channels": 16}, num_classes=3),
-    "ncsnpp, images on all levels": ncsnpp(**TINY | SKIPS),
+    "ncsnpp, images at all resolutions": ncsnpp(**TINY | SKIPS),
     # The taps are asymmetric, so that none can be the wrong way around.
-    "ncsnpp, convolutions between levels": ncsnpp(**TINY | RESIDUAL | {"fir": (1.0, 2.0, 5.0, 3.0)}),
+    "ncsnpp, convolutions between resolutions": ncsnpp(**TINY | RESIDUAL | {"fir": (1.0, 2.0, 5.0, 3.0)}),
     "ddpm, padded as diffusers does": ddpm(**TINY | {"stride_padding": 1, "dropout": 0.1}),
 }
 PUBLISHED = {"ddpm": ddpm(), "ddpmpp": ddpmpp(), "ncsnpp": ncsnpp(), "song_unet": song_unet(), "adm": adm()}

@@ -19,7 +19,7 @@ SCORE = distributions.score_of(mixture(), SDE)
 
 
 def loss(keys, x0):
-    return losses.diffusion_loss(keys, lambda x, t: 0.9 * SCORE(x, t), x0, SDE)
+    return losses.diffusion_loss(keys, SDE, lambda x, t: 0.9 * SCORE(x, t), x0)
 
 
 def draw(keys, x):
@@ -88,10 +88,10 @@ def test_a_corrector_whose_norm_is_over_devices_is_that_of_the_whole_batch():
 def test_vmap_over_keys_and_over_numbers_of_the_sde():
     x0 = mixture().sample(key(), 8)
     keys = arrays.split(key(3), 4)
-    swept = jax.vmap(lambda k, b: losses.diffusion_loss(k, lambda x, t: -x, x0, sdes.VP(0.1, b)))(
+    swept = jax.vmap(lambda k, b: losses.diffusion_loss(k, sdes.VP(0.1, b), lambda x, t: -x, x0))(
         keys, jnp.linspace(5, 20, 4)
     )
-    one = losses.diffusion_loss(keys[2], lambda x, t: -x, x0, sdes.VP(0.1, 15.0))
+    one = losses.diffusion_loss(keys[2], sdes.VP(0.1, 15.0), lambda x, t: -x, x0)
     np.testing.assert_allclose(swept[2], one, rtol=1e-4)
     runs = jax.vmap(lambda k, eta: sampling.sample(k, sampling.ddim(SDE, SCORE, eta=eta), x0, grids.log_snr(SDE, 4)))
     samples = runs(keys, jnp.array([0.0, 0.0, 0.5, 1.0]))

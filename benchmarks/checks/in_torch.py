@@ -42,7 +42,7 @@ def _compared(name: str, kind: str, scale: Scale, diffusers: bool = False) -> Ro
     their_step, their_call = _in_torch(_network(peer, values, diffusers), peer, batch, kind, scale)
     our_step, our_call = _in_jax(peer, values, batch)
     pairs, seconds = 3, scale.seconds
-    measure = lambda call: lambda: 1 / programs.rate(call, seconds, windows=1)  # noqa: E731
+    measure = lambda call: lambda: 1 / programs.rate(call, seconds, windows=1)
     ours, theirs, step = compare(*alternate(measure(our_step), measure(their_step), pairs))
     call_ours, call_theirs, call = compare(*alternate(measure(our_call), measure(their_call), pairs))
     return {

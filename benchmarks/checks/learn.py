@@ -38,7 +38,7 @@ def _digits(scale: Scale) -> Row:
 def _fashion(scale: Scale) -> Row:
     """As many steps as three minutes hold, by the speed of the first fifty."""
     from configs import fashion_mnist
-    from score_jax import runs
+    from score_jax.lab import build, run
 
     config = fashion_mnist.get_config("ncsn")
     config.data.update(root=str(scale.fashion_mnist or ""), labels=True)
@@ -46,7 +46,7 @@ def _fashion(scale: Scale) -> Row:
     trial.training.update(steps=60, log_every=10, checkpoint_every=60)
     trial.optimizer.warmup_steps = 10
     with tempfile.TemporaryDirectory() as folder:
-        rate = _last_rate(runs.train(runs.new(trial, folder)), folder) / config.training.batch_size
+        rate = _last_rate(run.train(build.experiment(trial), folder), folder) / config.training.batch_size
     steps = max(200, int(_SECONDS * rate) // 100 * 100)
     config.training.update(steps=steps, log_every=100, checkpoint_every=steps)
     return _learned("Fashion-MNIST", config, accuracy=0.5)
@@ -60,16 +60,16 @@ def _last_rate(_: Any, folder: str) -> float:
 
 def _learned(name: str, config: Any, accuracy: float) -> Row:
     """Trains and evaluates; raises where the run didn't learn."""
-    from score_jax import runs
+    from score_jax.lab import build, evaluation, run
     from score_jax.training.logging import read_jsonl
 
     with tempfile.TemporaryDirectory() as folder:
-        run = runs.new(config, Path(folder) / "run")
+        experiment = build.experiment(config)
         start = time.perf_counter()
-        run = run.with_state(runs.train(run).state)
+        trained = run.train(experiment, Path(folder) / "run")
         seconds = time.perf_counter() - start
-        numbers = runs.evaluate(run)
-        losses = [record["loss"] for record in read_jsonl(run.workdir / "metrics.jsonl")]
+        numbers = evaluation.evaluate(trained)
+        losses = [record["loss"] for record in read_jsonl(trained.workdir / "metrics.jsonl")]
     row = {
         "data": name,
         "steps": config.training.steps,

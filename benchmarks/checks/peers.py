@@ -15,8 +15,9 @@ import numpy as np
 
 from score_jax import arrays, losses, networks, parameterization, sampling, training
 from score_jax import sde as sdes
+from score_jax.adapters import linen
+from score_jax.conditions import KnotIndex, LevelIndex, NoiseLevel, Timestep
 from score_jax.data.images import prepare
-from score_jax.interop.conditions import KnotIndex, LevelIndex, NoiseLevel, Timestep
 from score_jax.losses import times, weighting
 from score_jax.parameterization import Parameterization
 from score_jax.sampling import Sampler, grids
@@ -76,7 +77,7 @@ def _langevin(sde: SDE, levels: tuple[float, ...], step_size: float, n_steps: in
         return sampling.annealed_langevin(sde, score_fn, step_size=step_size, n_steps=n_steps)
 
     return {
-        "meaning": parameterization.score,
+        "meaning": parameterization.Score(),
         "condition": LevelIndex(levels),
         "times": times.discrete(grids.levels(sde, np.asarray(levels, np.float32))[1:]),
         "weigh": weighting.sigma2,
@@ -109,7 +110,7 @@ def ddpm(tiny: bool, **options: Any) -> Peer:
     return Peer(
         module,
         sde,
-        parameterization.eps,
+        parameterization.Eps(),
         KnotIndex(1000),
         times.discrete(grids.ddpm(sde)[:-1]),
         weighting.sigma2,
@@ -126,7 +127,7 @@ def ddpmpp(tiny: bool, **options: Any) -> Peer:
     return Peer(
         networks.ddpmpp(**(_SHALLOW if tiny else {}), dropout=0.1, **options),
         sde,
-        parameterization.eps,
+        parameterization.Eps(),
         Timestep(),
         times.uniform(),
         weighting.sigma2,
@@ -143,7 +144,7 @@ def ncsnpp(tiny: bool, **options: Any) -> Peer:
     return Peer(
         networks.ncsnpp(**(_SHALLOW if tiny else {}), dropout=0.1, **options),
         sde,
-        parameterization.score,
+        parameterization.Score(),
         NoiseLevel(),
         times.uniform(),
         weighting.sigma2,
@@ -160,7 +161,7 @@ def _edm(module: nn.Module, shape: tuple[int, int, int], classes: int = 0) -> Pe
     return Peer(
         module,
         sde,
-        parameterization.edm(0.5),
+        parameterization.EDM(0.5),
         None,
         times.lognormal(),
         weighting.edm(0.5),
@@ -225,18 +226,18 @@ def variables(peer: Peer) -> Any:
 
 def model(peer: Peer, values: Any) -> ScoreModel:
     """Returns the score function of these variables."""
-    return ScoreModel(values, peer.sde, peer.module, peer.meaning, peer.condition)
+    return ScoreModel(values, peer.sde, linen(peer.module), peer.meaning, peer.condition)
 
 
 def train_step(peer: Peer, score_model: ScoreModel, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
     """Returns the project's compiled train step, `(state, batches) -> (state, report)`, with all that training does."""
     return training.make_train_step(
         score_model,
-        lambda key, s, x0, drawn: losses.diffusion_loss(key, s, x0, peer.sde, times=drawn, weighting=peer.weigh),
+        lambda key, s, x0, drawn: losses.diffusion_loss(key, peer.sde, s, x0, times=drawn, weighting=peer.weigh),
         optimizer(),
         times=peer.times,
         mesh=mesh,
-        prepare=partial(prepare, levels=256, flip=True, value_range=peer.value_range),
+        prepare=partial(prepare, grey_levels=256, flip=True, value_range=peer.value_range),
         decay=training.ema_decay(0.9999),
         dropout=peer.dropout,
     )
@@ -268,7 +269,7 @@ def draw(peer: Peer, batch: int, steps: int) -> Callable[[Array, ScoreModel], Ar
         label = jnp.arange(batch, dtype=jnp.int32) % peer.classes if peer.classes else None
         key_prior, key_steps = arrays.split(arrays.example_keys(key, batch))
         x = peer.sde.prior_sample(key_prior, (batch, *peer.shape))
-        return sampling.sample(key_steps, peer.sampler(peer.sde, score_model.given(label=label)), x, ts)
+        return sampling.sample(key_steps, peer.sampler(peer.sde, score_model.conditioned(label=label)), x, ts)
 
     return samples
 

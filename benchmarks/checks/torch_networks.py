@@ -2,7 +2,7 @@
 
 Equations, options and names are those of `networks.residual_unet` and `networks.residual_blocks`; the code is plain
 PyTorch: NCHW, `nn.Conv2d`, `nn.GroupNorm`, `F.scaled_dot_product_attention`, filters as depthwise convolutions. It
-compiles to one graph, and runs under autocast and in `channels_last`. Sizes are divisible by 2^(levels − 1).
+compiles to one graph, and runs under autocast and in `channels_last`. Sizes are divisible by 2^(resolutions − 1).
 
 A submodule is called what its Flax counterpart is called, and so `load` is one walk over the variables:
 
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from score_jax.networks import DivideBySigma, ResidualUNet, embeddings
-from score_jax.networks.layers import attended_levels
+from score_jax.networks.layers import attended_resolutions
 from score_jax.networks.norms import num_groups
 from score_jax.types import InputError, PyTree
 
@@ -101,7 +101,7 @@ class UNet(nn.ModuleDict):
 
     def __init__(self, net: ResidualUNet, channels: int):
         super().__init__()
-        self.levels, self.blocks, self.skip_scale = len(net.multipliers), net.blocks, net.skip_scale
+        self.resolutions, self.blocks, self.skip_scale = len(net.multipliers), net.blocks, net.skip_scale
         self.resampling, self.rescale = net.resampling, net.rescale
         self.input_path, self.input_combine, self.output_path = net.input_path, net.input_combine, net.output_path
         self.divide_by_sigma = net.output_scale is not None
@@ -121,54 +121,54 @@ class UNet(nn.ModuleDict):
 
     def _add_down(self, net: ResidualUNet, channels: int) -> tuple[int, list[int]]:
         """Adds the layers of the way down; returns the features at its end, and those of all its outputs."""
-        attended, width, image = attended_levels(net.attention, self.levels), net.channels, channels
+        attended, width, image = attended_resolutions(net.attention, self.resolutions), net.channels, channels
         self["in"] = nn.Conv2d(channels, width, 3, padding=1)
         skips = [width]
-        for level, multiplier in enumerate(net.multipliers):
+        for resolution, multiplier in enumerate(net.multipliers):
             for i in range(self.blocks):
                 features = net.channels * multiplier
-                self[f"down_{level}_{i}"] = ResidualBlock(net, width, features, attention=level in attended)
+                self[f"down_{resolution}_{i}"] = ResidualBlock(net, width, features, attention=resolution in attended)
                 width = features
                 skips.append(width)
-            if level < self.levels - 1:
-                self[f"downsample_{level}"] = _resampling(net, width, _conv_down, _downsample)
-                width, image = self._add_input(net, level, width, image)
+            if resolution < self.resolutions - 1:
+                self[f"downsample_{resolution}"] = _resampling(net, width, _conv_down, _downsample)
+                width, image = self._add_input(net, resolution, width, image)
                 skips.append(width)
         return width, skips
 
-    def _add_input(self, net: ResidualUNet, level: int, width: int, image: int) -> tuple[int, int]:
+    def _add_input(self, net: ResidualUNet, resolution: int, width: int, image: int) -> tuple[int, int]:
         """Adds what joins the image to h; returns the features of h and of the image then."""
         if self.input_path == "none":
             return width, image
         if self.input_path == "residual":
-            self[f"input_{level}"] = _conv_down(net, image, width)
+            self[f"input_{resolution}"] = _conv_down(net, image, width)
             return width, width
-        self[f"shrink_{level}"] = _downsample(net, image)
-        self[f"input_{level}"] = nn.Conv2d(image, width, 1)
+        self[f"shrink_{resolution}"] = _downsample(net, image)
+        self[f"input_{resolution}"] = nn.Conv2d(image, width, 1)
         return (width if self.input_combine == "sum" else 2 * width), image
 
     def _add_up(self, net: ResidualUNet, width: int, skips: list[int], channels: int) -> None:
-        attended = attended_levels(net.attention, self.levels)
-        for level in reversed(range(self.levels)):
-            features = net.channels * net.multipliers[level]
+        attended = attended_resolutions(net.attention, self.resolutions)
+        for resolution in reversed(range(self.resolutions)):
+            features = net.channels * net.multipliers[resolution]
             for i in range(self.blocks + 1):
-                attention = level in attended and (net.attention_up == "every" or i == self.blocks)
-                self[f"up_{level}_{i}"] = ResidualBlock(net, width + skips.pop(), features, attention=attention)
+                attention = resolution in attended and (net.attention_up == "every" or i == self.blocks)
+                self[f"up_{resolution}_{i}"] = ResidualBlock(net, width + skips.pop(), features, attention=attention)
                 width = features
-            self._add_output(net, level, width, channels)
-            if level:
-                self[f"upsample_{level}"] = _resampling(net, width, _conv_up, _upsample)
+            self._add_output(net, resolution, width, channels)
+            if resolution:
+                self[f"upsample_{resolution}"] = _resampling(net, width, _conv_up, _upsample)
         if self.output_path != "skip":
             self._add_head(net, width, channels, "")
 
-    def _add_output(self, net: ResidualUNet, level: int, width: int, channels: int) -> None:
+    def _add_output(self, net: ResidualUNet, resolution: int, width: int, channels: int) -> None:
         if self.output_path == "skip":
-            self._add_head(net, width, channels, f"_{level}" if level else "")
-            self[f"enlarge_{level}"] = _upsample(net, channels)
-        elif self.output_path == "residual" and level == self.levels - 1:
-            self._add_head(net, width, width, f"_{level}")
+            self._add_head(net, width, channels, f"_{resolution}" if resolution else "")
+            self[f"enlarge_{resolution}"] = _upsample(net, channels)
+        elif self.output_path == "residual" and resolution == self.resolutions - 1:
+            self._add_head(net, width, width, f"_{resolution}")
         elif self.output_path == "residual":
-            self[f"out_{level}"] = _conv_up(net, net.channels * net.multipliers[level + 1], width)
+            self[f"out_{resolution}"] = _conv_up(net, net.channels * net.multipliers[resolution + 1], width)
 
     def _add_head(self, net: ResidualUNet, width: int, channels: int, suffix: str) -> None:
         self[f"norm{suffix}"] = _norm(net, width)
@@ -177,47 +177,47 @@ class UNet(nn.ModuleDict):
     def _down(self, image: Tensor, emb: Tensor) -> tuple[Tensor, list[Tensor]]:
         h = self["in"](image)
         skips = [h]
-        for level in range(self.levels):
+        for resolution in range(self.resolutions):
             for i in range(self.blocks):
-                h = self[f"down_{level}_{i}"](h, emb)
+                h = self[f"down_{resolution}_{i}"](h, emb)
                 skips.append(h)
-            if level < self.levels - 1:
-                h, image = self._with_input(self._resampled(f"downsample_{level}", h, emb), image, level)
+            if resolution < self.resolutions - 1:
+                h, image = self._with_input(self._resampled(f"downsample_{resolution}", h, emb), image, resolution)
                 skips.append(h)
         return h, skips
 
     def _up(self, h: Tensor, skips: list[Tensor], emb: Tensor) -> Tensor:
         output = None
-        for level in reversed(range(self.levels)):
+        for resolution in reversed(range(self.resolutions)):
             for i in range(self.blocks + 1):
-                h = self[f"up_{level}_{i}"](torch.cat([h, skips.pop()], dim=1), emb)
-            h, output = self._with_output(h, output, level)
-            if level:
-                h = self._resampled(f"upsample_{level}", h, emb)
+                h = self[f"up_{resolution}_{i}"](torch.cat([h, skips.pop()], dim=1), emb)
+            h, output = self._with_output(h, output, resolution)
+            if resolution:
+                h = self._resampled(f"upsample_{resolution}", h, emb)
         return output if self.output_path == "skip" else self._head(h, "")
 
     def _resampled(self, name: str, h: Tensor, emb: Tensor) -> Tensor:
         return self[name](h) if self.resampling == "conv" else self[name](h, emb)
 
-    def _with_input(self, h: Tensor, image: Tensor, level: int) -> tuple[Tensor, Tensor]:
+    def _with_input(self, h: Tensor, image: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
         if self.input_path == "none":
             return h, image
         if self.input_path == "residual":
-            h = _residual(self[f"input_{level}"](image), h, self.skip_scale)
+            h = _residual(self[f"input_{resolution}"](image), h, self.skip_scale)
             return h, h
-        image = self[f"shrink_{level}"](image)
-        features = self[f"input_{level}"](image)
+        image = self[f"shrink_{resolution}"](image)
+        features = self[f"input_{resolution}"](image)
         return (features + h if self.input_combine == "sum" else torch.cat([features, h], dim=1)), image
 
-    def _with_output(self, h: Tensor, output: Tensor | None, level: int) -> tuple[Tensor, Tensor | None]:
+    def _with_output(self, h: Tensor, output: Tensor | None, resolution: int) -> tuple[Tensor, Tensor | None]:
         if self.output_path == "none":
             return h, None
         if self.output_path == "skip":
-            head = self._head(h, f"_{level}" if level else "")
-            return h, head if output is None else self[f"enlarge_{level}"](output) + head
+            head = self._head(h, f"_{resolution}" if resolution else "")
+            return h, head if output is None else self[f"enlarge_{resolution}"](output) + head
         if output is None:
-            return h, self._head(h, f"_{level}")
-        h = _residual(self[f"out_{level}"](output), h, self.skip_scale)
+            return h, self._head(h, f"_{resolution}")
+        h = _residual(self[f"out_{resolution}"](output), h, self.skip_scale)
         return h, h
 
     def _head(self, h: Tensor, suffix: str) -> Tensor:

@@ -11,7 +11,7 @@ from score_jax.data.idx import fashion_mnist, mnist, read_idx
 from score_jax.data.image_folders import folder
 from score_jax.data.loader import Loader, batches
 from score_jax.data.resize import center_crop, resize, resized
-from score_jax.data.source import ArraySource, Source, View, in_memory, occurring, split, subset, unlabelled
+from score_jax.data.source import ArraySource, Source, View, hold_out, in_memory, occurring, subset, unlabelled
 
 __all__ = [
     "ArraySource",
@@ -25,6 +25,7 @@ __all__ = [
     "digits",
     "fashion_mnist",
     "folder",
+    "hold_out",
     "images",
     "in_memory",
     "mnist",
@@ -32,7 +33,6 @@ __all__ = [
     "read_idx",
     "resize",
     "resized",
-    "split",
     "subset",
     "tfds",
     "toy",

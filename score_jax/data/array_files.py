@@ -26,21 +26,22 @@ _OTHERS = {
 }
 
 
-def array_file(path: str | os.PathLike, *, levels: int = 256) -> ArraySource:
+def array_file(path: str | os.PathLike, *, grey_levels: int = 256) -> ArraySource:
     """Reads examples from a `.npy` or `.npz` file; nothing in it is ever unpickled, and what is damaged is refused.
 
     An `.npz` holds "x" (or "images", "data") and may hold "label" (or "labels", "y"): integers or text. A `.npy` above
     256 MiB is checked once and then read row by row.
 
     Args:
-      path: uint8 images `(N, H, W)` or `(N, H, W, C)`, or floating-point data `(N, *S)`.
-      levels: grey levels of uint8 images.
+      path: uint8 images `(N, H, W)` or `(N, H, W, C)`, or floating-point data `(N, *S)`: vectors `(N, D)`, sequences
+        `(N, L, C)`, images, volumes `(N, H, W, D, C)`.
+      grey_levels: their number in uint8 images.
     """
     path = Path(path)
     try:
         x, label = _load(path)
-        x = _examples(x, levels)
-        return ArraySource(x, label, levels=levels)
+        x = _examples(x, grey_levels)
+        return ArraySource(x, label, grey_levels=grey_levels)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except FileNotFoundError as error:
@@ -55,8 +56,8 @@ def _load(path: Path) -> tuple[np.ndarray | Rows, np.ndarray | None]:
     with open(path, "rb") as file:
         start = file.read(1024)
     if start[:6] == npy.MAGIC:
-        return npy.read(path), None
-    if start[:4] not in npy.ZIP_MAGIC:
+        return npy.read_npy(path), None
+    if start[:4] not in npy.ZIP_STARTS:
         raise InputError(_called(path, start))
     there = npy.names(path)
     label = _chosen(there, _LABEL_KEYS) if set(there) & set(_LABEL_KEYS) else None
@@ -83,7 +84,7 @@ def _chosen(there: Sequence[str], keys: tuple[str, ...]) -> str:
     raise InputError(f"holds {printable(', '.join(there)) or 'no arrays'}; expected exactly one of {', '.join(keys)}")
 
 
-def _examples(x: np.ndarray | Rows, levels: int) -> np.ndarray | Rows:
+def _examples(x: np.ndarray | Rows, grey_levels: int) -> np.ndarray | Rows:
     """Returns `x` with an axis of examples and, of images, one of channels."""
     if x.dtype == np.uint8 and x.ndim == 3:
         if x.shape[2] <= 4 < min(x.shape[:2]):
@@ -96,8 +97,8 @@ def _examples(x: np.ndarray | Rows, levels: int) -> np.ndarray | Rows:
         cure = ": x[:, None] makes vectors of numbers" if x.ndim == 1 else ""
         expected = "uint8 (N, H, W[, C]) or floating point (N, ...)"
         raise InputError(f"holds {x.dtype} of shape {x.shape}; expected {expected}{cure}")
-    if x.dtype == np.uint8 and levels < 256:
+    if x.dtype == np.uint8 and grey_levels < 256:
         highest = max((rows.max(initial=0) for _, rows in blocks(x)), default=0)
-        if highest >= levels:
-            raise InputError(f"holds grey level {highest}; expected 0 … {levels - 1}: give the right number of levels")
+        if highest >= grey_levels:
+            raise InputError(f"holds grey level {highest}; expected 0 … {grey_levels - 1}: give the right grey_levels")
     return x

@@ -139,7 +139,7 @@ def _decode_binary(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 def _decode_pickle(data: bytes, steps: Iterator[int]) -> tuple[np.ndarray, np.ndarray]:
     """Returns pixels and labels of a pickled part; `steps` is a `pickles.budget`."""
-    content = pickles.load(io.BytesIO(data), _TABLE, steps=steps)
+    content = pickles.unpickle(io.BytesIO(data), _TABLE, steps=steps)
     named = {_text(key): value for key, value in content.items()} if isinstance(content, dict) else {}
     pixels, labels = named.get("data"), named.get("labels")
     if not isinstance(pixels, _Array) or type(labels) is not list:

@@ -1,8 +1,8 @@
 """Real images that come inside an installed package, so that the first run needs no download.
 
 scikit-learn carries 1,797 handwritten digits of 8×8 pixels (Alpaydin & Kaynak 1998, UCI), each pixel a count of 0 to
-16 set bits of a 4×4 block: 17 grey levels, which stay 17 levels here. Stretching them to 0 … 255 would leave gaps
-that dequantisation noise of one level doesn't fill.
+16 set bits of a 4×4 block: 17 grey levels, which stay 17 here. Stretching them to 0 … 255 would leave gaps
+that dequantisation noise of one of them doesn't fill.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ HELD_OUT = 297
 
 
 def digits(split: str = "train") -> Source:
-    """Returns scikit-learn's handwritten digits, `(8, 8, 1)` uint8 in 0 … 16 (`levels` 17), with 10 classes.
+    """Returns scikit-learn's handwritten digits, `(8, 8, 1)` uint8 in 0 … 16 (`grey_levels` 17), with 10 classes.
 
     Args:
       split: "train" (1,500), "test" (297 held out, always the same) or "all" (1,797).
@@ -25,6 +25,6 @@ def digits(split: str = "train") -> Source:
     if split not in ("train", "test", "all"):
         raise InputError(f"digits have no split {split!r}; expected 'train', 'test' or 'all'")
     data = load_digits()
-    everything = ArraySource(data.images[..., None].astype(np.uint8), data.target, num_classes=10, levels=17)
-    train, test = source.split(everything, HELD_OUT, seed=0)
+    everything = ArraySource(data.images[..., None].astype(np.uint8), data.target, num_classes=10, grey_levels=17)
+    train, test = source.hold_out(everything, HELD_OUT, seed=0)
     return {"train": train, "test": test, "all": everything}[split]

@@ -1,7 +1,7 @@
 """From grey levels to real numbers and back: dequantisation, flips, value range. Runs on device, per example.
 
 A uint8 image is a rounded measurement; a density fitted to the bare lattice can be made as high as one likes. Uniform
-dequantisation (Theis et al. 2016) spreads each of the L levels over its own cell,
+dequantisation (Theis et al. 2016) spreads each of the L grey levels over its own cell,
 
     y = (x + u) / L,    u ~ U[0, 1),    y in [0, 1),
 
@@ -18,27 +18,27 @@ from score_jax.arrays import draw, example_keys, split
 from score_jax.types import Array, InputError, Key
 
 
-def uniform_dequantization(key: Key, x: Array, *, levels: int = 256) -> Array:
-    """Returns `(x + u) / levels` in [0, 1), float32, with u uniform.
+def uniform_dequantization(key: Key, x: Array, *, grey_levels: int = 256) -> Array:
+    """Returns `(x + u) / grey_levels` in [0, 1), float32, with u uniform.
 
     u takes the 2¹⁵ values (j + ½)/2¹⁵: its mean is exactly ½ and x + u is exact in float32, where a full-precision u
-    would round 255 + u up to 256 once in 2¹⁷ pixels. So `floor(y · levels)` is x without exception.
+    would round 255 + u up to 256 once in 2¹⁷ pixels. So `floor(y · grey_levels)` is x without exception.
 
     Args:
       key: `()` or `(B,)`.
-      x: `(B, *S)` integers in [0, levels).
-      levels: number of grey levels, 2 to 256.
+      x: `(B, *S)` integers in [0, grey_levels).
+      grey_levels: their number, 2 to 256.
     """
-    _check_levels(x, levels)
+    _check_grey_levels(x, grey_levels)
     bits = draw(jax.random.bits, key, x.shape, jnp.uint32) >> 17
     u = (bits.astype(jnp.float32) + 0.5) / 2**15
-    return (x.astype(jnp.float32) + u) / levels
+    return (x.astype(jnp.float32) + u) / grey_levels
 
 
-def scale(x: Array, *, levels: int = 256) -> Array:
-    """Returns `x / (levels - 1)` in [0, 1], float32: no dequantisation."""
-    _check_levels(x, levels)
-    return x.astype(jnp.float32) / (levels - 1)
+def scale(x: Array, *, grey_levels: int = 256) -> Array:
+    """Returns `x / (grey_levels - 1)` in [0, 1], float32: no dequantisation."""
+    _check_grey_levels(x, grey_levels)
+    return x.astype(jnp.float32) / (grey_levels - 1)
 
 
 def random_flip(key: Key, x: Array) -> Array:
@@ -74,7 +74,7 @@ def prepare(
     key: Key,
     x: Array,
     *,
-    levels: int,
+    grey_levels: int,
     dequantize: bool = True,
     flip: bool = False,
     value_range: tuple[float, float] = (-1.0, 1.0),
@@ -86,24 +86,27 @@ def prepare(
     Args:
       key: `()` or `(B,)`; row i of the result depends on row i of `x` and its key alone.
       x: `(B, *S)` uint8 or floating point.
-      levels: the source's number of grey levels.
-      dequantize: spread each level over its cell; off gives `scale`.
+      grey_levels: the source's number of them.
+      dequantize: spread each grey level over its cell; off gives `scale`.
       flip: mirror images left to right with probability ½.
       value_range: (low, high) of the result.
     """
     if jnp.issubdtype(x.dtype, jnp.floating):
         return x
     noise_key, flip_key = split(example_keys(key, x.shape[0]))
-    y = uniform_dequantization(noise_key, x, levels=levels) if dequantize else scale(x, levels=levels)
+    if dequantize:
+        y = uniform_dequantization(noise_key, x, grey_levels=grey_levels)
+    else:
+        y = scale(x, grey_levels=grey_levels)
     y = random_flip(flip_key, y) if flip else y
     return to_range(y, *value_range)
 
 
-def _check_levels(x: Array, levels: int) -> None:
+def _check_grey_levels(x: Array, grey_levels: int) -> None:
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise InputError(f"grey levels must be integers, got {x.dtype}: floating-point data needs no dequantisation")
-    if not 2 <= levels <= 256:
-        raise InputError(f"levels={levels}; expected 2 to 256, the number of grey levels the source states")
+    if not 2 <= grey_levels <= 256:
+        raise InputError(f"grey_levels={grey_levels}; expected 2 to 256, the number of grey levels the source states")
 
 
 def _check_range(low: float, high: float) -> None:

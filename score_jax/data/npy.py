@@ -21,7 +21,7 @@ import numpy as np
 from score_jax.data import bounded
 from score_jax.types import InputError
 
-MAGIC, ZIP_MAGIC = b"\x93NUMPY", (b"PK\x03\x04", b"PK\x05\x06")
+MAGIC, ZIP_STARTS = b"\x93NUMPY", (b"PK\x03\x04", b"PK\x05\x06")
 LONGEST = 2**14  # bytes that a header has at most, all told
 _IN_MEMORY = 2**28  # bytes of a file that is read whole
 
@@ -139,7 +139,7 @@ class Rows:
         return np.empty((n, math.prod(self.shape[1:]) * self.stored.itemsize), np.uint8)
 
 
-def read(path: Path) -> np.ndarray | Rows:
+def read_npy(path: Path) -> np.ndarray | Rows:
     """Reads a .npy: whole up to 256 MiB, beyond that row by row when asked for."""
     size = path.stat().st_size
     with open(path, "rb") as file:

@@ -52,9 +52,9 @@ def resized(source: Source, size: int | tuple[int, int], *, crop: int | tuple[in
     Raises:
       InputError: for other data, or a crop that doesn't fit.
     """
-    if source.levels != 256 or len(source.shape) != 3:
+    if source.grey_levels != 256 or len(source.shape) != 3:
         raise InputError(
-            f"only images of 256 grey levels can be resized, got shape {source.shape} with {source.levels} levels"
+            f"only images of 256 grey levels can be resized, got shape {source.shape} with {source.grey_levels} of them"
         )
     height, width, channels = source.shape
     window = crop or (height, width)

@@ -1,8 +1,8 @@
 """What a data set is: a length, a shape, and rows by index.
 
 A source is random access and vectorised: `batch(rows)` gathers all in one call. Nothing else is asked of
-it; order, shuffling and position live in `loader`. Images are uint8 grey levels 0 … levels-1 as they were published
-(scaling is an explicit step, see `images`), points are float32.
+it; order, shuffling and position live in `loader`. Images are uint8, 0 … grey_levels − 1 as they were
+published (scaling is an explicit step, see `images`), points are float32.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ class Source(Protocol):
         """Number of classes, 0 if the examples have no label."""
 
     @property
-    def levels(self) -> int:
+    def grey_levels(self) -> int:
         """Number of grey levels of uint8 images, 0 for floating-point data."""
 
     @property
@@ -57,20 +57,20 @@ class ArraySource:
       label: None or `(N,)`: integers in [0, num_classes), or, where no number of classes is given, any integers from 0,
         booleans or text; the values that occur become classes 0, 1, … in ascending order.
       num_classes: 0: as many as different labels.
-      levels: grey levels of uint8 images; ignored for floating-point data.
+      grey_levels: their number in uint8 images; ignored for floating-point data.
       names: of the classes where their number is given; else they have the names of their labels.
     """
 
     x: np.ndarray | Rows
     label: np.ndarray | None = None
     num_classes: int = 0
-    levels: int = 256
+    grey_levels: int = 256
     names: tuple[str, ...] = ()
 
     def __post_init__(self):
         _check_examples(self.x)
         if self.x.dtype != np.uint8:
-            object.__setattr__(self, "levels", 0)
+            object.__setattr__(self, "grey_levels", 0)
         label, names = self._classes()
         object.__setattr__(self, "label", label)
         object.__setattr__(self, "names", names)
@@ -114,13 +114,23 @@ def _check_examples(x: np.ndarray | Rows) -> None:
             f"x has dtype {x.dtype}; expected uint8 (grey levels 0 … 255) or floating point: "
             "x.astype(np.uint8) or x.astype(np.float32) makes them"
         )
-    if x.ndim == 4 and _channels_first(*x.shape[1:]):
-        raise InputError(
-            f"x has shape {x.shape}, images with channels first; expected (N, H, W, C): "
-            "x.transpose(0, 2, 3, 1) mends it"
-        )
+    _check_channels_last(x)
     if x.dtype != np.uint8:
         _check_finite(x)
+
+
+def _check_channels_last(x: np.ndarray | Rows) -> None:
+    if x.ndim == 4 and _channels_first(*x.shape[1:]):
+        volumes = "" if x.dtype == np.uint8 else "; x[..., None] says that these are volumes (N, H, W, D, C)"
+        raise InputError(
+            f"x has shape {x.shape}, images with channels first; expected (N, H, W, C): "
+            f"x.transpose(0, 2, 3, 1) mends it{volumes}"
+        )
+    if x.ndim == 5 and x.shape[1] <= 4 < min(x.shape[2:]):
+        raise InputError(
+            f"x has shape {x.shape}, volumes with channels first; expected (N, H, W, D, C): "
+            "x.transpose(0, 2, 3, 4, 1) mends it"
+        )
 
 
 def _channels_first(first: int, second: int, third: int) -> bool:
@@ -146,7 +156,7 @@ class View:
 
     length: int
     shape: tuple[int, ...]
-    levels: int
+    grey_levels: int
     batch: Callable[[np.ndarray], dict[str, np.ndarray]]
     names: tuple[str, ...] = ()
     label: np.ndarray | None = None
@@ -161,7 +171,7 @@ class View:
 
 def derived(source: Source, batch: Callable[[np.ndarray], dict[str, np.ndarray]], **changes: Any) -> View:
     """Returns a view of `source` with other batches; what else differs is given by its name in `View`."""
-    same = {"length": len(source), "shape": source.shape, "levels": source.levels}
+    same = {"length": len(source), "shape": source.shape, "grey_levels": source.grey_levels}
     return View(**{**same, "names": source.names, "label": source.label, **changes}, batch=batch)
 
 
@@ -193,7 +203,7 @@ def subset(source: Source, indices: np.ndarray) -> Source:
     return derived(source, lambda rows: source.batch(indices[rows]), length=len(indices), label=label)
 
 
-def split(source: Source, holdout: int | float, *, seed: int = 0) -> tuple[Source, Source]:
+def hold_out(source: Source, holdout: int | float, *, seed: int = 0) -> tuple[Source, Source]:
     """Splits `source` into disjoint (training, held-out) sources, chosen at random but fixed by `seed`.
 
     Args:
@@ -233,4 +243,4 @@ def in_memory(source: Source, *, batch_size: int = 1024) -> ArraySource:
     starts = range(0, max(len(source), 1), batch_size)
     parts = [source.batch(np.arange(i, min(i + batch_size, len(source)))) for i in starts]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return ArraySource(whole["x"], whole.get("label"), source.num_classes, source.levels, source.names)
+    return ArraySource(whole["x"], whole.get("label"), source.num_classes, source.grey_levels, source.names)

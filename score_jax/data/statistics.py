@@ -34,10 +34,10 @@ def examples(source: Source, value_range: tuple[float, float]) -> np.ndarray:
     size = int(np.prod(source.shape))
     n = min(len(source), _EXAMPLES, max(2, _NUMBERS // size))
     x = source.batch(np.linspace(0, len(source) - 1, n).round().astype(int))["x"]
-    if not source.levels:
+    if not source.grey_levels:
         return x
     low, high = value_range
-    return low + (high - low) * x.astype(np.float32) / np.float32(source.levels - 1)
+    return low + (high - low) * x.astype(np.float32) / np.float32(source.grey_levels - 1)
 
 
 def statistics(x: np.ndarray) -> Statistics:

@@ -6,7 +6,6 @@ model = interop.score_model("checkpoint_8.pth", source="score_sde_pytorch", conf
 interop.save("network.safetensors", module, variables, source="ncsnv2")          # back to the source's names
 """
 
-from score_jax.interop.conditions import KnotIndex, LevelIndex, NoiseLevel, Timestep
 from score_jax.interop.sources import load, save, score_model
 
-__all__ = ["KnotIndex", "LevelIndex", "NoiseLevel", "Timestep", "load", "save", "score_model"]
+__all__ = ["load", "save", "score_model"]

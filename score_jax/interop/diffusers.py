@@ -4,7 +4,7 @@ A scheduler's config says what the betas are and what the network predicts; with
 named after their kind,
 
     DownBlock2D, UpBlock2D              resolution changes by convolutions: DDPM; "Attn" in front: with attention
-    SkipDownBlock2D, SkipUpBlock2D      by filtered residual blocks, the image and the output on all levels: NCSN++
+    SkipDownBlock2D, SkipUpBlock2D      by filtered residual blocks, the image and the output at all resolutions: NCSN++
 
 and whatever else a `UNet2DModel` can be is refused by the name of the setting. Settings that a config lacks have the
 defaults that diffusers documents. Twice the channels are of a variance between two bounds, its scheduler's
@@ -19,10 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax import parameterization
-from score_jax.interop.conditions import KnotIndex, NoiseLevel
-from score_jax.interop.mapping import Tensors, named
-from score_jax.interop.settings import Config, Examples, choice, flag, number, shown, size, value, whole, wholes
-from score_jax.interop.torch_files import Tensor
+from score_jax.conditions import KnotIndex, NoiseLevel
+from score_jax.interop.folders import read_folder
+from score_jax.interop.kind import CheckpointKind
+from score_jax.interop.mapping import Tensors
+from score_jax.interop.settings import Config, Images, choice, flag, number, shown, size, value, whole, wholes
+from score_jax.interop.unet_names import diffusers_entries
 from score_jax.networks import DivideBySigma, GaussianFourier, ResidualUNet, positional
 from score_jax.networks.presets import FIR
 from score_jax.parameterization import Parameterization
@@ -30,8 +32,7 @@ from score_jax.score import Condition
 from score_jax.sde import SDE, VE, Tabulated, ddpm_schedule, zero_terminal_snr
 from score_jax.types import InputError
 
-SPARE = r"time_proj\.W"  # written beside time_proj.weight by some versions
-_OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # attention before version 0.17
+_SPARE = r"time_proj\.W"  # written beside time_proj.weight by some versions
 _ONLY: dict[str, tuple[list[Any], Any]] = {  # settings of which some values are read, and the default
     "act_fn": (["silu", "swish"], "silu"),
     "resnet_time_scale_shift": (["default"], "default"),
@@ -45,7 +46,7 @@ _ONLY: dict[str, tuple[list[Any], Any]] = {  # settings of which some values are
 }
 
 
-KNOWN = (
+_KNOWN = (
     *("scheduler", "sample_size", "in_channels", "out_channels", "center_input_sample", *_ONLY),
     *("time_embedding_type", "freq_shift", "flip_sin_to_cos", "num_class_embeds"),
     *("down_block_types", "up_block_types", "block_out_channels", "layers_per_block", "mid_block_scale_factor"),
@@ -75,20 +76,10 @@ KNOWN = (
 )
 
 
-def state_dict(contents: Any) -> dict[str, Tensor | np.ndarray]:
-    """Returns the tensors under today's names."""
-    old = re.compile(rf"(attentions\.\d+)\.({'|'.join(_OLD)})\.")
-    state = named(contents, "state dict")
-    renamed = {old.sub(lambda m: f"{m[1]}.{_OLD[m[2]]}.", name): tensor for name, tensor in state.items()}
-    if "time_proj.W" in renamed:
-        renamed.setdefault("time_proj.weight", renamed["time_proj.W"])
-    return renamed
-
-
 # The network
 
 
-def network(tensors: Tensors, config: Config) -> ResidualUNet:
+def _network(tensors: Tensors, config: Config) -> ResidualUNet:
     """Returns the `UNet2DModel` that the config describes."""
     del tensors
     choice(config, "_class_name", ["UNet2DModel"], "UNet2DModel")
@@ -131,26 +122,28 @@ def _positional(config: Config, features: int):
     return positional(features, shift=shift, cosine_first=flip)
 
 
-def _blocks(config: Config, levels: int) -> tuple[bool, tuple[int, ...]]:
-    """Returns whether the blocks are those of NCSN++, and the levels with attention."""
-    down = _names(config, "down_block_types", ["DownBlock2D"] + 3 * ["AttnDownBlock2D"], levels)
-    up = _names(config, "up_block_types", 3 * ["AttnUpBlock2D"] + ["UpBlock2D"], levels)
+def _blocks(config: Config, n: int) -> tuple[bool, tuple[int, ...]]:
+    """Returns whether the blocks are those of NCSN++, and the resolutions with attention."""
+    down = _names(config, "down_block_types", ["DownBlock2D"] + 3 * ["AttnDownBlock2D"], n)
+    up = _names(config, "up_block_types", 3 * ["AttnUpBlock2D"] + ["UpBlock2D"], n)
     kinds = {re.sub(r"^(Attn)?(Skip)?(Down|Up)Block2D$", r"\2", name) for name in [*down, *up]}
     if len(kinds) > 1 or not kinds <= {"", "Skip"}:
         strange = next((n for n in [*down, *up] if not re.fullmatch(r"(Attn)?(Skip)?(Down|Up)Block2D", n)), "a mixture")
         raise InputError(
             f"the config's block types have {strange}: read are (Attn)DownBlock2D or (Attn)SkipDownBlock2D"
         )
-    on_levels = [tuple(i for i, name in enumerate(way) if name.startswith("Attn")) for way in (down, up[::-1])]
-    if on_levels[0] != on_levels[1]:
-        raise InputError(f"the config has attention on levels {on_levels[0]} down and {on_levels[1]} up: must be equal")
-    return kinds == {"Skip"}, on_levels[0]
+    attended = [tuple(i for i, name in enumerate(way) if name.startswith("Attn")) for way in (down, up[::-1])]
+    if attended[0] != attended[1]:
+        raise InputError(
+            f"the config has attention at resolutions {attended[0]} down and {attended[1]} up: must be equal"
+        )
+    return kinds == {"Skip"}, attended[0]
 
 
-def _names(config: Config, key: str, default: list[str], levels: int) -> list[str]:
+def _names(config: Config, key: str, default: list[str], n: int) -> list[str]:
     found = value(config, key, default)
-    if not isinstance(found, list | tuple) or not all(isinstance(name, str) for name in found) or len(found) != levels:
-        raise InputError(f"the config's {key} is not the names of {levels} blocks, one for each of block_out_channels")
+    if not isinstance(found, list | tuple) or not all(isinstance(name, str) for name in found) or len(found) != n:
+        raise InputError(f"the config's {key} is not the names of {n} blocks, one for each of block_out_channels")
     return list(found)
 
 
@@ -173,24 +166,24 @@ def _groups(config: Config, skip: bool, features: Sequence[int], attention: Sequ
         if groups is None:
             raise InputError("the config has norm_num_groups null, which no network without Skip blocks has: not read")
         return {"groups": groups, "group_channels": 1}
-    if any(features[level] % 32 for level in attention):
+    if any(features[i] % 32 for i in attention):
         raise InputError("the config has attention of Skip blocks where block_out_channels is no multiple of 32")
     exceptions = []
-    if any(features[level] < 128 for level in attention):
-        levels = "|".join(map(str, attention))
-        exceptions += [(r"(down|up)_\d+_\d+/attention/norm", 32, 1), (rf"up_({levels})_\d+/norm_0", 32, 1)]
+    if any(features[i] < 128 for i in attention):
+        attended = "|".join(map(str, attention))
+        exceptions += [(r"(down|up)_\d+_\d+/attention/norm", 32, 1), (rf"up_({attended})_\d+/norm_0", 32, 1)]
     if groups is not None and any(groups != min(n // 4, 32) for n in (features[0], features[-1])):
         exceptions.append((r"middle_.*|norm", groups, 1))
     return {"groups": 32, "group_channels": 4, "groups_of": tuple(exceptions)}
 
 
-def examples(tensors: Tensors, config: Config) -> Examples:
+def _examples(tensors: Tensors, config: Config) -> Images:
     """Returns what the network is given."""
     del tensors
     channels = whole(config, "in_channels", 3)
     _outputs(config)
     classes = 0 if value(config, "num_class_embeds", None) is None else whole(config, "num_class_embeds")
-    return Examples(size(config, "sample_size", None), channels, classes)
+    return Images(size(config, "sample_size", None), channels, classes)
 
 
 def _outputs(config: Config) -> int:
@@ -212,14 +205,14 @@ def _outputs(config: Config) -> int:
 # The process
 
 
-def score(module: ResidualUNet, config: Config) -> tuple[SDE, Parameterization, Condition]:
+def _score(module: ResidualUNet, config: Config) -> tuple[SDE, Parameterization, Condition]:
     """Returns SDE, parameterization and condition: a table of betas, or VE where the network is told σ."""
     if not isinstance(value(config, "scheduler", {}), Mapping):
         raise InputError("the config's scheduler holds no settings")
     if is_told_sigma(config):
         choice(config, "scheduler._class_name", ["ScoreSdeVeScheduler"], "ScoreSdeVeScheduler")
         ends = number(config, "scheduler.sigma_min", 0.01), number(config, "scheduler.sigma_max")
-        return VE(*ends), parameterization.score, NoiseLevel()
+        return VE(*ends), parameterization.Score(), NoiseLevel()
     betas, meant = _betas(config), _prediction(config)
     alphas_bar = np.cumprod(1 - betas)
     if flag(config, "scheduler.rescale_betas_zero_snr", False):
@@ -246,7 +239,11 @@ def _prediction(config: Config) -> Parameterization:
     return _PREDICTIONS[kind]
 
 
-_PREDICTIONS = {"epsilon": parameterization.eps, "sample": parameterization.x0, "v_prediction": parameterization.v}
+_PREDICTIONS = {
+    "epsilon": parameterization.Eps(),
+    "sample": parameterization.X0(),
+    "v_prediction": parameterization.V(),
+}
 _SCHEDULES = {
     "linear": lambda low, high, n: np.linspace(low, high, n),
     "scaled_linear": lambda low, high, n: np.linspace(low**0.5, high**0.5, n) ** 2,
@@ -294,3 +291,6 @@ def _betas(config: Config) -> np.ndarray:
     if betas.ndim != 1 or len(betas) < 2 or not ((betas > 0) & (betas < 1)).all():
         raise InputError("the scheduler's betas are not two or more numbers between 0 and 1")
     return betas
+
+
+DIFFUSERS_KIND = CheckpointKind(read_folder, _network, _examples, diffusers_entries, _score, _KNOWN, spare=_SPARE)

@@ -15,23 +15,25 @@ from collections.abc import Callable
 from typing import Any
 
 from score_jax import networks, parameterization
+from score_jax.conditions import NoiseLevel
 from score_jax.interop import files, persistence
-from score_jax.interop.conditions import NoiseLevel
 from score_jax.interop.files import Contents
+from score_jax.interop.kind import CheckpointKind
 from score_jax.interop.mapping import Tensors, named
 from score_jax.interop.preconditioned import EDMPrecond, Preconditioned, VEPrecond, VPPrecond, iDDPMPrecond
-from score_jax.interop.settings import MOST_LEVELS, Config, Examples, choice, number, side, value, whole, wholes
+from score_jax.interop.settings import MOST_LEVELS, Config, Images, choice, number, side, value, whole, wholes
+from score_jax.interop.unet_names import edm_entries
 from score_jax.networks import GaussianFourier, ResidualUNet, positional
 from score_jax.parameterization import Parameterization
 from score_jax.score import Condition
 from score_jax.sde import EDM, SDE
 from score_jax.types import InputError
 
-SPARE = r"u|model\.(.*\.resample_filter|map_augment\.weight)"  # u: iDDPM's noise levels, which its constants give
+_SPARE = r"u|model\.(.*\.resample_filter|map_augment\.weight)"  # u: iDDPM's noise levels, which its constants give
 _PATHS = {"standard": "none", "skip": "skip", "residual": "residual"}
 
 
-KNOWN = (
+_KNOWN = (
     *("class_name", "model_type", "img_resolution", "img_channels", "label_dim", "label_dropout", "dropout"),
     *("sigma_data", "sigma_min", "sigma_max", "beta_d", "beta_min", "epsilon_t", "M", "C_1", "C_2"),
     *("model_channels", "channel_mult", "channel_mult_emb", "channel_mult_noise", "num_blocks", "attn_resolutions"),
@@ -40,7 +42,7 @@ KNOWN = (
 )
 
 
-def read(path: str | os.PathLike, use_ema: bool) -> Contents:
+def _read(path: str | os.PathLike, use_ema: bool) -> Contents:
     """Returns the weights of a file, and the constructor's arguments where it has modules."""
     contents = files.read(path)
     found = _chosen(contents.value, use_ema)
@@ -64,7 +66,7 @@ def _chosen(value: Any, use_ema: bool) -> Any:
     return found
 
 
-def network(tensors: Tensors, config: Config) -> Preconditioned:
+def _network(tensors: Tensors, config: Config) -> Preconditioned:
     """Returns the network inside its preconditioner, as the constructor's arguments describe them."""
     coefficients, default, outputs, _ = _PRECONDITIONERS[_kind(config)]
     net = _NETWORKS[choice(config, "model_type", _NETWORKS, default)](tensors, config)
@@ -117,13 +119,13 @@ def _most_noise(config: Config, default: float) -> float:
 
 def _shared(config: Config, channels: int, multipliers: tuple[int, ...], blocks: int, attended: list[int]) -> dict:
     choice(config, "channel_mult_emb", [4], 4)
-    levels, height = wholes(config, "channel_mult", multipliers), side(config, "img_resolution")
+    multipliers, height = wholes(config, "channel_mult", multipliers), side(config, "img_resolution")
     resolutions = wholes(config, "attn_resolutions", attended)
     return {
         "channels": whole(config, "model_channels", channels, most=4096),
-        "multipliers": levels,
+        "multipliers": multipliers,
         "blocks": whole(config, "num_blocks", blocks, most=64),
-        "attention": tuple(level for level in range(len(levels)) if height >> level in resolutions),
+        "attention": tuple(i for i in range(len(multipliers)) if height >> i in resolutions),
         "num_classes": whole(config, "label_dim", 0, low=0),
         "dropout": number(config, "dropout", 0.1, low=0.0),
     }
@@ -164,16 +166,16 @@ def _adm(tensors: Tensors, config: Config) -> ResidualUNet:
 _NETWORKS = {"SongUNet": _song, "DhariwalUNet": _adm}
 
 
-def examples(tensors: Tensors, config: Config) -> Examples:
+def _examples(tensors: Tensors, config: Config) -> Images:
     """Returns what the network is given."""
     del tensors
     height, classes = side(config, "img_resolution"), whole(config, "label_dim", 0, low=0)
     # A class was left out, its vector zero, in the share of the examples that label_dropout says.
     null_class = classes > 0 and number(config, "label_dropout", 0.0, low=0.0) > 0
-    return Examples((height, height), whole(config, "img_channels"), classes, null_class)
+    return Images((height, height), whole(config, "img_channels"), classes, null_class)
 
 
-def score(module: Preconditioned, config: Config) -> tuple[SDE, Parameterization, Condition]:
+def _score(module: Preconditioned, config: Config) -> tuple[SDE, Parameterization, Condition]:
     """Returns SDE, parameterization and condition of a denoiser at σ."""
     kind = _kind(config)
     *_, supported = _PRECONDITIONERS[kind]
@@ -181,4 +183,7 @@ def score(module: Preconditioned, config: Config) -> tuple[SDE, Parameterization
     low, high = max(low, least), min(high, most)
     if not low < high:
         raise InputError(f"the config's noise is from {low:.5g} to {high:.5g}: expected sigma_min below sigma_max")
-    return EDM(low, high), parameterization.as_given(parameterization.x0), NoiseLevel()
+    return EDM(low, high), parameterization.AsGiven(parameterization.X0()), NoiseLevel()
+
+
+EDM_KIND = CheckpointKind(_read, _network, _examples, edm_entries, _score, _KNOWN, spare=_SPARE)

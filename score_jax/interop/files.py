@@ -67,13 +67,13 @@ def _read_file(path: str | os.PathLike) -> Contents:
         return Contents(arrays, _remembered(remarks), size)
     strangers.refuse_kind(start)
     if start[:1] == b"\x80" and not torch_files.is_stream(start):
-        return Contents(persistence.read(path), {}, size)
+        return Contents(persistence.read_modules(path), {}, size)
     found = archives.arrays(path) if start[:4] == archives.ZIP_MAGIC else None
-    return Contents(torch_files.read(path, persistence.TABLE) if found is None else found, {}, size)
+    return Contents(torch_files.read_torch(path, persistence.ALLOWED) if found is None else found, {}, size)
 
 
 def _read_index(path: str | os.PathLike) -> Contents:
-    places = read_config(path).get("weight_map")
+    places = read_source_config(path).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise InputError('is no index of a checkpoint: expected JSON with a "weight_map" of names of tensors and files')
     value: dict[str, Any] = {}
@@ -125,7 +125,7 @@ def require_size(size: int, tensors: Mapping[str, Tensor | np.ndarray]) -> None:
         raise InputError(f"promises tensors of {promised} bytes in a file of {size}: refused")
 
 
-def read_config(config: Mapping[str, Any] | str | os.PathLike | None) -> Mapping[str, Any]:
+def read_source_config(config: Mapping[str, Any] | str | os.PathLike | None) -> Mapping[str, Any]:
     """Returns a source's own config, a mapping of mappings, given as such or by the path of its JSON or YAML file."""
     if config is None:
         return {}

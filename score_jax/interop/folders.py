@@ -16,8 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from score_jax.interop import diffusers, files
+from score_jax.interop import files
 from score_jax.interop.files import Contents
+from score_jax.interop.mapping import named
 from score_jax.pickles import printable
 from score_jax.types import InputError
 
@@ -26,8 +27,10 @@ _KINDS = ("safetensors", "bin")
 _WEIGHTS = rf"{_NAME}(?:\.(\w+))??\.({'|'.join(_KINDS)})(\.index(?:\.(\w+))?\.json)?"  # the variant is in either place
 _OTHERS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".pkl", ".npz", ".msgpack", ".h5", ".onnx")
 
+_OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # attention before version 0.17
 
-def read(path: str | os.PathLike, use_ema: bool) -> Contents:
+
+def read_folder(path: str | os.PathLike, use_ema: bool) -> Contents:
     """Returns the weights of a folder, of a file, or of a model of the hub, and its config.
 
     The config is config.json's, with that of the scheduler, if there is one, as "scheduler".
@@ -56,10 +59,10 @@ def _read_file(path: Path) -> Contents:
 
 def _with_config(weights: Path) -> Contents:
     network = weights.parent
-    config: dict[str, Any] = dict(files.read_config(network / "config.json"))
+    config: dict[str, Any] = dict(files.read_source_config(network / "config.json"))
     scheduler = next((path for path in _schedulers(network) if path.is_file()), None)
     if scheduler:
-        config["scheduler"] = files.read_config(scheduler)
+        config["scheduler"] = files.read_source_config(scheduler)
     return _named(files.read(weights))._replace(config=config)
 
 
@@ -74,7 +77,13 @@ def _schedulers(network: Path) -> Iterator[Path]:
 
 
 def _named(contents: Contents) -> Contents:
-    return contents._replace(value=diffusers.state_dict(contents.value))
+    """Gives the tensors today's names."""
+    old = re.compile(rf"(attentions\.\d+)\.({'|'.join(_OLD)})\.")
+    state = named(contents.value, "state dict")
+    renamed = {old.sub(lambda m: f"{m[1]}.{_OLD[m[2]]}.", name): tensor for name, tensor in state.items()}
+    if "time_proj.W" in renamed:
+        renamed.setdefault("time_proj.weight", renamed["time_proj.W"])
+    return contents._replace(value=renamed)
 
 
 def _network_of(folder: Path, use_ema: bool) -> Path:

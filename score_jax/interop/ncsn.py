@@ -16,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax import parameterization
+from score_jax.conditions import LevelIndex
 from score_jax.interop import files
-from score_jax.interop.conditions import LevelIndex
 from score_jax.interop.files import Contents
+from score_jax.interop.kind import CheckpointKind
 from score_jax.interop.mapping import Tensors, named, read_array
-from score_jax.interop.settings import MOST_LEVELS, Config, Examples, agree, choice, flag, number, shown, size, value
+from score_jax.interop.ncsn_names import ncsn_entries
+from score_jax.interop.settings import MOST_LEVELS, Config, Images, agree, choice, flag, number, shown, size, value
 from score_jax.interop.torch_files import Tensor
 from score_jax.networks import NCSN, NCSNv2
 from score_jax.parameterization import Parameterization
@@ -29,7 +31,7 @@ from score_jax.sde import SDE, VE
 from score_jax.types import InputError
 
 _MOST_FEATURES = 4096  # of networks that anyone has; more is damage
-KNOWN = (
+_KNOWN = (
     *("data.channels", "data.image_size", "data.logit_transform", "data.rescaled"),
     *("model.name", "model.ngf", "model.num_classes", "model.normalization", "model.nonlinearity", "model.spec_norm"),
     *("model.sigma_begin", "model.sigma_end", "model.sigma_dist"),  # NCSNv2's are in its table
@@ -45,7 +47,7 @@ KNOWN = (
 )
 
 
-def read(path: str | os.PathLike, use_ema: bool) -> Contents:
+def _read(path: str | os.PathLike, use_ema: bool) -> Contents:
     """Returns the weights of a file, averages where there are some."""
     contents = files.read(path)
     return contents._replace(value=_state_dict(contents.value, use_ema))
@@ -63,7 +65,7 @@ def _state_dict(contents: Any, use_ema: bool) -> dict[str, Tensor | np.ndarray]:
     return state | ema
 
 
-def ncsn(tensors: Tensors, config: Config) -> NCSN:
+def _ncsn_module(tensors: Tensors, config: Config) -> NCSN:
     """Returns the NCSN that the tensors belong to."""
     if "sigmas" in tensors:
         raise InputError('has a table of sigmas, as NCSNv2 has: give source="ncsnv2" (--source=ncsnv2)')
@@ -74,7 +76,7 @@ def ncsn(tensors: Tensors, config: Config) -> NCSN:
     return NCSN(*_width(tensors, config), num_levels, _depth(tensors), _rescale(config))
 
 
-def ncsnv2(tensors: Tensors, config: Config) -> NCSNv2:
+def _ncsnv2_module(tensors: Tensors, config: Config) -> NCSNv2:
     """Returns the NCSNv2 that the tensors belong to."""
     if "sigmas" not in tensors:
         raise InputError(
@@ -91,9 +93,9 @@ def ncsnv2(tensors: Tensors, config: Config) -> NCSNv2:
     return NCSNv2(*width, tuple(sigmas), _depth(tensors), _rescale(config))
 
 
-def examples(tensors: Tensors, config: Config) -> Examples:
+def _examples(tensors: Tensors, config: Config) -> Images:
     """Returns what the network is given."""
-    return Examples(size(config, "data.image_size", None), _width(tensors, config)[1])
+    return Images(size(config, "data.image_size", None), _width(tensors, config)[1])
 
 
 def _width(tensors: Tensors, config: Config) -> tuple[int, int]:
@@ -131,12 +133,12 @@ def _rescale(config: Config) -> bool:
     return not (flag(config, "data.logit_transform", False) or flag(config, "data.rescaled", False))
 
 
-def config_of(module: NCSN | NCSNv2) -> Config:
+def _config_of(module: NCSN | NCSNv2) -> Config:
     """Returns what the tensors do not show, in the source's terms."""
     return {"data": {"rescaled": not module.rescale}}
 
 
-def ncsn_score(module: NCSN, config: Config) -> tuple[SDE, Parameterization, LevelIndex]:
+def _ncsn_score(module: NCSN, config: Config) -> tuple[SDE, Parameterization, LevelIndex]:
     """Returns SDE, parameterization and condition with which an NCSN is a score function at every level's time."""
     if module.num_levels is None:
         advice = "use its score with sampling.langevin: module.apply(variables, x, cond), any cond"
@@ -155,7 +157,7 @@ def _published_levels(num_levels: int, config: Config) -> np.ndarray:
     return _SPACINGS[kind](begin, end, num_levels).astype(np.float32)
 
 
-def ncsnv2_score(module: NCSNv2, config: Config) -> tuple[SDE, Parameterization, LevelIndex]:
+def _ncsnv2_score(module: NCSNv2, config: Config) -> tuple[SDE, Parameterization, LevelIndex]:
     """Returns SDE, parameterization and condition with which an NCSNv2 is a score function at any time."""
     del config
     return _on_levels(np.asarray(module.sigmas))
@@ -163,4 +165,15 @@ def ncsnv2_score(module: NCSNv2, config: Config) -> tuple[SDE, Parameterization,
 
 def _on_levels(sigmas: np.ndarray) -> tuple[SDE, Parameterization, LevelIndex]:
     levels = LevelIndex(tuple(sigmas.tolist()))
-    return VE(levels.sigmas[-1], levels.sigmas[0]), parameterization.score, levels
+    return VE(levels.sigmas[-1], levels.sigmas[0]), parameterization.Score(), levels
+
+
+_SHARED: dict[str, Any] = {
+    "read": _read,
+    "examples": _examples,
+    "entries": lambda module, channels: ncsn_entries(module),
+    "known": _KNOWN,
+    "config": _config_of,
+}
+NCSN_KIND = CheckpointKind(module=_ncsn_module, score=_ncsn_score, **_SHARED)
+NCSNV2_KIND = CheckpointKind(module=_ncsnv2_module, score=_ncsnv2_score, **_SHARED)

@@ -41,7 +41,7 @@ _ARRAYS = {  # name here: name there, axes here, axes there
 
 
 @functools.lru_cache(maxsize=4)
-def entries(module: NCSN | NCSNv2) -> tuple[Entry, ...]:
+def ncsn_entries(module: NCSN | NCSNv2) -> tuple[Entry, ...]:
     """Returns the names of every array of the network, here and in the source."""
 
     def entry(path: tuple[str, ...], shape: tuple[int, ...]) -> Entry:

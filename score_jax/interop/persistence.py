@@ -64,7 +64,7 @@ def _storage(steps: Iterator[int], content: Any) -> Storage:
     """Reads the bytes of a storage; such a stream holds nothing but tensors, so nothing nests in it."""
     if not isinstance(content, bytes):
         raise TypeError("not bytes")
-    found = torch_files.read_stream(io.BytesIO(content), memoryview(content), torch_files.TABLE, steps=steps)
+    found = torch_files.read_stream(io.BytesIO(content), memoryview(content), torch_files.TORCH_TABLE, steps=steps)
     if not isinstance(found, Storage):
         raise TypeError("not a storage")
     return found
@@ -77,7 +77,7 @@ def _set(members: Any = ()) -> set:
     return set(members)
 
 
-TABLE = {  # what a file of torch.save may name beside tensors
+ALLOWED = {  # what a file of torch.save may name beside tensors
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
     "torch.nn.modules.container.ModuleDict": Module,
     "torch.nn.modules.container.ModuleList": Module,
@@ -88,15 +88,15 @@ TABLE = {  # what a file of torch.save may name beside tensors
 }
 
 
-def read(path: str | os.PathLike) -> Any:
+def read_modules(path: str | os.PathLike) -> Any:
     """Returns what was pickled, with a `Module` for each module and a `Tensor` for each tensor.
 
     Raises:
       InputError: for anything but modules, tensors, numbers, text and containers of them, or a damaged file.
     """
     steps = pickles.budget()  # a file could have the same bytes read for ever
-    table = torch_files.TABLE | TABLE | {"torch.storage._load_from_bytes": functools.partial(_storage, steps)}
-    return pickles.load(archives.mapped(path), table, steps=steps)
+    table = torch_files.TORCH_TABLE | ALLOWED | {"torch.storage._load_from_bytes": functools.partial(_storage, steps)}
+    return pickles.unpickle(archives.mapped(path), table, steps=steps)
 
 
 def state_dict(module: Module) -> dict[str, Tensor]:

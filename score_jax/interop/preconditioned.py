@@ -10,7 +10,7 @@
 with t(σ) the time of a VP process whose σ/α is σ, and j(σ) the place of the nearest of iDDPM's M noise levels, the
 first the largest. Karras et al. 2022, table 1.
 
-`parameterization.edm` trains with the first of them. It knows F of a score function, not D of a network, and needs a
+`parameterization.EDM` trains with the first of them. It knows F of a score function, not D of a network, and needs a
 process to say so; four numbers of σ are shorter than a conversion of it.
 """
 

@@ -24,19 +24,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax import networks, parameterization
+from score_jax.conditions import KnotIndex, LevelIndex, NoiseLevel, Timestep
 from score_jax.interop import files
-from score_jax.interop.conditions import KnotIndex, LevelIndex, NoiseLevel, Timestep
 from score_jax.interop.files import Contents
+from score_jax.interop.kind import CheckpointKind
 from score_jax.interop.mapping import Tensors, named, read_array
-from score_jax.interop.settings import MOST_LEVELS, Config, Examples, choice, flag, number, side, whole, wholes
+from score_jax.interop.settings import MOST_LEVELS, Config, Images, choice, flag, number, side, whole, wholes
 from score_jax.interop.torch_files import Tensor
+from score_jax.interop.unet_names import score_sde_entries
 from score_jax.networks import DivideBySigma, GaussianFourier, ResidualUNet, positional
 from score_jax.parameterization import Parameterization
 from score_jax.score import Condition
 from score_jax.sde import SDE, VE, VP, SubVP, Tabulated
 from score_jax.types import InputError
 
-SPARE = r"sigmas"  # a table that most networks have no use for
+_SPARE = r"sigmas"  # a table that most networks have no use for
 _UNTRAINED = ("sigmas", "all_modules.0.W")
 _ONLY = {  # settings of which one value is read
     "model.normalization": "GroupNorm",
@@ -44,7 +46,7 @@ _ONLY = {  # settings of which one value is read
     "model.conditional": True,
     "model.conv_size": 3,
 }
-KNOWN = (
+_KNOWN = (
     *_ONLY,
     *("data.image_size", "data.num_channels", "data.centered", "training.sde", "training.continuous"),
     *("model.name", "model.nf", "model.ch_mult", "model.num_res_blocks", "model.attn_resolutions", "model.dropout"),
@@ -66,7 +68,7 @@ KNOWN = (
 )
 
 
-def read(path: str | os.PathLike, use_ema: bool) -> Contents:
+def _read(path: str | os.PathLike, use_ema: bool) -> Contents:
     """Returns the weights of a file, averages where there are some."""
     contents = files.read(path)
     return contents._replace(value=_state_dict(contents.value, use_ema))
@@ -95,7 +97,7 @@ def _averages(ema: Any, state: Tensors) -> dict[str, Tensor | np.ndarray]:
     return dict(zip(trained, shadows, strict=True))
 
 
-def network(tensors: Tensors, config: Config) -> ResidualUNet:
+def _network(tensors: Tensors, config: Config) -> ResidualUNet:
     """Returns the network that the config describes."""
     for key, only in _ONLY.items():
         choice(config, key, [only], only)
@@ -107,7 +109,7 @@ def network(tensors: Tensors, config: Config) -> ResidualUNet:
         channels=whole(config, "model.nf", most=4096),
         multipliers=multipliers,
         blocks=whole(config, "model.num_res_blocks", most=64),
-        attention=tuple(level for level in range(len(multipliers)) if size >> level in resolutions),
+        attention=tuple(i for i in range(len(multipliers)) if size >> i in resolutions),
         rescale=not flag(config, "data.centered"),
         output_scale=_output_scale(tensors, config),
         dropout=number(config, "model.dropout", 0.0, low=0.0),
@@ -163,14 +165,14 @@ def _output_scale(tensors: Tensors, config: Config) -> DivideBySigma | None:
     return DivideBySigma(tuple(sigmas.tolist()))
 
 
-def examples(tensors: Tensors, config: Config) -> Examples:
+def _examples(tensors: Tensors, config: Config) -> Images:
     """Returns what the network is given."""
     del tensors
     height = side(config, "data.image_size")
-    return Examples((height, height), whole(config, "data.num_channels", 3))
+    return Images((height, height), whole(config, "data.num_channels", 3))
 
 
-def score(module: ResidualUNet, config: Config) -> tuple[SDE, Parameterization, Condition]:
+def _score(module: ResidualUNet, config: Config) -> tuple[SDE, Parameterization, Condition]:
     """Returns SDE, parameterization and condition of the process that the config names."""
     del module
     discrete = "" if flag(config, "training.continuous") else " discrete"
@@ -197,18 +199,21 @@ def _levels(config: Config) -> LevelIndex:
 
 
 def _sub_vp(config: Config) -> tuple[SDE, Parameterization, Condition]:
-    return SubVP(*_betas(config)), parameterization.as_given(parameterization.eps), Timestep()
+    return SubVP(*_betas(config)), parameterization.AsGiven(parameterization.Eps()), Timestep()
 
 
 _PROCESSES: dict[str, Callable[[Config], tuple[SDE, Parameterization, Condition]]] = {
-    "vesde": lambda config: (_ve(config), parameterization.score, NoiseLevel()),
-    "vesde discrete": lambda config: (_ve(config), parameterization.score, _levels(config)),
-    "vpsde": lambda config: (VP(*_betas(config)), parameterization.eps, Timestep()),
+    "vesde": lambda config: (_ve(config), parameterization.Score(), NoiseLevel()),
+    "vesde discrete": lambda config: (_ve(config), parameterization.Score(), _levels(config)),
+    "vpsde": lambda config: (VP(*_betas(config)), parameterization.Eps(), Timestep()),
     "vpsde discrete": lambda config: (
         _table(config),
-        parameterization.eps,
+        parameterization.Eps(),
         KnotIndex(whole(config, "model.num_scales")),
     ),
     "subvpsde": _sub_vp,
     "subvpsde discrete": _sub_vp,  # the released code knows sub-VP in continuous time only
 }
+
+
+SCORE_SDE_KIND = CheckpointKind(_read, _network, _examples, score_sde_entries, _score, _KNOWN, spare=_SPARE)

@@ -15,7 +15,7 @@ from score_jax.types import InputError
 Config = Mapping[str, Any]
 
 
-class Examples(NamedTuple):
+class Images(NamedTuple):
     """What a network is given.
 
     Args:
@@ -134,7 +134,7 @@ def side(config: Config, key: str) -> int:
 def number(config: Config, key: str, default: Any = _REQUIRED, *, low: float | None = None) -> float:
     """Returns a finite number, positive or, where `low` is given, at least that."""
     above = (lambda v: v > 0) if low is None else (lambda v: v >= low)
-    fits = lambda v: isinstance(v, int | float) and not isinstance(v, bool) and above(v) and v <= sys.float_info.max  # noqa: E731
+    fits = lambda v: isinstance(v, int | float) and not isinstance(v, bool) and above(v) and v <= sys.float_info.max
     return float(_checked(config, key, default, fits, "a positive number" if low is None else f"a number from {low}"))
 
 
@@ -145,13 +145,13 @@ def flag(config: Config, key: str, default: Any = _REQUIRED) -> bool:
 
 def choice(config: Config, key: str, choices: Sequence[Any] | Mapping[Any, Any], default: Any = _REQUIRED) -> Any:
     """Returns one of the choices."""
-    fits = lambda v: isinstance(v, str | int | float | None) and v in choices  # noqa: E731
+    fits = lambda v: isinstance(v, str | int | float | None) and v in choices
     return _checked(config, key, default, fits, f"one of {', '.join(str(c) for c in choices)}")
 
 
 def word(config: Config, key: str, choices: Collection[str], default: str) -> str:
     """Returns one of the choices, which are lower case, written in capitals or not."""
-    fits = lambda v: isinstance(v, str) and v.lower() in choices  # noqa: E731
+    fits = lambda v: isinstance(v, str) and v.lower() in choices
     return _checked(config, key, default, fits, f"one of {', '.join(choices)}").lower()
 
 

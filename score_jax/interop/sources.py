@@ -1,85 +1,31 @@
-"""Published checkpoints in and out: one row of `SOURCES` for each kind."""
+"""Published checkpoints in and out: `SOURCES` has what there is to know about each kind."""
 
 import os
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import numpy as np
 from flax import traverse_util
 
-from score_jax.interop import diffusers, edm, files, folders, ncsn, ncsn_names, score_sde, unet_names
-from score_jax.interop.files import Contents
-from score_jax.interop.mapping import Entry, Tensors, to_tensors, to_variables
-from score_jax.interop.settings import Config, Examples, merged, require_known
-from score_jax.parameterization import Parameterization
-from score_jax.score import Condition, ScoreModel
-from score_jax.sde import SDE
+from score_jax.adapters import linen
+from score_jax.interop import files
+from score_jax.interop.diffusers import DIFFUSERS_KIND
+from score_jax.interop.edm import EDM_KIND
+from score_jax.interop.kind import CheckpointKind
+from score_jax.interop.mapping import to_tensors, to_variables
+from score_jax.interop.ncsn import NCSN_KIND, NCSNV2_KIND
+from score_jax.interop.score_sde import SCORE_SDE_KIND
+from score_jax.interop.settings import Config, Images, merged, require_known
+from score_jax.score import ScoreModel
 from score_jax.types import InputError, PyTree
 
-
-class Source(NamedTuple):
-    """What there is to know about one kind of checkpoint.
-
-    Args:
-      read: `(path, use_ema) -> contents`, of which the value is a state dict.
-      module: `(tensors, config) -> module`, the network they belong to.
-      examples: `(tensors, config) -> examples`, what the network is given.
-      entries: `(module, channels) -> entries`, its arrays under both names.
-      score: `(module, config) -> (sde, parameterization, condition)`, with which it is a score function.
-      known: patterns of the settings that are heeded, or that the network and its process are the same without.
-      config: `module -> config`, what its tensors do not show, as far as the module knows.
-      spare: pattern of names of tensors that a network may do without.
-    """
-
-    read: Callable[[str | os.PathLike, bool], Contents]
-    module: Callable[[Tensors, Config], nn.Module]
-    examples: Callable[[Tensors, Config], Examples]
-    entries: Callable[[Any, int], Sequence[Entry]]
-    score: Callable[[Any, Config], tuple[SDE, Parameterization, Condition]]
-    known: Sequence[str]
-    config: Callable[[Any], Config] = lambda module: {}
-    spare: str = ""
-
-
-_NCSN: dict[str, Any] = {
-    "read": ncsn.read,
-    "examples": ncsn.examples,
-    "entries": lambda module, channels: ncsn_names.entries(module),
-    "known": ncsn.KNOWN,
-    "config": ncsn.config_of,
-}
 SOURCES = {
-    "ncsn": Source(module=ncsn.ncsn, score=ncsn.ncsn_score, **_NCSN),
-    "ncsnv2": Source(module=ncsn.ncsnv2, score=ncsn.ncsnv2_score, **_NCSN),
-    "score_sde_pytorch": Source(
-        score_sde.read,
-        score_sde.network,
-        score_sde.examples,
-        unet_names.score_sde_entries,
-        score_sde.score,
-        score_sde.KNOWN,
-        spare=score_sde.SPARE,
-    ),
-    "diffusers": Source(
-        folders.read,
-        diffusers.network,
-        diffusers.examples,
-        unet_names.diffusers_entries,
-        diffusers.score,
-        diffusers.KNOWN,
-        spare=diffusers.SPARE,
-    ),
-    "edm": Source(
-        edm.read,
-        edm.network,
-        edm.examples,
-        unet_names.edm_entries,
-        edm.score,
-        edm.KNOWN,
-        spare=edm.SPARE,
-    ),
+    "ncsn": NCSN_KIND,
+    "ncsnv2": NCSNV2_KIND,
+    "score_sde_pytorch": SCORE_SDE_KIND,
+    "diffusers": DIFFUSERS_KIND,
+    "edm": EDM_KIND,
 }
 
 
@@ -96,7 +42,7 @@ class Checkpoint(NamedTuple):
     module: nn.Module
     variables: PyTree
     config: Config
-    examples: Examples
+    examples: Images
 
 
 def load(
@@ -142,8 +88,8 @@ def score_model(
 
 def as_score(checkpoint: Checkpoint, source: str) -> ScoreModel:
     """Returns an open checkpoint as a score function on the SDE that it was trained for."""
-    sde, parameterization, condition = _row(source).score(checkpoint.module, checkpoint.config)
-    return ScoreModel(checkpoint.variables, sde, checkpoint.module, parameterization, condition)
+    sde, parameterization, condition = _kind(source).score(checkpoint.module, checkpoint.config)
+    return ScoreModel(checkpoint.variables, sde, linen(checkpoint.module), parameterization, condition)
 
 
 def save(
@@ -169,12 +115,12 @@ def save(
     Raises:
       InputError: for variables of another network, or a config of another than the module.
     """
-    row = _row(source)
-    settings = merged(row.config(module), files.read_config(config))
-    arrays = to_tensors(row.entries(module, _channels(variables)), variables)
-    if config is not None and row.module(arrays, settings) != module:
+    kind = _kind(source)
+    settings = merged(kind.config(module), files.read_source_config(config))
+    arrays = to_tensors(kind.entries(module, _channels(variables)), variables)
+    if config is not None and kind.module(arrays, settings) != module:
         raise InputError(f"the config is not that of the network given: {path} is not written")
-    require_known(settings, row.known)
+    require_known(settings, kind.known)
     files.write(path, arrays, settings)
 
 
@@ -192,21 +138,21 @@ def open_checkpoint(
     use_ema: bool = True,
 ) -> Checkpoint:
     """Returns a published checkpoint with all that is known of it; arguments as `load`."""
-    row, given = _row(source), files.read_config(config)
+    kind, given = _kind(source), files.read_source_config(config)
     with files.naming(path):
-        contents = row.read(path, use_ema)
+        contents = kind.read(path, use_ema)
         settings, tensors = merged(contents.config, given), contents.value
         files.require_size(contents.size, tensors)
-        module = row.module(tensors, settings)
-        require_known(settings, row.known)
-        examples = row.examples(tensors, settings)
-        entries = row.entries(module, examples.channels)
+        module = kind.module(tensors, settings)
+        require_known(settings, kind.known)
+        examples = kind.examples(tensors, settings)
+        entries = kind.entries(module, examples.channels)
         names = {entry.name for entry in entries}
-        kept = {name: t for name, t in tensors.items() if name in names or not re.fullmatch(row.spare, name)}
+        kept = {name: t for name, t in tensors.items() if name in names or not re.fullmatch(kind.spare, name)}
         return Checkpoint(module, to_variables(entries, kept), settings, examples)
 
 
-def _row(source: str) -> Source:
+def _kind(source: str) -> CheckpointKind:
     if source not in SOURCES:
         raise InputError(f"source {source!r} does not exist: choose one of {', '.join(SOURCES)}")
     return SOURCES[source]

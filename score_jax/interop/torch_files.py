@@ -104,17 +104,17 @@ class Tensor(NamedTuple):
         return np.ndarray(self.shape, data.dtype, data, self.offset * data.itemsize, strides)
 
 
-def read(path: str | os.PathLike, more: Mapping[str, Any] | None = None) -> Any:
+def read_torch(path: str | os.PathLike, more: Mapping[str, Any] | None = None) -> Any:
     """Returns what `torch.save` was given, with a `Tensor` for each tensor; attributes of containers are left out.
 
     Args:
       path: of the file.
-      more: what further names stand for, see `pickles.load`.
+      more: what further names stand for, see `pickles.unpickle`.
 
     Raises:
       InputError: for anything but tensors, numbers, text and containers of them, or a damaged file.
     """
-    data, table = archives.mapped(path), TABLE | dict(more or {})
+    data, table = archives.mapped(path), TORCH_TABLE | dict(more or {})
     return _read_zip(data, table) if data[:4] == archives.ZIP_MAGIC else read_stream(data, memoryview(data), table)
 
 
@@ -143,7 +143,7 @@ def _read_zip(data: mmap.mmap, table: Mapping[str, Any]) -> Any:
     if order not in (b"little", b"big"):
         raise InputError(f"has the byte order {order[:8]!r}, expected little or big")
     storages = functools.partial(_storage, lambda key: record(f"data/{key}"), swapped=order.decode() != sys.byteorder)
-    return pickles.load(io.BytesIO(record("data.pkl")), table, storages)
+    return pickles.unpickle(io.BytesIO(record("data.pkl")), table, storages)
 
 
 # The stream of 2019
@@ -153,7 +153,7 @@ def read_stream(
     data: Seekable, content: memoryview, table: Mapping[str, Any], *, steps: Iterator[int] | None = None
 ) -> Any:
     """Returns what a stream holds, given as a stream at its start and as its bytes; `steps` is a `pickles.budget`."""
-    load = functools.partial(pickles.load, steps=pickles.budget() if steps is None else steps)
+    load = functools.partial(pickles.unpickle, steps=pickles.budget() if steps is None else steps)
     if content[:1] != b"\x80" or load(data, {}) != _STREAM_MAGIC:
         raise InputError(f"is not a file of torch.save: it starts with 0x{content[:4].hex()}")
     protocol, _ = load(data, {}), load(data, {})
@@ -266,7 +266,7 @@ def _encode(text: Any, encoding: Any) -> bytes:
 
 
 _SCALARS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
-TABLE: dict[str, Any] = {
+TORCH_TABLE: dict[str, Any] = {
     "collections.OrderedDict": OrderedDict,
     "torch.Size": tuple,
     "torch._utils._rebuild_tensor": _tensor,

@@ -100,25 +100,28 @@ def score_sde_entries(module: ResidualUNet, channels: int) -> tuple[Entry, ...]:
 
 def construction(net: ResidualUNet) -> Iterator[str]:
     """Yields the layers in the order in which score SDE makes them: their numbers in all_modules."""
-    levels, last = range(len(net.multipliers)), len(net.multipliers) - 1
-    attended = {level % len(levels) for level in net.attention}
+    resolutions, last = range(len(net.multipliers)), len(net.multipliers) - 1
+    attended = {resolution % len(resolutions) for resolution in net.attention}
     yield from ["embedding"] if net.embedding is not None and net.embedding.keeps_arrays else []
     yield from ["condition/inner", "condition/outer", "in"]
-    for level in levels:
+    for resolution in resolutions:
         for i in range(net.blocks):
-            yield from [f"down_{level}_{i}", *([f"down_{level}_{i}/attention"] if level in attended else [])]
-        if level < last:
-            yield from [f"downsample_{level}", *([f"input_{level}"] if net.input_path != "none" else [])]
+            yield from [
+                f"down_{resolution}_{i}",
+                *([f"down_{resolution}_{i}/attention"] if resolution in attended else []),
+            ]
+        if resolution < last:
+            yield from [f"downsample_{resolution}", *([f"input_{resolution}"] if net.input_path != "none" else [])]
     yield from ["middle_0", "middle_0/attention", "middle_1"]
-    for level in reversed(levels):
-        yield from [f"up_{level}_{i}" for i in range(net.blocks + 1)]
-        yield from [f"up_{level}_{net.blocks}/attention"] if level in attended else []
-        suffix = f"_{level}" if level else ""
-        if net.output_path == "skip" or (net.output_path == "residual" and level == last):
+    for resolution in reversed(resolutions):
+        yield from [f"up_{resolution}_{i}" for i in range(net.blocks + 1)]
+        yield from [f"up_{resolution}_{net.blocks}/attention"] if resolution in attended else []
+        suffix = f"_{resolution}" if resolution else ""
+        if net.output_path == "skip" or (net.output_path == "residual" and resolution == last):
             yield f"norm{suffix}"
         yield from [f"out{suffix}"] if net.output_path == "skip" else []
-        yield from [f"out_{level}"] if net.output_path == "residual" else []
-        yield from [f"upsample_{level}"] if level else []
+        yield from [f"out_{resolution}"] if net.output_path == "residual" else []
+        yield from [f"upsample_{resolution}"] if resolution else []
     yield from [] if net.output_path == "skip" else ["norm", "out"]
 
 
@@ -156,18 +159,18 @@ def diffusers_entries(module: ResidualUNet, channels: int) -> tuple[Entry, ...]:
     def name(layer: str, inner: str) -> tuple[str, str]:
         if layer in _SINGLE:
             return _SINGLE[layer]
-        (kind, (level, *place)), attention = _numbers(layer), layer.endswith("attention")
+        (kind, (resolution, *place)), attention = _numbers(layer), layer.endswith("attention")
         i = 0 if attention and kind == "up" and module.attention_up == "last" else place[0] if place else 0
         list_ = f"attentions.{i}" if attention else f"resnets.{i}"
         prefix = {
-            "down": f"down_blocks.{level}.{list_}",
-            "up": f"up_blocks.{last - level}.{list_}",
-            "middle": f"mid_block.{'attentions.0' if attention else f'resnets.{level}'}",
-            "downsample": f"down_blocks.{level}.{'resnet_down' if block else 'downsamplers.0.conv'}",
-            "upsample": f"up_blocks.{last - level}.{'resnet_up' if block else 'upsamplers.0.conv'}",
-            "input": f"down_blocks.{level}.skip_conv",
-            "norm": f"up_blocks.{last - level}.skip_norm",
-            "out": f"up_blocks.{last - level}.skip_conv",
+            "down": f"down_blocks.{resolution}.{list_}",
+            "up": f"up_blocks.{last - resolution}.{list_}",
+            "middle": f"mid_block.{'attentions.0' if attention else f'resnets.{resolution}'}",
+            "downsample": f"down_blocks.{resolution}.{'resnet_down' if block else 'downsamplers.0.conv'}",
+            "upsample": f"up_blocks.{last - resolution}.{'resnet_up' if block else 'upsamplers.0.conv'}",
+            "input": f"down_blocks.{resolution}.skip_conv",
+            "norm": f"up_blocks.{last - resolution}.skip_norm",
+            "out": f"up_blocks.{last - resolution}.skip_conv",
         }[kind]
         if not inner:
             return prefix, "norm" if kind == "norm" else "conv"
@@ -201,31 +204,31 @@ _MAPS = {
 @functools.lru_cache(maxsize=8)
 def edm_entries(module: Preconditioned, channels: int) -> tuple[Entry, ...]:
     """Returns the entries of a preconditioned network of EDM."""
-    net, resolution = module.network, module.resolution
+    net, side = module.network, module.resolution
     last, song = len(net.multipliers) - 1, net.modulation == "shift"
     joined = {"skip": "aux_skip", "residual": "aux_residual", "none": ""}[net.input_path]
 
-    def part(way: str, level: int, what: str) -> str:
-        return f"model.{way}.{resolution >> level}x{resolution >> level}_{what}"
+    def part(way: str, resolution: int, what: str) -> str:
+        return f"model.{way}.{side >> resolution}x{side >> resolution}_{what}"
 
     def name(layer: str, inner: str) -> tuple[str, str]:
         if layer in _MAPS:
             there, form = _MAPS[layer]
             return f"model.{there}", form
-        kind, (level, *place) = _numbers(f"{layer}_0" if layer in ("in", "norm", "out") else layer)
+        kind, (resolution, *place) = _numbers(f"{layer}_0" if layer in ("in", "norm", "out") else layer)
         i = place[0] if place else 0
         if kind in ("norm", "out") and not song:
             return f"model.out_{'norm' if kind == 'norm' else 'conv'}", "norm" if kind == "norm" else "conv"
         prefix = {
             "in": lambda: part("enc", 0, "conv"),
-            "down": lambda: part("enc", level, f"block{i}"),
-            "downsample": lambda: part("enc", level + 1, "down"),
-            "input": lambda: part("enc", level + 1, joined),
-            "middle": lambda: part("dec", last, f"in{level}"),
-            "up": lambda: part("dec", level, f"block{i}"),
-            "upsample": lambda: part("dec", level - 1, "up"),
-            "norm": lambda: part("dec", level, "aux_norm"),
-            "out": lambda: part("dec", level, "aux_conv"),
+            "down": lambda: part("enc", resolution, f"block{i}"),
+            "downsample": lambda: part("enc", resolution + 1, "down"),
+            "input": lambda: part("enc", resolution + 1, joined),
+            "middle": lambda: part("dec", last, f"in{resolution}"),
+            "up": lambda: part("dec", resolution, f"block{i}"),
+            "upsample": lambda: part("dec", resolution - 1, "up"),
+            "norm": lambda: part("dec", resolution, "aux_norm"),
+            "out": lambda: part("dec", resolution, "aux_conv"),
         }[kind]()
         if not inner:
             return prefix, "norm" if kind == "norm" else "conv"

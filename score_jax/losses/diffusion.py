@@ -1,7 +1,7 @@
 """Objectives at every noise level of an SDE at once: `score_fn` is `(x, t) -> score`, results are nats, `(B,)`.
 
 Each draws one t per example from `times`, noises x_0 to x_t, and weights the level's loss. The published losses are
-arguments: NCSN `times=discrete(levels), weighting=sigma2` on VE, DDPM the same on `Tabulated`, score SDE
+arguments: NCSN `times=discrete(ts), weighting=sigma2` on VE, DDPM the same on `Tabulated`, score SDE
 `times=uniform()`, EDM `times=lognormal(), weighting=edm(sigma_data)`.
 """
 
@@ -21,9 +21,9 @@ from score_jax.types import Array, Key, ScoreFn, StaticScoreFn
 
 def diffusion_loss(
     key: Key,
+    sde: SDE,
     score_fn: ScoreFn,
     x0: Array,
-    sde: SDE,
     *,
     times: Times = uniform(),
     weighting: Weighting = weightings.sigma2,
@@ -38,9 +38,9 @@ def diffusion_loss(
 
     Args:
       key: `()` or `(B,)`.
+      sde: the noising process.
       score_fn: `(x, t) -> score`, t `(B,)`.
       x0: data, `(B, *S)`.
-      sde: the noising process.
       times: how t is drawn, with its weight (`losses.times`).
       weighting: w(t), `(sde, t) -> (B,)` (`losses.weighting`).
       noise: law of z, the kernel around 0 at σ = 1; of variance 1 if σ is to mean the standard deviation.

@@ -33,18 +33,18 @@ def uniform(antithetic: bool = False) -> Times:
     return draw
 
 
-def discrete(levels: ArrayLike) -> Times:
-    """Draws t uniformly from `levels`, a vector of times (`sde.time` and `sampling.grids` make them).
+def discrete(ts: ArrayLike) -> Times:
+    """Draws t uniformly from `ts`, a vector of times (`sde.time` and `sampling.grids` make them).
 
     Raises:
-      InputError: when `levels` is not a non-empty vector.
+      InputError: when `ts` is not a non-empty vector.
     """
-    if jnp.ndim(levels) != 1 or not jnp.size(levels):
-        raise InputError(f"times.discrete: levels must be a non-empty vector of times, got shape {jnp.shape(levels)}")
+    if jnp.ndim(ts) != 1 or not jnp.size(ts):
+        raise InputError(f"times.discrete: ts must be a non-empty vector of times, got shape {jnp.shape(ts)}")
 
     def draw(key: Key, sde: SDE, n: int) -> tuple[Array, Array]:
-        index = jax.vmap(lambda k: jax.random.randint(k, (), 0, jnp.size(levels)))(arrays.example_keys(key, n))
-        t = jnp.asarray(levels)[index]
+        index = jax.vmap(lambda k: jax.random.randint(k, (), 0, jnp.size(ts)))(arrays.example_keys(key, n))
+        t = jnp.asarray(ts)[index]
         return t, jnp.ones_like(t)
 
     return draw

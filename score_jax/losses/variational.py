@@ -43,13 +43,13 @@ def gaussian_kl(difference: Array, variance_q: Array, variance_p: Array) -> Arra
     return 0.5 * (excess - jnp.log1p(excess) + difference**2 / variance_p)
 
 
-def step_kl(sde: SDE, eps: Array, score: Array, variance: Array, t: Array, s: Array) -> Array:
+def step_kl(sde: SDE, score: Array, eps: Array, *, variance: Array, t: Array, s: Array) -> Array:
     """Returns KL(q(x_s|x_t, x_0) ‖ p(x_s|x_t)), `(B,)`.
 
     Args:
       sde: the noising process.
-      eps: the noise of x_t, `(B, *S)`.
       score: of the model at x_t, `(B, *S)`.
+      eps: the noise of x_t, `(B, *S)`.
       variance: v of the model's step, `()`, `(B,)` or `(B, *S)`.
       t: level, `()` or `(B,)`.
       s: the level below, so that β̃ > 0.
@@ -67,15 +67,15 @@ def gaussian_decoder(x0: Array, mean: Array, variance: Array) -> Array:
     return arrays.sum_dims(jax.scipy.stats.norm.logpdf(x0, mean, jnp.sqrt(_spread(variance, x0))))
 
 
-def grey_level_decoder(levels: int = 256) -> Decoder:
-    """Returns the decoder of grey levels 2k/(levels − 1) − 1: their log-probability, `(B,)` (Ho et al. 2020, eq. 13).
+def grey_level_decoder(grey_levels: int = 256) -> Decoder:
+    """Returns the decoder of L grey levels 2k/(L − 1) − 1: their log-probability, `(B,)` (Ho et al. 2020, eq. 13).
 
-    The mass of N(mean, variance) within half a level, 1/(levels − 1), of x_0; the bins of −1 and 1 reach to infinity,
+    The mass of N(mean, variance) within half a grey level, 1/(L − 1), of x_0; the bins of −1 and 1 reach to infinity,
     so that the probabilities add up to 1. The mass is that of erf, where released code has a tanh approximation of it,
     and as small as it is, where released code goes no lower than 1e-12: −log p is then above its 27.6 nats.
     """
-    require_at_least("grey_level_decoder", 2, levels=levels)
-    half = 1 / (levels - 1)
+    require_at_least("grey_level_decoder", 2, grey_levels=grey_levels)
+    half = 1 / (grey_levels - 1)
 
     def decode(x0: Array, mean: Array, variance: Array) -> Array:
         std = jnp.sqrt(_spread(variance, x0))
@@ -95,44 +95,44 @@ def _log_mass(low: Array, high: Array) -> Array:
 
 
 def bound_term(
-    sde: SDE, x0: Array, eps: Array, score: Array, variance: Array, t: Array, s: Array, decoder: Decoder
+    sde: SDE, score: Array, x0: Array, eps: Array, *, variance: Array, t: Array, s: Array, decoder: Decoder
 ) -> Array:
     """Returns the bound's term at x_t = α x_0 + σ ε, `(B,)`: the step's KL, or −log p(x_0|x_t) where s = 0."""
     last = s == 0
     x = arrays.expand_right(sde.alpha(t), x0) * x0 + arrays.expand_right(sde.sigma(t), x0) * eps
     # Where the decoder is taken, a step that exists all the same: its NaN would enter the gradient.
-    kl = step_kl(sde, eps, score, variance, t, jnp.where(last, 0.5 * t, s))
+    kl = step_kl(sde, score, eps, variance=variance, t=t, s=jnp.where(last, 0.5 * t, s))
     return jnp.where(last, -decoder(x0, sde.denoise(x, t, score), variance), kl)
 
 
-def require_levels(owner: str, levels: ArrayLike) -> None:
-    """Raises InputError unless concrete `levels` are two or more positive times, each below the one before."""
-    if jnp.ndim(levels) != 1 or jnp.size(levels) < 2:
-        raise InputError(f"{owner}: levels must be a vector of two or more times, got shape {jnp.shape(levels)}")
-    if isinstance(levels, jax.core.Tracer):
+def require_times(owner: str, ts: ArrayLike) -> None:
+    """Raises InputError unless concrete `ts` are two or more positive times, each below the one before."""
+    if jnp.ndim(ts) != 1 or jnp.size(ts) < 2:
+        raise InputError(f"{owner}: ts must be a vector of two or more times, got shape {jnp.shape(ts)}")
+    if isinstance(ts, jax.core.Tracer):
         return
-    values = np.asarray(levels)
+    values = np.asarray(ts)
     wrong = np.flatnonzero(~(values[1:] < values[:-1]))
     if wrong.size:
         t, s = values[wrong[0]], values[wrong[0] + 1]
         raise InputError(
-            f"{owner}: levels must decrease strictly, from t_max down, got {t:g} → {s:g} at step {wrong[0]}: "
-            "leave out one of two equal levels (grids.levels has its first twice: [1:] has it once)"
+            f"{owner}: ts must decrease strictly, from t_max down, got {t:g} → {s:g} at step {wrong[0]}: "
+            "leave out one of two equal times (grids.levels has its first twice: [1:] has it once)"
         )
     if not values[-1] > 0:
         raise InputError(
-            f"{owner}: levels must be positive, got {values[-2]:g} → {values[-1]:g} at the end: "
+            f"{owner}: ts must be positive, got {values[-2]:g} → {values[-1]:g} at the end: "
             "the decoder takes the place of a step to the data, so leave out the last"
         )
 
 
 def hybrid_loss(
     key: Key,
-    score_and_variance: ScoreAndVariance,
-    x0: Array,
     sde: SDE,
+    score_with_variance: ScoreAndVariance,
+    x0: Array,
     *,
-    levels: ArrayLike,
+    ts: ArrayLike,
     times: Times | None = None,
     weight: float = 1e-3 / (2 * math.log(2)),
     decoder: Decoder = grey_level_decoder(),
@@ -145,25 +145,25 @@ def hybrid_loss(
 
     Args:
       key: `()` or `(B,)`.
-      score_and_variance: `(x, t, s) -> (score, variance)`, such as `ScoreModel.with_variance`; s is 0 for the decoder.
-      x0: data, `(B, *S)`.
       sde: the noising process.
-      levels: times t_1 > … > t_N, as of `sampling.grids`; `Tabulated.knots()[::-1]` for DDPM.
-      times: how t is drawn; uniformly from the levels unless given.
+      score_with_variance: `(x, t, s) -> (score, variance)`, such as `ScoreModel.with_variance`; s is 0 for the decoder.
+      x0: data, `(B, *S)`.
+      ts: times t_1 > … > t_N, as of `sampling.grids`; `Tabulated.knots()[::-1]` for DDPM.
+      times: how t is drawn; uniformly from `ts` unless given.
       weight: λ, of the bound in nats.
       decoder: log p(x_0|x_{t_N}), by default of images with 256 grey levels on [−1, 1], not dequantized.
 
     Raises:
-      InputError: unless the levels decrease strictly and are positive.
+      InputError: unless the times decrease strictly and are positive.
     """
-    require_levels("hybrid_loss", levels)
-    levels = jnp.asarray(levels)
+    require_times("hybrid_loss", ts)
+    ts = jnp.asarray(ts)
     key = arrays.example_keys(key, len(x0))
-    t, importance = (discrete(levels) if times is None else times)(arrays.fold_in(key, 0), sde, len(x0))
-    index = jnp.abs(levels[None] - t[:, None]).argmin(1)
-    s = jnp.append(levels, 0)[index + 1]
+    t, importance = (discrete(ts) if times is None else times)(arrays.fold_in(key, 0), sde, len(x0))
+    index = jnp.abs(ts[None] - t[:, None]).argmin(1)
+    s = jnp.append(ts, 0)[index + 1]
     x, eps = sde.perturb(arrays.fold_in(key, 1), x0, t)
-    score, variance = score_and_variance(x, t, s)
+    score, variance = score_with_variance(x, t, s)
     simple = 0.5 * arrays.sum_dims((arrays.expand_right(sde.sigma(t), x) * score + eps) ** 2)
-    bound = bound_term(sde, x0, eps, jax.lax.stop_gradient(score), variance, t, s, decoder)
-    return importance * (simple + weight * levels.size * bound)
+    bound = bound_term(sde, jax.lax.stop_gradient(score), x0, eps, variance=variance, t=t, s=s, decoder=decoder)
+    return importance * (simple + weight * ts.size * bound)

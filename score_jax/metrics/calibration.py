@@ -32,7 +32,7 @@ class ScoreError(NamedTuple):
 
 
 def score_error(
-    key: Key, score_fn: ScoreFn, distribution: Distribution, sde: SDE, ts: ArrayLike, *, n: int = 2048
+    key: Key, sde: SDE, score_fn: ScoreFn, distribution: Distribution, *, ts: ArrayLike, n: int = 2048
 ) -> ScoreError:
     """Measures how far `score_fn` is from the exact score of `distribution` noised by `sde`, at every time of `ts`.
 
@@ -40,9 +40,9 @@ def score_error(
 
     Args:
       key: random key, ().
+      sde: the noising process.
       score_fn: `(x (n, *S), t ()) -> score`.
       distribution: the data's law, from `score_jax.distributions`.
-      sde: the noising process.
       ts: times (L,).
       n: draws at each level, at least 2.
     """

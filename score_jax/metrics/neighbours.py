@@ -29,7 +29,7 @@ class Memorisation(NamedTuple):
 
 
 def nearest_neighbours(
-    queries: ArrayLike, data: ArrayLike, k: int = 1, *, features: Features | None = None
+    queries: ArrayLike, data: ArrayLike, *, k: int = 1, features: Features | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Finds the k nearest rows of `data` to each query, exactly, in the Euclidean distance over all elements.
 

@@ -17,13 +17,13 @@ from score_jax.networks.layers import even
 from score_jax.types import Array
 
 
-def downsample(x: Array, taps: tuple[float, ...]) -> Array:
+def filtered_downsample(x: Array, taps: tuple[float, ...]) -> Array:
     """Filters and takes every second place: `(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, C)`."""
     excess = len(taps) - 2
     return _filter(even(x), taps, padding=((excess + 1) // 2, excess // 2), stride=2)
 
 
-def upsample(x: Array, like: Array, taps: tuple[float, ...]) -> Array:
+def filtered_upsample(x: Array, like: Array, taps: tuple[float, ...]) -> Array:
     """Spreads and filters, `(B, H, W, C) -> (B, 2H, 2W, C)`, and cuts to the size of `like`."""
     excess = len(taps) - 2
     padding = ((excess + 1) // 2 + 1, excess // 2 + 1)

@@ -1,9 +1,13 @@
 """Layers that several networks share: changes of resolution for any spatial size, self-attention, initializers.
 
-Sizes halve to ⌈n/2⌉ on the way down, with the last row and column repeated where n is odd, and double on the way up,
-cut to the size that the skip connection has. So 7 → 4 → 2 → 1 → 2 → 4 → 7 and no size needs padding by the user.
-Both directions are reshapes and means: their gradients are too, where gathers would scatter.
+Space has any number of axes: sequences, images, volumes. Sizes halve to ⌈n/2⌉ on the way down, with the last place
+(row, column) repeated where n is odd, and double on the way up, cut to the size that the skip connection has. So
+7 → 4 → 2 → 1 → 2 → 4 → 7 and no size needs padding by the user. Both directions are reshapes and means: their gradients
+are too, where gathers would scatter.
 """
+
+import itertools
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -16,41 +20,62 @@ from score_jax.networks.norms import GroupNorm
 from score_jax.types import Array, InputError
 
 
+def require_space(x: Array, network: str) -> None:
+    """Raises `InputError` unless `x` has one, two or three axes of space between examples and channels."""
+    if x.ndim not in (3, 4, 5):
+        raise InputError(
+            f"{network} takes sequences (L, C), images (H, W, C) or volumes (H, W, D, C), got {x.shape[1:]}, take mlp"
+        )
+
+
 def require_images(x: Array, network: str) -> None:
     """Raises `InputError` unless `x` is `(B, H, W, C)`."""
     if x.ndim != 4:
         raise InputError(f"{network} takes images (B, H, W, C), got shape {x.shape}; use MLP for vectors")
 
 
-def attended_levels(attention: tuple[int, ...], levels: int) -> set[int]:
-    """Returns which of the levels 0 to `levels` − 1 have attention; negative ones count from the coarsest.
+def attended_resolutions(attention: tuple[int, ...], n: int) -> set[int]:
+    """Returns which of the resolutions 0 to n − 1 have attention; negative ones count from the coarsest.
 
     Raises:
-      InputError: for a level that does not exist.
+      InputError: for a resolution that does not exist.
     """
-    if any(not -levels <= level < levels for level in attention):
-        raise InputError(f"attention={attention} names a level that does not exist; there are {levels}, from 0")
-    return {level % levels for level in attention}
+    if any(not -n <= resolution < n for resolution in attention):
+        raise InputError(f"attention={attention} names a resolution that does not exist; there are {n}, from 0")
+    return {resolution % n for resolution in attention}
 
 
 def even(x: Array) -> Array:
-    """Repeats the last row and column of `(B, H, W, C)` where H or W is odd."""
-    height, width = x.shape[1:3]
-    return jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge") if height % 2 or width % 2 else x
+    """Repeats the last place along every axis of space, of `(B, *space, C)`, that has an odd number of them."""
+    odd = [size % 2 for size in x.shape[1:-1]]
+    return jnp.pad(x, ((0, 0), *((0, more) for more in odd), (0, 0)), mode="edge") if any(odd) else x
 
 
 def downsample(x: Array) -> Array:
-    """Takes means of 2×2 pixels: `(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, C)`."""
-    batch, height, width, channels = x.shape
+    """Takes means of pairs along every axis of space, 2×2 pixels: `(B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, C)`."""
     x = even(x)
-    return x.reshape(batch, -(-height // 2), 2, -(-width // 2), 2, channels).mean((2, 4))
+    return x.reshape(_in_pairs(x, [size // 2 for size in x.shape[1:-1]])).mean(_pairs(x))
 
 
 def upsample(x: Array, like: Array) -> Array:
-    """Repeats every pixel 2×2 and cuts to the size of `like`: the adjoint of `downsample`, times 4, at even sizes."""
-    batch, height, width, channels = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-    return x.reshape(batch, 2 * height, 2 * width, channels)[:, : like.shape[1], : like.shape[2]]
+    """Repeats every place twice along every axis of space and cuts to the size of `like`.
+
+    The adjoint of `downsample` at even sizes, times 2 for each axis.
+    """
+    size = x.shape[1:-1]
+    repeated = jnp.broadcast_to(jnp.expand_dims(x, _pairs(x)), _in_pairs(x, size))
+    doubled = repeated.reshape((len(x), *(2 * n for n in size), x.shape[-1]))
+    return doubled[(slice(None), *(slice(n) for n in like.shape[1:-1]))]
+
+
+def _in_pairs(x: Array, size: Sequence[int]) -> tuple[int, ...]:
+    """The shape `(B, n, 2, …, C)` of `size` pairs along each axis of space."""
+    return (len(x), *itertools.chain.from_iterable((n, 2) for n in size), x.shape[-1])
+
+
+def _pairs(x: Array) -> tuple[int, ...]:
+    """The axes of length 2 of `_in_pairs`."""
+    return tuple(range(2, 2 * x.ndim - 3, 2))
 
 
 def resize_aligned(x: Array, like: Array) -> Array:
@@ -79,7 +104,7 @@ def fan_in_uniform(fan_in: int) -> Initializer:
 
 
 class SelfAttention(nn.Module):
-    """Residual self-attention between pixels, `(x + W softmax(q kᵀ/√d) v)/√2`, one head per 64 channels.
+    """Residual self-attention between all places, `(x + W softmax(q kᵀ/√d) v)/√2`, one head per 64 channels.
 
     Attributes:
       dtype: of the computation.
@@ -91,7 +116,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Maps `(B, H, W, C)` to the same shape; the softmax is float32 or wider."""
+        """Maps `(B, *space, C)` to the same shape; the softmax is float32 or wider."""
         batch, channels = x.shape[0], x.shape[-1]
         heads = max(h for h in range(1, max(1, channels // 64) + 1) if channels % h == 0)
         # No bias: the softmax over keys cannot see a key's, and those of queries and values come with the norm's.

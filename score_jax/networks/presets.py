@@ -8,7 +8,7 @@
 | song_unet | Karras et al. 2022, the DDPM++ of EDM, without its augmentation path | log(σ)/4 |
 | adm | Dhariwal & Nichol 2021, as EDM trains it on ImageNet 64×64 | log(σ)/4 |
 
-DDPM++ with eight blocks a level is "deep", and so is NCSN++. A network with another `embedding` takes another cond.
+DDPM++ with eight blocks a resolution is "deep", and so is NCSN++. With another `embedding` they take another cond.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ def ddpmpp(channels: int = 128, **fields) -> ResidualUNet:
 
 
 def ncsnpp(channels: int = 128, **fields) -> ResidualUNet:
-    """NCSN++: DDPM++ with filtered resampling, the image on all levels, Fourier features of log σ, and F/σ.
+    """NCSN++: DDPM++ with filtered resampling, the image at all resolutions, Fourier features of log σ, and F/σ.
 
     256 pixels: multipliers (1, 1, 2, 2, 2, 2, 2), two blocks, attention (4,), input_path and output_path "skip".
     """
@@ -61,7 +61,7 @@ def song_unet(channels: int = 128, **fields) -> ResidualUNet:
 
 
 def adm(channels: int = 192, **fields) -> ResidualUNet:
-    """ADM at 64 pixels: the embedding scales and shifts, attention on three levels, in heads of 64 channels."""
+    """ADM at 64 pixels: the embedding scales and shifts, attention at three resolutions, in heads of 64 channels."""
     published: dict[str, Any] = {
         "multipliers": (1, 2, 3, 4),
         "blocks": 3,

@@ -27,7 +27,7 @@ Pool: TypeAlias = Callable[[Array], Array]
 
 
 class Stage(NamedTuple):
-    """Two residual blocks of `width` times the network's features, the first with `down`; see `ResidualBlock`."""
+    """Two residual blocks of `width` times the network's features, the first with `down`; see `StageBlock`."""
 
     width: int
     down: bool = True
@@ -89,7 +89,7 @@ def conv(
     )(x)  # fmt: skip
 
 
-class ResidualBlock(nn.Module):
+class StageBlock(nn.Module):
     """`shortcut(x) + conv(elu(norm(conv(elu(norm(x))))))`, all 3×3.
 
     `down` changes the width: without dilation both branches are followed by 2×2 means and the shortcut is 1×1; with
@@ -216,7 +216,7 @@ def refine_net(
     """
     outputs = []
     for i, (width, down, dilation) in enumerate(layout.stages):
-        block = functools.partial(ResidualBlock, width * features, norm, dilation=dilation, dtype=dtype)
+        block = functools.partial(StageBlock, width * features, norm, dilation=dilation, dtype=dtype)
         x = block(down=down, name=f"stage_{i}_0")(x, cond)
         x = block(name=f"stage_{i}_1")(x, cond)
         outputs.append(x)

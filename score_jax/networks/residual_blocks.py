@@ -122,14 +122,14 @@ class FilteredTransposedConv(nn.Module):
         return h + jnp.expand_dims(bias, (0, 1, 2))
 
 
-def downsample(x: Array, taps: Taps) -> Array:
+def resample_down(x: Array, taps: Taps) -> Array:
     """Halves the resolution by the low-pass filter, or by 2×2 means."""
-    return layers.downsample(x) if taps is None else fir.downsample(x, taps)
+    return layers.downsample(x) if taps is None else fir.filtered_downsample(x, taps)
 
 
-def upsample(x: Array, like: Array, taps: Taps) -> Array:
+def resample_up(x: Array, like: Array, taps: Taps) -> Array:
     """Doubles the resolution, to the size of `like`, by the low-pass filter or by repeating pixels."""
-    return layers.upsample(x, like) if taps is None else fir.upsample(x, like, taps)
+    return layers.upsample(x, like) if taps is None else fir.filtered_upsample(x, like, taps)
 
 
 class ResidualBlock(nn.Module):
@@ -208,7 +208,7 @@ class Attention(nn.Module):
         return (x + self.layers.dense(mixed, channels, "out", scale=0.0)) * self.skip_scale
 
 
-class Condition(nn.Module):
+class NoiseAndLabelEmbedding(nn.Module):
     """Embeds noise and label together, `(B, features)`; `label_layer` says where the label enters.
 
     "inner": swish(W₂ swish(W₁ (noise + √L W_l one_hot(label) + b_l) + b₁) + b₂), as SongUNet does;

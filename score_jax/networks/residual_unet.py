@@ -1,14 +1,14 @@
 """The published U-Nets of DDPM, score SDE (DDPM++, NCSN++), EDM (SongUNet) and ADM: one family; `presets` names them.
 
-Level l works at 2^-l of the resolution with `channels · multipliers[l]` features:
+Resolution l is 2^-l of that of the image, with `channels · multipliers[l]` features:
 
-    down      per level: `blocks` residual blocks; then, but for the last, a change of resolution
+    down      at each: `blocks` residual blocks; then, but for the last, the step to the next coarser one
     middle    a block with attention, a block without
-    up        per level: `blocks + 1` residual blocks, each on [h, output of the way down]; then back to the finer level
+    up        at each: `blocks + 1` residual blocks, on [h, output of the way down]; then the step to the next finer one
     out       conv(swish(norm(h))), 3×3, starting at zero
 
 and every output of the way down, the first convolution's and the resampled ones among them, returns once on the way
-up. A second, progressive path may lead the image down the levels beside h, or the output up (Karras et al. 2020).
+up. A second, progressive path may lead the image down the resolutions beside h, or the output up (Karras et al. 2020).
 
 Ho et al. 2020, appendix B; Song et al. 2021, appendix H; Karras et al. 2022, appendix F; Dhariwal & Nichol 2021.
 """
@@ -23,17 +23,17 @@ from flax.typing import Dtype
 
 from score_jax.arrays import expand_right, per_example
 from score_jax.networks.embeddings import at_least_float32, positional
-from score_jax.networks.layers import attended_levels, require_images
+from score_jax.networks.layers import attended_resolutions, require_images
 from score_jax.networks.ncsn import level_weights
 from score_jax.networks.residual_blocks import (
-    Condition,
     Initialization,
     Layers,
+    NoiseAndLabelEmbedding,
     ResidualBlock,
     Taps,
-    downsample,
     fan_average,
-    upsample,
+    resample_down,
+    resample_up,
 )
 from score_jax.types import Array, InputError, require_at_least
 
@@ -78,11 +78,11 @@ class ResidualUNet(nn.Module):
     """U-Net `(x (B, H, W, C), cond (B,), label) -> F (B, H, W, C)`; the output layer starts at zero, so F = 0 at first.
 
     Attributes:
-      channels: features of the finest level.
-      multipliers: of `channels`, one for each level; their number is the number of levels.
-      blocks: residual blocks of a level on the way down; one more on the way up.
-      attention: levels with self-attention after their blocks, 0 the finest; negative ones count from the coarsest.
-      attention_up: on the way up after "every" block of those levels, or after the "last".
+      channels: features of the finest resolution.
+      multipliers: of `channels`, one for each resolution; their number is the number of resolutions.
+      blocks: residual blocks of each resolution on the way down; one more on the way up.
+      attention: resolutions with self-attention after their blocks, 0 the finest; negative: from the coarsest.
+      attention_up: on the way up after "every" block of those resolutions, or after the "last".
       head_channels: of an attention head; None for one head.
       attention_implementation: "xla", or "cudnn": see `attention.attend`.
       resampling: changes of resolution by a "conv", inside a residual "block" (BigGAN), or "plain", without parameters.
@@ -92,14 +92,14 @@ class ResidualUNet(nn.Module):
       project_resampled: whether the shortcut of such a block has a 1×1 convolution.
       skip_scale: factor of residual sums, 1 or √½.
       modulation: the embedding is added, "shift", or also scales, "scale_shift".
-      input_path: how the image reaches coarser levels: "none"; "skip", resampled and through a 1×1 convolution; or
+      input_path: how the image reaches coarser resolutions: "none"; "skip", resampled and through a 1×1 convolution; or
         "residual", convolved with stride 2 and averaged with h.
       input_combine: of "skip" with h: "sum" or "concat".
-      output_path: how the output is made: "none", by the finest level; "skip", as the sum of all levels' outputs; or
-        "residual", the features of all levels being summed.
+      output_path: how the output is made: "none", by the finest resolution; "skip", as the sum of those of all; or
+        "residual", the features of all being summed.
       embedding: module of `cond`, followed by two dense layers of `4 channels` features; None: cond is ignored.
       num_classes: number of labels; 0 for none.
-      label_layer: where labels enter, see `residual_blocks.Condition`.
+      label_layer: where labels enter, see `residual_blocks.NoiseAndLabelEmbedding`.
       rescale: see 2x − 1, for data in [0, 1].
       outputs: channels of F, in multiples of those of x: 2 for `parameterization.learned`.
       output_scale: module `(F, cond) -> F` at the end, such as `DivideBySigma`; None for none.
@@ -175,7 +175,9 @@ class ResidualUNet(nn.Module):
         """Returns `(h, features, name, **options) -> h`, the application of a new residual block."""
         emb = None
         if self.embedding is not None:
-            condition = Condition(self._layers, 4 * self.channels, self.num_classes, self.label_layer, name="condition")
+            condition = NoiseAndLabelEmbedding(
+                self._layers, 4 * self.channels, self.num_classes, self.label_layer, name="condition"
+            )
             emb = condition(self.embedding(cond), label)
         # The third argument, `train`, is a Python bool, and remat must leave it one.
         kind = nn.remat(ResidualBlock, static_argnums=(3,)) if self.remat else ResidualBlock
@@ -188,73 +190,75 @@ class ResidualUNet(nn.Module):
 
     def _down(self, image: Array, block) -> tuple[Array, list[Array]]:
         """Returns the coarsest activations, and all outputs on the way there."""
-        attended = attended_levels(self.attention, len(self.multipliers))
+        attended = attended_resolutions(self.attention, len(self.multipliers))
         h = self._layers.conv(image, self.channels, "in")
         skips, last = [h], len(self.multipliers) - 1
-        for level, multiplier in enumerate(self.multipliers):
+        for resolution, multiplier in enumerate(self.multipliers):
             for i in range(self.blocks):
-                attention = level in attended
-                h = block(h, self.channels * multiplier, f"down_{level}_{i}", attention=attention)
+                attention = resolution in attended
+                h = block(h, self.channels * multiplier, f"down_{resolution}_{i}", attention=attention)
                 skips.append(h)
-            if level < last:
-                h, image = self._with_input(self._coarser(h, level, block), image, level)
+            if resolution < last:
+                h, image = self._with_input(self._coarser(h, resolution, block), image, resolution)
                 skips.append(h)
         return h, skips
 
     def _up(self, h: Array, skips: list[Array], channels: int, block) -> Array:
         """Returns the output, `channels` wide, from the coarsest activations and all outputs of the way down."""
-        attended, output = attended_levels(self.attention, len(self.multipliers)), None
-        for level in reversed(range(len(self.multipliers))):
+        attended, output = attended_resolutions(self.attention, len(self.multipliers)), None
+        for resolution in reversed(range(len(self.multipliers))):
             for i in range(self.blocks + 1):
-                attention = level in attended and (self.attention_up == "every" or i == self.blocks)
+                attention = resolution in attended and (self.attention_up == "every" or i == self.blocks)
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = block(h, self.channels * self.multipliers[level], f"up_{level}_{i}", attention=attention)
-            h, output = self._with_output(h, output, level, channels)
-            if level:
-                h = self._finer(h, skips[-1], level, block)
+                h = block(h, self.channels * self.multipliers[resolution], f"up_{resolution}_{i}", attention=attention)
+            h, output = self._with_output(h, output, resolution, channels)
+            if resolution:
+                h = self._finer(h, skips[-1], resolution, block)
         return output if self.output_path == "skip" and output is not None else self._head(h, channels, "")
 
-    def _coarser(self, h: Array, level: int, block) -> Array:
-        name = f"downsample_{level}"
+    def _coarser(self, h: Array, resolution: int, block) -> Array:
+        name = f"downsample_{resolution}"
         if self.resampling == "conv":
             return self._layers.conv_down(h, h.shape[-1], name, self.fir)
         if self.resampling == "plain":
-            return downsample(h, self.fir)
-        resample = functools.partial(downsample, taps=self.fir)
+            return resample_down(h, self.fir)
+        resample = functools.partial(resample_down, taps=self.fir)
         return block(h, h.shape[-1], name, resample=resample, project_resampled=self.project_resampled)
 
-    def _finer(self, h: Array, like: Array, level: int, block) -> Array:
-        name = f"upsample_{level}"
+    def _finer(self, h: Array, like: Array, resolution: int, block) -> Array:
+        name = f"upsample_{resolution}"
         if self.resampling == "conv":
             return self._layers.conv_up(h, like, h.shape[-1], name, self.fir)
         if self.resampling == "plain":
-            return upsample(h, like, self.fir)
-        resample = functools.partial(upsample, like=like, taps=self.fir)
+            return resample_up(h, like, self.fir)
+        resample = functools.partial(resample_up, like=like, taps=self.fir)
         return block(h, h.shape[-1], name, resample=resample, project_resampled=self.project_resampled)
 
-    def _with_input(self, h: Array, image: Array, level: int) -> tuple[Array, Array]:
-        """Returns h, one level coarser than `level`, joined by the image, and that image."""
+    def _with_input(self, h: Array, image: Array, resolution: int) -> tuple[Array, Array]:
+        """Returns h, of the next coarser resolution, joined by the image, and that image."""
         if self.input_path == "none":
             return h, image
-        name = f"input_{level}"
+        name = f"input_{resolution}"
         if self.input_path == "residual":
             h = (self._layers.conv_down(image, h.shape[-1], name, self.fir) + h) * self.skip_scale
             return h, h
-        image = downsample(image, self.fir)
+        image = resample_down(image, self.fir)
         features = self._layers.conv(image, h.shape[-1], name, size=1)
         return (features + h if self.input_combine == "sum" else jnp.concatenate([features, h], axis=-1)), image
 
-    def _with_output(self, h: Array, output: Array | None, level: int, channels: int) -> tuple[Array, Array | None]:
-        """Returns h and the output so far, joined at this level."""
-        suffix = f"_{level}" if level else ""
+    def _with_output(
+        self, h: Array, output: Array | None, resolution: int, channels: int
+    ) -> tuple[Array, Array | None]:
+        """Returns h and the output so far, joined at this resolution."""
+        suffix = f"_{resolution}" if resolution else ""
         if self.output_path == "none":
             return h, None
         if self.output_path == "skip":
             head = self._head(h, channels, suffix)
-            return h, head if output is None else upsample(output, head, self.fir) + head
+            return h, head if output is None else resample_up(output, head, self.fir) + head
         if output is None:
-            return h, self._head(h, h.shape[-1], f"_{level}", scale=1.0)
-        h = (self._layers.conv_up(output, h, h.shape[-1], f"out_{level}", self.fir) + h) * self.skip_scale
+            return h, self._head(h, h.shape[-1], f"_{resolution}", scale=1.0)
+        h = (self._layers.conv_up(output, h, h.shape[-1], f"out_{resolution}", self.fir) + h) * self.skip_scale
         return h, h
 
     def _head(self, h: Array, features: int, suffix: str, scale: float = 0.0) -> Array:
@@ -263,7 +267,9 @@ class ResidualUNet(nn.Module):
 
     def _check(self, x: Array, label: Array | None) -> None:
         require_images(x, "ResidualUNet")
-        require_at_least("ResidualUNet", 1, channels=self.channels, blocks=self.blocks, levels=len(self.multipliers))
+        require_at_least(
+            "ResidualUNet", 1, channels=self.channels, blocks=self.blocks, resolutions=len(self.multipliers)
+        )
         require_at_least("ResidualUNet", 1, multipliers=min(self.multipliers), outputs=self.outputs)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:

@@ -66,7 +66,7 @@ def churned(
         t_raised = jnp.where(gamma > 0, sde.time(-2 * jnp.log((1 + gamma) * start)), t)
         raised = jnp.where(gamma > 0, noise_ratio(sde, t_raised), start)  # less than asked for where a table ends
         # As a product: a fused raised² − start² of equal numbers is not 0, and its root is 2e-4 of them.
-        extra = s_noise * arrays.root(jnp.maximum((raised - start) * (raised + start), 0))
+        extra = s_noise * arrays.safe_sqrt(jnp.maximum((raised - start) * (raised + start), 0))
         y = x / arrays.expand_right(sde.alpha(t), x) + arrays.expand_right(extra, x) * arrays.normal(key, x)
         return arrays.expand_right(sde.alpha(s), x) * solver(slope, y, t_raised, s)
 

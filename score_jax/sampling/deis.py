@@ -17,8 +17,8 @@ def deis(sde: SDE, score_fn: ScoreFn, *, order: int = 3, lower_order: str = "nev
 
     p through the estimates of ε at t and the `order − 1` times before. Of order 1 it is `ddim`. This is the form that
     diffusers releases, with lower_order="last" in runs of fewer than 15 steps, "never" in longer ones. Measured
-    (`experiments/few_steps`), "never" is ahead in short runs too, but on `grids.uniform`. The authors' ρAB, polynomials
-    in ρ = σ/α, is `lms`.
+    (`experiments/studies/few_steps`), "never" is ahead in short runs too, but on `grids.uniform`. The authors' ρAB,
+    polynomials in ρ = σ/α, is `lms`.
 
     Args:
       sde: the noising process.
@@ -41,7 +41,7 @@ def deis(sde: SDE, score_fn: ScoreFn, *, order: int = 3, lower_order: str = "nev
         count = limited(places, h, state.known + 1, left(s))
         density, whole = multistep.decaying(h)
         integral = multistep.integral(density, whole, places, [estimate, *state.estimates], count)
-        x = multistep.linear_in_noise(sde, t, s, state.x, integral)
+        x = multistep.linear_in_noise(sde, state.x, integral, t, s)
         return multistep.advanced(state, x, state.x, estimate, t, s, count)
 
     return multistep.sampler(multistep.starter(sde, order - 1), step)

@@ -81,9 +81,8 @@ def dpm_solver(
             inside = [jnp.zeros_like(h), *(at / place for at, _ in estimates)]
             values, count = [start, *(value for _, value in estimates)], jnp.asarray(len(estimates) + 1)
             slope_whole = None if slope is None else slope * whole
-            return assemble(
-                sde, t, end, x, multistep.integral(density, whole, inside, values, count, slope=slope_whole)
-            )
+            integral = multistep.integral(density, whole, inside, values, count, slope=slope_whole)
+            return assemble(sde, x, integral, t, end)
 
         start, one = estimate(x, t), jnp.ones_like(h)
         if order == 1:

@@ -72,9 +72,9 @@ def dpm_solver_pp(
         slope = None if midpoint is None else midpoint * whole
         values = [estimate, *state.estimates]
         integral = multistep.integral(density, whole, places, values, count, slope=slope, halved=halved)
-        x = multistep.linear(sde, t, s, x, integral, kept)
+        x = multistep.linear(sde, x, integral, t, s, kept=kept)
         if not (isinstance(eta, int | float) and eta == 0):
-            x = x + arrays.expand_right(sde.sigma(s) * arrays.root(1 - kept**2), x) * arrays.normal(key, x)
+            x = x + arrays.expand_right(sde.sigma(s) * arrays.safe_sqrt(1 - kept**2), x) * arrays.normal(key, x)
         return multistep.advanced(state, x, state.x, estimate, t, s, count)
 
     return multistep.sampler(multistep.starter(sde, order - 1), step)

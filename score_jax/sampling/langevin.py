@@ -64,7 +64,7 @@ def langevin(
     step_size = arrays.expand_right(step_size, x)
 
     def step(key: Key, x: Array) -> Array:
-        return _proposal_mean(x, score_fn(x), step_size) + arrays.root(step_size) * noise(key, x)
+        return _proposal_mean(x, score_fn(x), step_size) + arrays.safe_sqrt(step_size) * noise(key, x)
 
     return _repeat(arrays.example_keys(key, len(x)), x, n_steps, step)
 
@@ -107,7 +107,7 @@ def mala(
         y = _proposal_mean(x, score, step_size) + jnp.sqrt(step_size) * arrays.normal(key_noise, x)
         value_y, score_y = evaluate(y)
         log_ratio = value_y - value + log_proposal(x, y, score_y) - log_proposal(y, x, score)
-        accept = jnp.log(arrays.uniform(key_accept, value)) < log_ratio
+        accept = jnp.log(arrays.unit_uniform(key_accept, value)) < log_ratio
 
         def choose(new: Array, old: Array) -> Array:
             return jnp.where(accept.reshape(accept.shape + (1,) * (old.ndim - 1)), new, old)
@@ -194,7 +194,7 @@ def consistent_annealed(
         kept = jnp.clip(1 - step_size / (2 * smallest**2), -gamma, gamma)
         kept = jnp.where(s < t, kept, 1)  # from a level to itself: nothing to take away
         # As a product: exactly 0 where kept was clipped.
-        added = sde.sigma(s) * arrays.root((gamma - kept) * (gamma + kept)) / gamma
+        added = sde.sigma(s) * arrays.safe_sqrt((gamma - kept) * (gamma + kept)) / gamma
         scale = jnp.exp(sde.log_alpha(s) - sde.log_alpha(t))
         removed, scale, added = (arrays.expand_right(v, x) for v in ((1 - kept) * sde.variance(t), scale, added))
         return scale * (x + removed * score_fn(x, t)) + added * noise(key, x)
@@ -202,7 +202,7 @@ def consistent_annealed(
     return one_step(step)
 
 
-def interpolate(draw: Callable[[Key, Noise], Array], key_a: Key, key_b: Key, angles: ArrayLike) -> Array:
+def interpolate(key_a: Key, key_b: Key, draw: Callable[[Key, Noise], Array], *, angles: ArrayLike) -> Array:
     """Draws samples between those of two keys: every noise is cos θ·z_a + sin θ·z_b (Song & Ermon 2020).
 
     Since cos² + sin² = 1, each sample by itself follows the sampler's law exactly. The row with θ = 0 is the sample of
@@ -212,15 +212,15 @@ def interpolate(draw: Callable[[Key, Noise], Array], key_a: Key, key_b: Key, ang
             sampler = annealed_langevin(sde, score_fn, step_size=ε, n_steps=5, noise=noise)
             return sample(key, sampler, start, ts)  # published: start is one x, on every row
 
-        row = interpolate(draw, jax.random.key(1), jax.random.key(2), jnp.linspace(0, jnp.pi / 2, 15))
+        row = interpolate(jax.random.key(1), jax.random.key(2), draw, angles=jnp.linspace(0, jnp.pi / 2, 15))
 
     The two keys are two lanes of a `vmap` in which only the draws differ: the score is evaluated once. Anything drawn
     otherwise than by `noise` would differ too, and is an error.
 
     Args:
-      draw: `(key (B,), noise) -> x (B, *S)`: runs a sampler whose `noise` is the one given.
       key_a: key of one example, `()`, which all rows share; that of sample i is `arrays.example_keys(key, n)[i]`.
       key_b: that of another.
+      draw: `(key (B,), noise) -> x (B, *S)`: runs a sampler whose `noise` is the one given.
       angles: θ of each row, `(B,)`.
     """
     angles = jnp.asarray(angles)
@@ -238,7 +238,7 @@ def interpolate(draw: Callable[[Key, Noise], Array], key_a: Key, key_b: Key, ang
 
 def example_norm(v: Array) -> Array:
     """Returns ‖v‖ of each example, `(B,)`."""
-    return arrays.root(arrays.sum_dims(v**2))
+    return arrays.safe_sqrt(arrays.sum_dims(v**2))
 
 
 def batch_norm(v: Array) -> Array:
@@ -297,7 +297,7 @@ def langevin_corrector(
             # A score of exactly 0 (a network before its first step) names no step: x stays where it is.
             ratio = jnp.where(size > 0, length(z) / jnp.where(size > 0, size, 1), 0)
             step_size = arrays.expand_right(4 * (snr * ratio) ** 2, x) * shorter
-            return _proposal_mean(x, score, step_size) + arrays.root(step_size) * z
+            return _proposal_mean(x, score, step_size) + arrays.safe_sqrt(step_size) * z
 
         return _repeat(key, x, n_steps, correct)
 

@@ -20,9 +20,9 @@ before, and the explicit `sde.denoise` after a grid no step of it:
   on `grids.uniform`, whose last step is four times as long as the one before, and not in the limit, of which the order
   is that of the method; and steps that are long and grow are not the last two alone.
 
-Measured by `python -m experiments.few_steps`: errors of x̂_0 at the end of the probability flow, relative to the data's
-standard deviation, geometric means over three mixtures on the line, VP, EDM (not on `uniform`) and flow, each down to
-two ends, with the exact score. 3M½ is released 3M, whose quadratic term is halved:
+Measured by `python -m experiments.studies.few_steps`: errors of x̂_0 at the end of the probability flow, relative to the
+data's standard deviation, geometric means over three mixtures on the line, VP, EDM (not on `uniform`) and flow, each
+down to two ends, with the exact score. 3M½ is released 3M, whose quadratic term is halved:
 
                              5, 6 and 8 steps                   10, 15 and 20 steps
                         uniform   karras  log_snr           uniform   karras  log_snr
@@ -165,13 +165,13 @@ def decaying(h: Array) -> tuple[Callable[[Array], Array], Array]:
     return lambda u: h * jnp.exp(-u * h), -jnp.expm1(-h)
 
 
-def linear(sde: SDE, t: Array, s: Array, x: Array, integral: Array, kept: ArrayLike = 1.0) -> Array:
+def linear(sde: SDE, x: Array, integral: Array, t: Array, s: Array, *, kept: ArrayLike = 1.0) -> Array:
     """Returns (σ_s/σ_t) κ x + α_s · integral."""
     shrunk = arrays.expand_right(sde.sigma(s) / sde.sigma(t) * kept, x) * x
     return shrunk + arrays.expand_right(sde.alpha(s), x) * integral
 
 
-def linear_in_noise(sde: SDE, t: Array, s: Array, x: Array, integral: Array) -> Array:
+def linear_in_noise(sde: SDE, x: Array, integral: Array, t: Array, s: Array) -> Array:
     """Returns (α_s/α_t) x − α_s (σ_t/α_t) · integral."""
     scale = jnp.exp(sde.log_alpha(s) - sde.log_alpha(t))
     return arrays.expand_right(scale, x) * x - arrays.expand_right(scale * sde.sigma(t), x) * integral

@@ -30,10 +30,10 @@ def ddim(sde: SDE, score_fn: ScoreFn, *, eta: ArrayLike = 0.0) -> Sampler:
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
         score = score_fn(x, t)
         added = eta**2 * sde.posterior_variance(t, s)
-        kept = arrays.root(jnp.maximum(sde.variance(s) - added, 0)) * sde.sigma(t)
+        kept = arrays.safe_sqrt(jnp.maximum(sde.variance(s) - added, 0)) * sde.sigma(t)
         mean = arrays.expand_right(sde.alpha(s), x) * sde.denoise(x, t, score) - arrays.expand_right(kept, x) * score
         if isinstance(eta, int | float) and eta == 0:
             return mean  # no noise to draw
-        return mean + arrays.expand_right(arrays.root(added), x) * arrays.normal(key, x)
+        return mean + arrays.expand_right(arrays.safe_sqrt(added), x) * arrays.normal(key, x)
 
     return one_step(step)

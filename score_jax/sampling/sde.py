@@ -43,7 +43,7 @@ def euler_maruyama(sde: SDE, score_fn: ScoreFn, *, probability_flow: bool = Fals
         mean = x - drift * x + _share(probability_flow) * variance * score_fn(x, t)
         if probability_flow:
             return mean
-        std = arrays.expand_right(diffusion * arrays.root(_kept(dt, s, num_scales)), x)
+        std = arrays.expand_right(diffusion * arrays.safe_sqrt(_kept(dt, s, num_scales)), x)
         return mean + std * arrays.normal(key, x)
 
     return one_step(step)
@@ -68,7 +68,7 @@ def reverse_diffusion(sde: SDE, score_fn: ScoreFn, *, probability_flow: bool = F
         mean = factor * x + _share(probability_flow) * added * score_fn(x, t)
         if probability_flow:
             return mean
-        std = arrays.expand_right(arrays.root(_kept(variance, s, num_scales)), x)
+        std = arrays.expand_right(arrays.safe_sqrt(_kept(variance, s, num_scales)), x)
         return mean + std * arrays.normal(key, x)
 
     return one_step(step)
@@ -125,7 +125,7 @@ def ancestral(sde: SDE, score_fn: ScoreFn, *, variance: str | StepVariance = "po
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
         alpha, added = (arrays.expand_right(v, x) for v in sde.transition(t, s))
-        std = arrays.root(noise_variance(x, t, s))
+        std = arrays.safe_sqrt(noise_variance(x, t, s))
         std = arrays.expand_right(std, x) if std.ndim <= 1 else std
         return (x + added * score_fn(x, t)) / alpha + std * arrays.normal(key, x)
 

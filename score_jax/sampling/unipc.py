@@ -46,7 +46,7 @@ def unipc(sde: SDE, score_fn: ScoreFn, *, order: int = 2, variant: str = "bh2", 
         times = jnp.concatenate([jnp.stack([before, t]), state.times[1:]])
         values = [state.estimates[0], estimate, *state.estimates[1:]]
         places = multistep.log_places(sde, before, h, times, state.known + 1)
-        x = multistep.linear(sde, before, t, state.origin, integral(h, places, values, known + 1))
+        x = multistep.linear(sde, state.origin, integral(h, places, values, known + 1), before, t)
         return jnp.where(state.known > 0, x, state.x)
 
     def step(left, key: Key, state: Multistep, t: Array, s: Array) -> Multistep:
@@ -58,7 +58,7 @@ def unipc(sde: SDE, score_fn: ScoreFn, *, order: int = 2, variant: str = "bh2", 
         count = jnp.minimum(state.known + 1, order)
         places = multistep.log_places(sde, t, h, times, count)
         count = limited(places, h, count, left(s))
-        x = multistep.linear(sde, t, s, origin, integral(h, places, values, count))
+        x = multistep.linear(sde, origin, integral(h, places, values, count), t, s)
         return multistep.advanced(state, x, origin, estimate, t, s, count)
 
     return multistep.sampler(multistep.starter(sde, order), step)

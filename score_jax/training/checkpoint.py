@@ -12,11 +12,9 @@ included, written before the checkpoint takes its name: Orbax notices some missi
 bit. A damaged checkpoint is named and the one before it used.
 """
 
-import asyncio
 import base64
 import contextlib
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -24,23 +22,24 @@ import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 
-from score_jax.training import quiet
+from score_jax.training import digests, quiet
 from score_jax.training.logging import write_json
 from score_jax.training.state import TrainState
 from score_jax.types import Array, InputError, PyTree
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 _log = logging.getLogger(__name__)
 
 _LOCK = ".lock"
 _CHECKPOINTS = "checkpoints"
 _DAMAGED = "damaged"
-_DIGESTS = "sha256.json"
 _FILES = (_LOCK, "config.json", "environment.json", "metrics.jsonl", "wandb_run.txt")  # of a run folder
 _FOLDERS = (_CHECKPOINTS, _DAMAGED, "tensorboard")
 _LEFT = {*_FILES, _CHECKPOINTS, "tensorboard", "wandb"}  # by a start that failed before its first checkpoint
@@ -70,8 +69,8 @@ def _normal(config: Mapping[str, Any]) -> dict[str, Any]:
 def config_differences(was: Mapping[str, Any], now: Mapping[str, Any], may_differ: Collection[str] = ()) -> list[str]:
     """Lists `key: was → now` for every key that differs; `may_differ` names keys, or sections, that are let pass."""
     old, new = _flat(_normal(was)), _flat(_normal(now))
-    free = lambda key: any(key == name or key.startswith(f"{name}.") for name in may_differ)  # noqa: E731
-    show = lambda side, key: json.dumps(side[key]) if key in side else "absent"  # noqa: E731
+    free = lambda key: any(key == name or key.startswith(f"{name}.") for name in may_differ)
+    show = lambda side, key: json.dumps(side[key]) if key in side else "absent"
     keys = [key for key in sorted(old.keys() | new.keys()) if not free(key)]
     return [f"{key}: {show(old, key)} → {show(new, key)}" for key in keys if show(old, key) != show(new, key)]
 
@@ -203,7 +202,7 @@ def _lock(workdir: Path, stack: contextlib.ExitStack) -> None:
 
 def open_checkpoints(
     workdir: Path | str, *, keep_last: int = 3, keep_every: int | None = None, read_only: bool = False
-) -> ocp.CheckpointManager:
+) -> "ocp.CheckpointManager":
     """Opens `workdir/checkpoints`.
 
     Args:
@@ -212,6 +211,10 @@ def open_checkpoints(
       keep_every: also keep those whose step is a multiple of this.
       read_only: for sampling and evaluation: makes and removes nothing.
     """
+    import orbax.checkpoint as ocp  # deferred, here and below: half a second
+
+    from score_jax.training.unfinished import Unfinished
+
     if keep_last < 1 or (keep_every is not None and keep_every < 1):
         raise InputError(f"keep_last and keep_every must be at least 1, got {keep_last} and {keep_every}")
     policies = ocp.checkpoint_managers
@@ -225,7 +228,7 @@ def open_checkpoints(
         read_only=read_only,
         cleanup_tmp_directories=not read_only,  # of a process that died while it wrote
         lightweight_initialize=True,  # a damaged description is none of the other checkpoints' business
-        temporary_path_class=_Unfinished,
+        temporary_path_class=Unfinished,
     )
     workdir = Path(workdir).absolute()
     folder = workdir / _CHECKPOINTS
@@ -236,46 +239,6 @@ def open_checkpoints(
     quiet.orbax()
     handlers = {"state": ocp.StandardCheckpointHandler(), "run": ocp.JsonCheckpointHandler()}
     return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
-
-
-class _Unfinished(ocp.path.atomicity.AtomicRenameTemporaryPath):
-    """A checkpoint that is being written, under another name than its own."""
-
-    async def finalize(self) -> None:
-        """Writes the digests of its files once all are there, and then only lets it take its name."""
-        final, written = self.get_final(), self.get()
-        if not final.name.isdecimal():  # an item of a checkpoint
-            await super().finalize()
-            return
-        self._final_path = whole = written.with_name(f"{written.name}-whole")
-        await super().finalize()
-        await asyncio.to_thread(_write_digests, Path(whole))
-        os.rename(whole, final)
-        self._final_path = final
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _with_own_digest(files: Any) -> dict[str, Any]:
-    return {"files": files, "sha256": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()}
-
-
-def _write_digests(checkpoint: Path) -> None:
-    files = {str(path.relative_to(checkpoint)): _sha256(path) for path in checkpoint.rglob("*") if path.is_file()}
-    (checkpoint / _DIGESTS).write_text(json.dumps(_with_own_digest(files), sort_keys=True))
-
-
-def _check_files(checkpoint: Path) -> None:
-    """Raises ValueError naming a file of a checkpoint that is not as it was written."""
-    digests = json.loads((checkpoint / _DIGESTS).read_bytes()) if (checkpoint / _DIGESTS).is_file() else None
-    if not isinstance(digests, dict) or digests != _with_own_digest(digests.get("files")):
-        raise ValueError(f"{_DIGESTS} is missing or damaged")
-    for name, digest in digests["files"].items():
-        if not (checkpoint / name).is_file() or _sha256(checkpoint / name) != digest:
-            raise ValueError(f"{name} is missing or damaged")
 
 
 @jax.jit
@@ -303,8 +266,8 @@ def _from_json(position: Any) -> Any:
     return position
 
 
-def save(
-    manager: ocp.CheckpointManager,
+def save_state(
+    manager: "ocp.CheckpointManager",
     step: int,
     state: TrainState,
     *,
@@ -322,6 +285,8 @@ def save(
       position: the loader's `get_state()`, JSON or bytes.
       window: partial sums of the metrics, JSON.
     """
+    import orbax.checkpoint as ocp
+
     run = {
         "checksum": int(checksum(state)),
         "config": _normal(config),
@@ -334,18 +299,19 @@ def save(
         raise RuntimeError(f"Orbax declined to write the checkpoint of step {step} into {manager.directory}")
 
 
-def _leaves(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of every array by its path, the same for a state and for Orbax's description of one."""
+def _leaves(tree: PyTree) -> dict[str, str]:
+    """Returns dtype and shape of every array by its path, the same for a state and for Orbax's description of one."""
     with_paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
-    shapes = {_path(path): tuple(x.shape) for path, x in with_paths if hasattr(x, "shape")}
-    return {name: shape for name, shape in shapes.items() if name != "key"}  # Orbax describes the key's words
+    leaves = {_path(path): x for path, x in with_paths if hasattr(x, "shape")}
+    leaves.pop("key", None)  # Orbax describes the key's words
+    return {name: f"{jnp.dtype(x.dtype)} {tuple(x.shape)}" for name, x in leaves.items()}
 
 
 def _path(path: tuple[Any, ...]) -> str:
     return ".".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
 
 
-def _refuse_other_arrays(where: Path, manager: ocp.CheckpointManager, step: int, template: TrainState) -> None:
+def _refuse_other_arrays(where: Path, manager: "ocp.CheckpointManager", step: int, template: TrainState) -> None:
     saved, wanted = _leaves(manager.item_metadata(step)["state"]), _leaves(template)
     if not saved:
         raise ValueError("its description cannot be read")
@@ -358,11 +324,16 @@ def _refuse_other_arrays(where: Path, manager: ocp.CheckpointManager, step: int,
         )
 
 
-def _read(manager: ocp.CheckpointManager, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+def _read(manager: "ocp.CheckpointManager", step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    import chex
+    import orbax.checkpoint as ocp
+
     first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or first), template)
     items = ocp.args.Composite(state=ocp.args.StandardRestore(like), run=ocp.args.JsonRestore())
     read = manager.restore(step, args=items)
+    # Orbax casts and reshapes to what it is asked for, and bits, which the checksum is of, know no types.
+    chex.assert_trees_all_equal_shapes_and_dtypes(read["state"], like)
     if int(checksum(read["state"])) != read["run"]["checksum"]:
         raise ValueError("its checksum is wrong")
     if read["run"]["step"] != step:
@@ -370,8 +341,8 @@ def _read(manager: ocp.CheckpointManager, step: int, template: TrainState) -> tu
     return read["state"], read["run"]
 
 
-def restore(
-    manager: ocp.CheckpointManager,
+def restore_state(
+    manager: "ocp.CheckpointManager",
     template: TrainState,
     *,
     config: Mapping[str, Any] | None = None,
@@ -397,13 +368,13 @@ def restore(
     for candidate in there if step is None else [step]:
         where = Path(manager.directory) / str(candidate)
         try:
-            _check_files(where)
+            digests.check_digests(where)
             _refuse_other_arrays(where, manager, candidate, template)
             state, run = _read(manager, candidate, template)
         except InputError:
             raise
         except Exception as error:  # Orbax and TensorStore raise all kinds, bare Exception included
-            damaged.append(f"{where} ({reason(error)})")
+            damaged.append(f"{where} ({error_line(error)})")
             _log.warning("checkpoint %s is damaged and passed over", damaged[-1])
             continue
         if config is not None:
@@ -414,7 +385,7 @@ def restore(
     return None
 
 
-def reason(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """Returns what an error says, in a line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -33,11 +33,16 @@ Record: TypeAlias = Mapping[str, Any]
 _PACKAGES = ("score-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml-collections", "grain")
 
 
+def _no_picture(step: int, name: str, path: Path) -> None:
+    del step, name, path
+
+
 class Logger(NamedTuple):
-    """`write(step, record)` and `close()`."""
+    """`write(step, record)`, `close()`, and `picture(step, name, path)` of a PNG file, which may do nothing."""
 
     write: Callable[[int, Record], None]
     close: Callable[[], None]
+    picture: Callable[[int, str, Path], None] = _no_picture
 
 
 LoggerFactory: TypeAlias = Callable[[Path, int], Logger]
@@ -132,6 +137,8 @@ def _scalars(record: Record, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 def tensorboard(workdir: Path, start: int) -> Logger:
     """Writes scalars for TensorBoard to `workdir/tensorboard`; needs tensorboardX."""
+    from PIL import Image  # deferred, as all that few runs need
+
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
@@ -144,7 +151,10 @@ def tensorboard(workdir: Path, start: int) -> Logger:
         for name, value in _scalars(record):
             writer.add_scalar(name, value, step)
 
-    return Logger(write, writer.close)
+    def picture(step: int, name: str, path: Path) -> None:
+        writer.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
+
+    return Logger(write, writer.close, picture)
 
 
 def wandb(project: str, config: Record | None = None) -> LoggerFactory:
@@ -161,7 +171,11 @@ def wandb(project: str, config: Record | None = None) -> LoggerFactory:
         known = _wandb_id(name) if start and name.exists() else None
         run = client.init(project=project, dir=str(workdir), config=dict(config or {}), id=known, resume="allow")
         name.write_text(f"{run.id}\n")
-        return Logger(lambda step, record: run.log(dict(_scalars(record)), step=step), run.finish)
+        return Logger(
+            lambda step, record: run.log(dict(_scalars(record)), step=step),
+            run.finish,
+            lambda step, name, path: run.log({name: client.Image(str(path))}, step=step),
+        )
 
     return open_run
 
@@ -184,14 +198,22 @@ def combine(loggers: Sequence[Logger]) -> Logger:
         for logger in loggers:
             logger.close()
 
-    return Logger(write, close)
+    def picture(step: int, name: str, path: Path) -> None:
+        for logger in loggers:
+            logger.picture(step, name, path)
+
+    return Logger(write, close, picture)
 
 
 def open_loggers(factories: Sequence[LoggerFactory], workdir: Path, start: int) -> Logger:
     """Opens `metrics.jsonl` and `factories` on the first host; the other hosts' records go nowhere."""
     if jax.process_index():
         return combine([])
-    return combine([factory(workdir, start) for factory in (jsonl, *factories)])
+    opened = [factory(workdir, start) for factory in (jsonl, *factories)]
+    for logger in opened:
+        if not isinstance(logger, Logger):
+            raise InputError(f"a logger must be a training.logging.Logger, got {type(logger).__name__}")
+    return combine(opened)
 
 
 def environment(seed: int | None = None) -> dict[str, Any]:

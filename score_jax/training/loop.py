@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -52,11 +53,18 @@ class TrainingDiverged(InputError):
     """A loss or gradient became infinite or NaN; the message names step, noise level and last good checkpoint."""
 
 
+class Seen(NamedTuple):
+    """What is to be logged at a step: numbers by name, and pictures, PNG files, by name."""
+
+    numbers: Record
+    pictures: Mapping[str, Path] = MappingProxyType({})
+
+
 class Every(NamedTuple):
-    """Something to do every `interval` steps with `(state, step)`; what it returns is logged at that step."""
+    """Something to do every `interval` steps with `(state, step)`; what it returns, if anything, is logged there."""
 
     interval: int
-    call: Callable[[TrainState, int], Record | None]
+    call: Callable[[TrainState, int], Seen | None]
 
 
 class Result(NamedTuple):
@@ -140,15 +148,23 @@ class _Launched(NamedTuple):
     examples: int
 
 
-class _Book:
+class _Reports:
     """Reads reports, adds them up, and writes records: the only mutable thing in the loop."""
 
-    def __init__(self, window: Window, logger: Logger, progress: Progress, saved: saving.Saving, log_every: int):
+    def __init__(
+        self,
+        window: Window,
+        logger: Logger,
+        progress: Progress,
+        saved: saving.Saving,
+        log_every: int,
+        rates: Callable[[int], Record],
+    ):
         self.window, self._logger, self._progress, self._saved = window, logger, progress, saved
-        self._log_every = log_every
+        self._log_every, self._rates = log_every, rates
         self._since, self._examples = time.perf_counter(), 0
 
-    def settle(self, launched: "_Launched") -> dict[str, Any]:
+    def read_report(self, launched: "_Launched") -> dict[str, Any]:
         """Waits for a dispatch; returns the record if one is due at its end.
 
         Raises:
@@ -164,17 +180,19 @@ class _Book:
         self._progress.dispatched(launched.step, float(report.loss / report.steps), rate)
         if launched.step % self._log_every:
             return {}
-        record = {**self.window.record(report.level_sigma), "examples_per_second": round(rate, 1)}
-        self._progress.recorded(launched.step, record["loss"], rate)
+        left = self._progress.recorded(launched.step, float(self.window.loss / self.window.steps), rate)
+        speed = {"examples_per_second": round(rate, 1), "seconds_left": round(left, 1)}
+        record = {**self.window.record(report.level_sigma), **self._rates(launched.step), **speed}
         self.window, self._since, self._examples = Window(), time.perf_counter(), 0
         return record
 
-    def write(self, step: int, record: Record) -> None:
-        """Logs a record unless it is empty."""
-        if not record:
-            return
+    def write_record(self, step: int, record: Record, pictures: Mapping[str, Path] | None = None) -> None:
+        """Logs a record unless it is empty, and pictures."""
         try:
-            self._logger.write(step, record)
+            if record:
+                self._logger.write(step, record)
+            for name, path in (pictures or {}).items():
+                self._logger.picture(step, name, path)
         except OSError as error:
             self._saved.failed(f"the record of step {step}", error)
 
@@ -192,6 +210,7 @@ def train(
     log_every: int,
     checkpoint_every: int,
     periodic: Sequence[Every] = (),
+    rates: Callable[[int], Record] = lambda step: {},
     keep_last: int = 3,
     keep_every: int | None = None,
     may_differ: Collection[str] = (),
@@ -216,6 +235,7 @@ def train(
       log_every: steps between records.
       checkpoint_every: steps between checkpoints; there is always one at the end.
       periodic: other things to do.
+      rates: step -> what its record has beside the means: the learning rate of its last update, say.
       keep_last: number of newest checkpoints to keep.
       keep_every: also keep the checkpoints of these steps.
       may_differ: config keys that may differ from the run's (`checkpoint.claim`).
@@ -250,7 +270,7 @@ def train(
         stack.callback(logger.close)
         shown = Progress(start, steps, shown=progress and jax.process_index() == 0)
         stack.callback(shown.close)
-        book = _Book(window, logger, shown, saved, log_every)
+        reports = _Reports(window, logger, shown, saved, log_every, rates)
         step, stop = start, bool(signals.agreed(caught))
         waiting: _Launched | None = None
         while step < steps and not stop:
@@ -258,20 +278,23 @@ def train(
             state, report = train_step(state, put_batches(_for_device(batches), mesh))
             step += k
             if waiting is not None:
-                book.write(waiting.step, book.settle(waiting))
+                reports.write_record(waiting.step, reports.read_report(waiting))
             waiting = _Launched(step, report, k * batches["x"].shape[1])
-            saved.look()
+            saved.check()
             stop = step == steps or bool(signals.agreed(caught))
             due = [action for action in periodic if step % action.interval == 0]
             saving_now = stop or step % checkpoint_every == 0
             if due or saving_now:
-                record = book.settle(waiting)
+                record = reports.read_report(waiting)
                 waiting = None
+                pictures: dict[str, Path] = {}
                 for action in due:
-                    record.update(action.call(state, step) or {})
-                book.write(step, record)
+                    if (seen := action.call(state, step)) is not None:
+                        record.update(seen.numbers)
+                        pictures.update(seen.pictures)
+                reports.write_record(step, record, pictures)
             if saving_now:
-                saved.save(step, state, loader.get_state(), book.window.as_json())
+                saved.save(step, state, loader.get_state(), reports.window.as_json())
     signals.end_if_any(caught, step)  # one may have come during the last checkpoint
     return Result(state, step)
 
@@ -292,7 +315,7 @@ def _resume(
     if not checkpoint.steps(workdir):
         return state, Window(), 0
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
-        restored = checkpoint.restore(manager, state, config=config, may_differ=may_differ)
+        restored = checkpoint.restore_state(manager, state, config=config, may_differ=may_differ)
     assert restored is not None  # it names what is damaged, where nothing is whole
     checkpoint.set_aside_after(workdir, restored.step)
     loader.set_state(restored.position)

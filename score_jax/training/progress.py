@@ -20,15 +20,15 @@ class Progress:
         self._bar.set_postfix_str(f"loss {loss:.4f}, {rate:.0f} examples/s", refresh=False)
         self._bar.update(step - self._bar.n)
 
-    def recorded(self, step: int, loss: float, rate: float) -> None:
-        """Writes the line."""
-        if not self._lines:
-            return
+    def recorded(self, step: int, loss: float, rate: float) -> float:
+        """Writes the line, where there is no bar; returns the seconds that are left, at the speed since the last."""
         (before, since), self._last = self._last, (step, time.perf_counter())
         seconds = (self._total - step) * (self._last[1] - since) / (step - before)
-        left = tqdm.format_interval(seconds)
-        line = f"step {step}/{self._total}, loss {loss:.4f}, {rate:.0f} examples/s, {left} left"
-        print(line, file=sys.stderr, flush=True)
+        if self._lines:
+            left = tqdm.format_interval(seconds)
+            line = f"step {step}/{self._total}, loss {loss:.4f}, {rate:.0f} examples/s, {left} left"
+            print(line, file=sys.stderr, flush=True)
+        return seconds
 
     def close(self) -> None:
         """Leaves the bar as it is."""

@@ -11,14 +11,16 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import orbax.checkpoint as ocp
 
 from score_jax.training import checkpoint
 from score_jax.training.state import TrainState
 from score_jax.types import InputError
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ class NotWritten(InputError):
 class Saving:
     """Writes checkpoints in the background, one at a time."""
 
-    def __init__(self, manager: ocp.CheckpointManager, config: Mapping[str, Any], on_error: str):
+    def __init__(self, manager: "ocp.CheckpointManager", config: Mapping[str, Any], on_error: str):
         self._manager, self._config, self._on_error = manager, config, on_error
         self._workdir = Path(manager.directory).parent
         self._writing: int | None = None
@@ -48,12 +50,12 @@ class Saving:
 
         def start() -> None:
             _check_room(self._workdir, state)
-            checkpoint.save(self._manager, step, state, **options)
+            checkpoint.save_state(self._manager, step, state, **options)
 
         if self._tried(step, start):
             self._writing = step
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Says what became of a checkpoint if it is no longer being written; raises like `wait`."""
         if self._writing is not None and not self._manager.is_saving_in_progress():
             self.wait()
@@ -81,7 +83,7 @@ class Saving:
         """Raises NotWritten, or warns if training is to go on: `what` could not be written."""
         if self._on_error == "stop":
             self.wait()
-        found = f"{what} could not be written ({checkpoint.reason(error)}): {self.last_good()}"
+        found = f"{what} could not be written ({checkpoint.error_line(error)}): {self.last_good()}"
         if self._on_error == "stop":
             raise NotWritten(f"{found}; mend that and start the same command again") from error
         _log.warning("%s; training goes on", found)
@@ -95,7 +97,7 @@ class Saving:
 
 
 @contextlib.contextmanager
-def opened(manager: ocp.CheckpointManager, config: Mapping[str, Any], on_error: str) -> Iterator[Saving]:
+def opened(manager: "ocp.CheckpointManager", config: Mapping[str, Any], on_error: str) -> Iterator[Saving]:
     """While the context lasts, checkpoints can be written; its end waits for the last, but not if a signal ends it."""
     saving = Saving(manager, config, on_error)
     try:

@@ -143,12 +143,18 @@ def optimizer(
     if clip_norm is not None and clip_norm <= 0:
         raise InputError(f"clip_norm must be positive, or None for no clipping, got {clip_norm}")
     rates = learning_rates(learning_rate, warmup_steps=warmup_steps, schedule=schedule, total_steps=total_steps)
-    steps = [] if clip_norm is None else [clip_by_global_norm(clip_norm)]
-    steps.append(optax.scale_by_adam(b1, b2, eps))
+    steps: list[optax.GradientTransformation] = [optax.scale_by_adam(b1, b2, eps)]
     if weight_decay:
-        matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
+        matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
         steps.append(optax.add_decayed_weights(weight_decay, matrices))
-    return optax.chain(*steps, optax.scale_by_learning_rate(rates))
+    return with_clipping(optax.chain(*steps, optax.scale_by_learning_rate(rates)), clip_norm)
+
+
+def with_clipping(
+    transformation: optax.GradientTransformation, clip_norm: float | None
+) -> optax.GradientTransformation:
+    """Returns an optimizer that is given the gradient clipped by its global norm; None doesn't clip."""
+    return transformation if clip_norm is None else optax.chain(clip_by_global_norm(clip_norm), transformation)
 
 
 def ema_decay(decay: float, *, warmup: bool = False) -> Callable[[Array], Array]:

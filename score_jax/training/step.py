@@ -17,7 +17,7 @@ The noise level of an example is σ/α. Levels are `levels` equal intervals of l
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +29,27 @@ from score_jax.losses.times import Times
 from score_jax.sde import SDE
 from score_jax.training.sharding import check_batch_size, replicated, stacked_batches
 from score_jax.training.state import TrainState, ema_decay
-from score_jax.types import Array, ArrayLike, InputError, Key, require_at_least
+from score_jax.types import Array, ArrayLike, InputError, Key, PyTree, ScoreFn, require_at_least
 
 Objective = Callable[..., Array]  # (key (B,), score_fn, x0 (B, *S), times) -> nats (B,)
 Prepare = Callable[[Key, Array], Array]  # (key (B,), stored x (B, ...)) -> x0 (B, *S)
 
 # One stream of keys for each purpose, so that turning one on leaves the others' draws as they were.
 _PREPARE, _TIMES, _OBJECTIVE, _LABEL, _DROPOUT, _EVALUATION = range(6)
+
+
+class Model(Protocol):
+    """What is trained: a `ScoreModel`, or whatever else gives a score function for variables, labels and keys."""
+
+    @property
+    def sde(self) -> SDE:
+        """The noising process."""
+
+    def replace(self, *, variables: PyTree) -> Self:
+        """Returns the model with other variables."""
+
+    def conditioned(self, *, label: Array | None = None, key: Key | None = None) -> ScoreFn:
+        """Returns the score function of these labels and dropout keys, `(B,)` or None."""
 
 
 class Failure(NamedTuple):
@@ -157,7 +171,7 @@ class _Examples(NamedTuple):
 class _Recipe(NamedTuple):
     """What a train step is made of: the arguments of `make_train_step`."""
 
-    model: Any
+    model: Model
     objective: Objective
     transformation: optax.GradientTransformation
     times: Times
@@ -180,7 +194,7 @@ def _draw_examples(
 ) -> _Examples:
     """Draws what is random about a batch, apart from the objective: augmentation, times, dropped labels."""
     stored, label = batch["x"], batch.get("label")
-    keys = lambda stream: arrays.example_keys(jax.random.fold_in(key, stream), len(stored), start)  # noqa: E731
+    keys = lambda stream: arrays.example_keys(jax.random.fold_in(key, stream), len(stored), start)
     t, weight = times(keys(_TIMES), sde, len(stored))
     if label is not None and label_dropout:
         dropped = jax.vmap(jax.random.uniform)(keys(_LABEL)) < label_dropout
@@ -194,8 +208,8 @@ def _gradient(recipe: _Recipe, state: TrainState, examples: _Examples, scale: fl
 
     def total(params):
         network = recipe.model.replace(variables={**state.fixed, "params": params})
-        score_fn = network.given(label=examples.label, key=examples.dropout_key)
-        drawn = lambda *_: (examples.t, examples.weight)  # noqa: E731
+        score_fn = network.conditioned(label=examples.label, key=examples.dropout_key)
+        drawn = lambda *_: (examples.t, examples.weight)
         losses = recipe.objective(examples.key, score_fn, examples.x0, drawn)
         return scale * losses.sum(), losses
 
@@ -237,7 +251,7 @@ def _update(recipe: _Recipe, state: TrainState, batch: Mapping[str, Array]) -> t
     grad_norm = optax.tree.norm(gradient)
     finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     # A branch: selecting between the old and the new state would copy every moment once more.
-    advance = lambda state: _advance(recipe, state, gradient, grad_norm)  # noqa: E731
+    advance = lambda state: _advance(recipe, state, gradient, grad_norm)
     state = jax.lax.cond(finite, advance, lambda state: state, state)
     return replace(state, finite=finite), _Step(losses / examples.x0[0].size, examples.t, loss, grad_norm, finite)
 
@@ -256,7 +270,7 @@ def _scan(step: Callable[..., Any], state: TrainState, batches: Any) -> tuple[Tr
 
 
 def make_train_step(
-    model: Any,
+    model: Model,
     objective: Objective,
     transformation: optax.GradientTransformation,
     *,
@@ -275,7 +289,7 @@ def make_train_step(
     the state comes from `sharding.replicate`. The state's buffers are donated: the one passed in can't be used again.
 
     Args:
-      model: a `ScoreModel`; its variables are replaced by the state's.
+      model: its variables are replaced by the state's.
       objective: `(key, score_fn, x0, times) -> (B,)` nats per example.
       transformation: the optimizer.
       times: `(key, sde, n) -> (t, weight)`; drawn here, so that the step knows every example's noise level, and then
@@ -314,7 +328,7 @@ def _on_mesh(function: Callable[..., Any], mesh: Mesh, **options: Any) -> Callab
 
 
 def make_eval_step(
-    model: Any,
+    model: Model,
     objective: Objective,
     *,
     mesh: Mesh,
@@ -328,7 +342,7 @@ def make_eval_step(
     alone, so that differences between evaluations are the parameters'.
 
     Args:
-      model: a `ScoreModel`, whose variables are replaced by the state's.
+      model: its variables are replaced by the state's.
       objective: `(key, score_fn, x0, times) -> (B,)`.
       mesh: of `sharding.data_mesh`.
       prepare: `(key, stored x) -> x0`.
@@ -343,11 +357,10 @@ def make_eval_step(
         n, size = batches["x"].shape[:2]
 
         def batch_loss(t, start, batch):
-            at_t = lambda key, sde, n: (jnp.full(n, t), jnp.ones(n, t.dtype))  # noqa: E731
+            at_t = lambda key, sde, n: (jnp.full(n, t), jnp.ones(n, t.dtype))
             examples = _draw_examples(key, start, model.sde, batch, at_t, prepare)
-            return (
-                objective(examples.key, network.given(label=examples.label), examples.x0, at_t).sum() / examples.x0.size
-            )
+            score_fn = network.conditioned(label=examples.label)
+            return objective(examples.key, score_fn, examples.x0, at_t).sum() / examples.x0.size
 
         def level_loss(t):
             starts = size * jnp.arange(n, dtype=jnp.uint32)

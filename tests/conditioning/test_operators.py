@@ -31,7 +31,7 @@ def test_a_mask_is_a_projection_and_its_own_adjoint(mask):
     operator, y = Mask(mask), arrays.normal(key(1), X)
     np.testing.assert_array_equal(operator(X), np.where(np.asarray(mask) != 0, X, 0))
     np.testing.assert_array_equal(operator(operator(X)), operator(X))
-    inner = lambda a, b: np.vdot(np.asarray(a, np.float64), np.asarray(b, np.float64))  # noqa: E731
+    inner = lambda a, b: np.vdot(np.asarray(a, np.float64), np.asarray(b, np.float64))
     assert inner(operator(X), y) == inner(X, operator.adjoint(y))
 
 

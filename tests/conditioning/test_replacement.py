@@ -137,9 +137,7 @@ def test_a_sample_depends_on_the_seed_and_its_index_alone():
     score_fn, ts = distributions.score_of(mixture(), VE), grids.log_snr(VE, 5)
     y = arrays.normal(key(3), jnp.zeros((6, 2)))
     x = VE.prior_sample(key(), (6, 2))
-    run = lambda k, x, y: sampling.sample(  # noqa: E731
-        k, replacement(sampling.ancestral(VE, score_fn), VE, FIRST, y), x, ts
-    )
+    run = lambda k, x, y: sampling.sample(k, replacement(sampling.ancestral(VE, score_fn), VE, FIRST, y), x, ts)
     part = run(arrays.example_keys(key(1), 2, start=3), x[3:5], y[3:5])
     np.testing.assert_allclose(part, run(key(1), x, y)[3:5], rtol=2e-5, atol=1e-6)
 

@@ -11,7 +11,7 @@ import pytest
 from score_jax import networks
 from score_jax.networks import fir, layers, refinenet
 from score_jax.networks.attention import attend
-from score_jax.networks.residual_blocks import Attention, Condition, Layers, fan_average
+from score_jax.networks.residual_blocks import Attention, Layers, NoiseAndLabelEmbedding, fan_average
 from tests.device.compare import BFLOAT16, MARKS, assert_close, both, rounding
 from tests.networks.filling import filled
 from tests.networks.naive import TAPS, images
@@ -57,8 +57,8 @@ CASES = {
     "InstanceNorm++ of an embedding": (networks.ConditionalInstanceNormPlus(), X, EMB),
     "self-attention": (layers.SelfAttention(), X),
     "attention, two heads": (Attention(LAYERS, 0.7, 4), X),
-    "FIR down": (Function(functools.partial(fir.downsample, taps=TAPS)), X),
-    "FIR up": (Function(functools.partial(fir.upsample, taps=TAPS)), X, LIKE),
+    "FIR down": (Function(functools.partial(fir.filtered_downsample, taps=TAPS)), X),
+    "FIR up": (Function(functools.partial(fir.filtered_upsample, taps=TAPS)), X, LIKE),
     "FIR before convolution": (Resampled("conv_down"), X),
     "FIR after convolution": (Resampled("conv_up"), X, LIKE),
     "means of 2×2": (Function(layers.downsample), X),
@@ -69,8 +69,8 @@ CASES = {
     "sines of timesteps": (networks.positional(16), np.float32([0, 999])),
     "Fourier features": (networks.GaussianFourier(16, 16.0, jnp.log), np.float32([0.01, 50.0])),
     "condition and label": (networks.ConditionEmbedding(8, networks.Sinusoidal(16), 3), COND, np.int32([2, -1])),
-    "condition, label inside": (Condition(LAYERS, 8, 3, "inner"), EMB, np.int32([2, -1])),
-    "condition, label outside": (Condition(LAYERS, 8, 3, "outer"), EMB, np.int32([2, -1])),
+    "condition, label inside": (NoiseAndLabelEmbedding(LAYERS, 8, 3, "inner"), EMB, np.int32([2, -1])),
+    "condition, label outside": (NoiseAndLabelEmbedding(LAYERS, 8, 3, "outer"), EMB, np.int32([2, -1])),
 }
 BOUNDS = {
     # Angles up to 999, and up to 2π·16·3·ln 100 = 1400, known to one operation.

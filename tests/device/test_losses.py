@@ -48,7 +48,7 @@ def of_time(params):
 
 def with_variance(params):
     """The variance of a step is some number between σ²/e and σ² e."""
-    spread = lambda x: jnp.exp(jnp.tanh(x * params["noise"][:, :DIMS]))  # noqa: E731
+    spread = lambda x: jnp.exp(jnp.tanh(x * params["noise"][:, :DIMS]))
     return lambda x, t, s: (of_time(params)(x, t), arrays.expand_right(SDE.variance(t), x) * spread(x))
 
 
@@ -57,7 +57,7 @@ def at_one_level(objective):
 
 
 def diffusion(**options):
-    return lambda params, key: losses.diffusion_loss(key, of_time(params), X, SDE, **options)
+    return lambda params, key: losses.diffusion_loss(key, SDE, of_time(params), X, **options)
 
 
 def with_noise(kernel):
@@ -76,8 +76,8 @@ GROUPS = {
         **{f"times_{name}": diffusion(times=draw) for name, draw in TIMES.items()},
     },
     "bound": {
-        "hybrid": lambda params, key: losses.hybrid_loss(key, with_variance(params), GREY, SDE, levels=LEVELS),
-        "bound": lambda params, key: variational_bound(key, SDE, of_time(params), GREY, LEVELS).total,
+        "hybrid": lambda params, key: losses.hybrid_loss(key, SDE, with_variance(params), GREY, ts=LEVELS),
+        "bound": lambda params, key: variational_bound(key, SDE, of_time(params), GREY, ts=LEVELS).total,
     },
 }
 
@@ -87,7 +87,7 @@ def results(group):
     """Returns {loss: (values, gradient)} of the device and of the CPU."""
 
     def values_and_gradient(loss, params, key):
-        total = lambda params: (lambda values: (values.mean(), values))(loss(params, key))  # noqa: E731
+        total = lambda params: (lambda values: (values.mean(), values))(loss(params, key))
         return jax.grad(total, has_aux=True)(params)[::-1]
 
     def program(params, key):

@@ -43,7 +43,7 @@ def smoothed(x):
 
 def integrated(x):
     """Along dx/dt = −x (1 + t), to a tolerance beyond which steps no longer matter."""
-    field = lambda t, x: -x * (1 + t)[:, None]  # noqa: E731
+    field = lambda t, x: -x * (1 + t)[:, None]
     return integrate.solve(field, x, jnp.float32(0), jnp.float32(1), rtol=1e-6, atol=1e-6)[0]
 
 

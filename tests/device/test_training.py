@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from score_jax import arrays, networks, parameterization, sampling
+from score_jax.adapters import linen
 from score_jax.losses import diffusion_loss, times
 from score_jax.networks import layers
 from score_jax.sampling import grids
@@ -68,12 +69,12 @@ def mesh():
 @functools.cache
 def model():
     variables = filled(SmallUNet(), np.zeros((1, *SHAPE), np.float32), np.zeros(1, np.float32))
-    return ScoreModel(variables, SDE, SmallUNet(), parameterization.eps)
+    return ScoreModel(variables, SDE, linen(SmallUNet()), parameterization.Eps())
 
 
 @trace_counter
 def objective(key, score_fn, x0, times):
-    return diffusion_loss(key, score_fn, x0, SDE, times=times)
+    return diffusion_loss(key, SDE, score_fn, x0, times=times)
 
 
 def chain():
@@ -136,7 +137,7 @@ def test_sampling_stays_on_the_device_and_is_traced_once():
     def draw(model, key, ts):
         keys = arrays.example_keys(key, BATCH)
         x = SDE.prior_sample(keys, (BATCH, *SHAPE))
-        return sampling.sample(keys, sampling.ddim(SDE, model.given(), eta=0.5), x, ts)
+        return sampling.sample(keys, sampling.ddim(SDE, model.conditioned(), eta=0.5), x, ts)
 
     arguments = model(), [key(0), key(1), key(2)], grids.log_snr(SDE, 5)
     network, keys, ts = jax.device_put(arguments, jax.devices()[0])

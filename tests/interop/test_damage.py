@@ -154,17 +154,17 @@ def test_much_damage_is_refused_in_one_line(kind, tmp_path):
     assert survive(kind, range(FAST, FAST + SLOW), tmp_path) > 0
 
 
-def doubled(levels):
-    """A list of two lists that are one and the same, and so on: 2^levels numbers, were they ever written out."""
+def doubled(depth):
+    """A list of two lists that are one and the same, and so on: 2^depth numbers, were they ever written out."""
     found = [1]
-    for _ in range(levels):
+    for _ in range(depth):
         found = [found, found]
     return found
 
 
-def nested(levels):
+def nested(depth):
     found = []
-    for _ in range(levels):
+    for _ in range(depth):
         found = [found]
     return found
 

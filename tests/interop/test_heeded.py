@@ -1,6 +1,5 @@
 """Every setting of a source's config is heeded, refused by name, or known to be harmless."""
 
-import dataclasses
 import math
 import sys
 from typing import NamedTuple
@@ -8,14 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from configs import base
-from score_jax import command, interop, parameterization, published
-from score_jax.interop import diffusers, edm, ncsn, score_sde, settings
+from score_jax import interop, parameterization
+from score_jax.interop import settings
 from score_jax.interop.settings import merged
 from score_jax.interop.sources import SOURCES, as_score, open_checkpoint
+from score_jax.lab import command, samples
 from score_jax.types import InputError
 from tests.interop.test_published import FILES as NCSNS
-from tests.interop.test_sampling import loaded
+from tests.interop.test_sampling import loaded, prepared, with_module
 from tests.interop.test_unet_files import score_sde_config
 from tests.interop.test_unets import FILES, config_of, opened, source_of
 
@@ -64,50 +63,46 @@ SOLVER = {
     "final_sigmas_type": "zero", "variance_type": None, "use_flow_sigmas": False, "flow_shift": 1.0,
 }  # fmt: skip
 HARMLESS = {
-    "ncsnv2": (ncsn.KNOWN, NCSNV2),
-    "score_sde_pytorch": (
-        score_sde.KNOWN,
-        merged(
-            score_sde_config(),
-            {
-                "training": TRAINING,
-                "sampling": SAMPLING,
-                "eval": {"bpd_dataset": "test"},
-                "optim": {"lr": 2e-4},
-                "seed": 1,
-                "model": {"sigma_begin": 90},
-            },
-        ),
+    "ncsnv2": NCSNV2,
+    "score_sde_pytorch": merged(
+        score_sde_config(),
+        {
+            "training": TRAINING,
+            "sampling": SAMPLING,
+            "eval": {"bpd_dataset": "test"},
+            "optim": {"lr": 2e-4},
+            "seed": 1,
+            "model": {"sigma_begin": 90},
+        },
     ),
-    "diffusers": (
-        diffusers.KNOWN,
-        {"_name_or_path": "x", "decay": 0.9999, "num_train_timesteps": None, "scheduler": SOLVER},
-    ),
-    "edm": (edm.KNOWN, {"class_name": "EDMPrecond", "use_fp16": True, "augment_dim": 9}),
+    "diffusers": {"_name_or_path": "x", "decay": 0.9999, "num_train_timesteps": None, "scheduler": SOLVER},
+    "edm": {"class_name": "EDMPrecond", "use_fp16": True, "augment_dim": 9},
 }
 
 
 @pytest.mark.parametrize("name", HARMLESS)
 def test_settings_of_published_configs_are_known(name):
-    known, config = HARMLESS[name]
-    assert known is SOURCES[name].known
-    settings.require_known(config, known)
+    settings.require_known(HARMLESS[name], SOURCES[name].known)
 
 
 # NCSN
 
 
+def ncsnv2(config):
+    return prepared(NCSNS["ncsnv2"], source="ncsnv2", source_config=config)
+
+
 def test_ncsns_config_says_how_it_was_sampled():
-    opened = published.load(NCSNS["ncsnv2"], base.get_config(), source="ncsnv2", source_config=NCSNV2)
-    sampler = opened.config.sampler
+    checkpoint, config, trained = ncsnv2(NCSNV2)
+    sampler = config.sampler
     # released step_lr is ε/2
     assert sampler.annealed_langevin.to_dict() == {"step_size": pytest.approx(1.24e-5), "n_steps": 7}
-    assert (opened.shape, sampler.denoise) == ((24, 24, 3), False)
-    assert tuple(opened.config.data.value_range) == (0.0, 1.0)
-    rescaled = merged(NCSNV2, {"data": {"rescaled": True}})
-    opened = published.load(NCSNS["ncsnv2"], base.get_config(), source="ncsnv2", source_config=rescaled)
-    assert tuple(opened.config.data.value_range) == (-1.0, 1.0)
-    assert not opened.model.module.rescale
+    assert checkpoint.shape == trained.examples.shape == (24, 24, 3)
+    assert not sampler.denoise and not trained.sampling.denoise
+    assert tuple(config.data.value_range) == trained.examples.value_range == (0.0, 1.0)
+    _, config, trained = ncsnv2(merged(NCSNV2, {"data": {"rescaled": True}}))
+    assert tuple(config.data.value_range) == trained.examples.value_range == (-1.0, 1.0)
+    assert not trained.model.apply.module.rescale
     for change, message in [
         ({"data": {"logit_transform": True}}, "data.logit_transform is True"),
         ({"data": {"rescaled": 3}}, "data.rescaled is 3, expected true or false"),
@@ -118,7 +113,7 @@ def test_ncsns_config_says_how_it_was_sampled():
         ({"model": {"attention": True}}, "model.attention = True, which is not known"),
     ]:
         with pytest.raises(InputError, match=message):
-            published.load(NCSNS["ncsnv2"], base.get_config(), source="ncsnv2", source_config=merged(NCSNV2, change))
+            ncsnv2(merged(NCSNV2, change))
 
 
 # Score SDE
@@ -166,10 +161,10 @@ def test_changes_of_resolution_without_parameters_are_read_where_they_mean_somet
     for settings_, resampling in [
         ({"resblock_type": "ddpm"}, "plain"), ({"resblock_type": "biggan"}, "block"), ({"name": "ddpm"}, "plain"),
     ]:  # fmt: skip
-        module = score_sde.network({}, score_sde_config(resamp_with_conv=False, **settings_))
+        module = SOURCES["score_sde_pytorch"].module({}, score_sde_config(resamp_with_conv=False, **settings_))
         assert module.resampling == resampling
     with pytest.raises(InputError, match=r"model\.resamp_with_conv is 'no', expected true or false"):
-        score_sde.network({}, score_sde_config(resamp_with_conv="no", name="ddpm"))
+        SOURCES["score_sde_pytorch"].module({}, score_sde_config(resamp_with_conv="no", name="ddpm"))
 
 
 # Diffusers
@@ -226,14 +221,15 @@ def test_networks_of_more_than_images_say_what_they_are_given(change, message):
 
 def test_sizes_are_numbers_or_pairs(monkeypatch):
     for given, expected in [(32, (32, 32)), ([32, 32], (32, 32)), ([32, 16], (32, 16)), ((8, 24), (8, 24))]:
-        assert loaded("diffusers", changed={"sample_size": given}).shape == (*expected, 3)
+        assert loaded("diffusers", changed={"sample_size": given}).trained.examples.shape == (*expected, 3)
     for given in ([32], [32, 0], [1, 2, 3], "32", True, 3.0):
         with pytest.raises(InputError, match=r"sample_size is .*, expected a number of pixels, or height and width"):
             loaded("diffusers", changed={"sample_size": given})
     for size in (48, (48, 48)):
-        assert loaded("diffusers", changed={"sample_size": [32, 16]}, size=size).shape == (48, 48, 3)
-    assert loaded("ddpmpp", changed={"data": {"image_size": [16, 16]}}).shape == (16, 16, 3)
-    assert loaded("edm", changed={"img_resolution": [16, 16]}).shape == (16, 16, 3)
+        wide = loaded("diffusers", changed={"sample_size": [32, 16]}, size=size)
+        assert wide.trained.examples.shape == (48, 48, 3)
+    assert loaded("ddpmpp", changed={"data": {"image_size": [16, 16]}}).trained.examples.shape == (16, 16, 3)
+    assert loaded("edm", changed={"img_resolution": [16, 16]}).trained.examples.shape == (16, 16, 3)
     with pytest.raises(InputError, match=r"data\.image_size is 16 by 32, expected square images"):
         loaded("ddpmpp", changed={"data": {"image_size": [16, 32]}})
     for text, expected in [("32", (32, 32)), ("32x48", (32, 48)), ("8,16", (8, 16))]:
@@ -247,8 +243,7 @@ def test_sizes_are_numbers_or_pairs(monkeypatch):
 
 def test_a_network_of_wide_images_draws_them():
     wide = loaded("diffusers", changed={"sample_size": [4, 8]}, sampler="ddim", steps=2)
-    wide = wide._replace(model=dataclasses.replace(wide.model, module=Zero()))
-    assert published.samples(wide, n=1).x.shape == (1, 4, 8, 3)
+    assert samples.draw_samples(with_module(wide.trained, Zero()), n=1).x.shape == (1, 4, 8, 3)
 
 
 class Zero(NamedTuple):
@@ -261,7 +256,7 @@ class Zero(NamedTuple):
 # EDM
 
 
-VP = lambda t: math.sqrt(math.expm1(0.1 * t + 19.9 * t**2 / 2))  # noqa: E731
+VP = lambda t: math.sqrt(math.expm1(0.1 * t + 19.9 * t**2 / 2))
 RANGES = [  # max(.002, σ_min of the network) and min(80, σ_max), as the released sampler takes them
     ({}, (0.002, 80.0)),
     ({"sigma_min": 0.05, "sigma_max": 10.0}, (0.05, 10.0)),
@@ -278,7 +273,7 @@ RANGES = [  # max(.002, σ_min of the network) and min(80, σ_max), as the relea
 @pytest.mark.parametrize(("change", "expected"), RANGES)
 def test_edm_is_sampled_in_the_range_that_its_network_supports(change, expected):
     config = config_of("edm") | change
-    sde = edm.score(edm.network({}, config), config)[0]
+    sde = SOURCES["edm"].score(SOURCES["edm"].module({}, config), config)[0]
     np.testing.assert_allclose([sde.t_min, sde.t_max], expected, rtol=1e-6)
 
 

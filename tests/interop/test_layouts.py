@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from configs import base
-from score_jax import interop, published
+from score_jax import interop
 from score_jax.interop import files, folders, strangers
 from score_jax.interop.mapping import read_array
 from score_jax.interop.sources import SOURCES
+from score_jax.lab import published
 from score_jax.types import InputError
 from tests.interop.test_published import FILES as NCSNS
 from tests.interop.test_unet_files import WEIGHTS, rebuilt, same_weights, tree
@@ -109,9 +109,9 @@ def test_a_folders_weights_are_found_wherever_diffusers_puts_them(name, tmp_path
     for use_ema, factor in zip((True, False), factors, strict=True):
         if factor is None:
             with pytest.raises(InputError, match=r"has averages only \(.*ema.*\), where the raw weights are asked for"):
-                folders.read(tmp_path, use_ema)
+                folders.read_folder(tmp_path, use_ema)
             continue
-        found = folders.read(tmp_path, use_ema)
+        found = folders.read_folder(tmp_path, use_ema)
         assert found.config == {"sample_size": 8}
         assert found.value.keys() == SMALL.keys()
         for key, array in scaled(factor).items():
@@ -122,16 +122,16 @@ def test_a_file_of_a_folder_is_itself_and_its_folders_config(tmp_path):
     both(one(), one(f"{NAME}.fp16.safetensors", 3), lambda folder: parts(folder, variant=".bf16", factor=4))(tmp_path)
     configured(tmp_path)
     for name, factor in [("", 1), (".fp16", 3)]:
-        found = folders.read(tmp_path / f"{NAME}{name}.safetensors", True)
+        found = folders.read_folder(tmp_path / f"{NAME}{name}.safetensors", True)
         assert found.config == {"sample_size": 8} and found.value["c.weight"] == 7 * factor
-    found = folders.read(tmp_path / f"{NAME}.bf16.safetensors.index.json", True)
+    found = folders.read_folder(tmp_path / f"{NAME}.bf16.safetensors.index.json", True)
     assert found.config == {"sample_size": 8} and found.value["c.weight"] == 28
     with pytest.raises(InputError, match="is one part of a network: give the folder, or the index"):
-        folders.read(tmp_path / f"{NAME}.bf16-00001-of-00002.safetensors", True)
+        folders.read_folder(tmp_path / f"{NAME}.bf16-00001-of-00002.safetensors", True)
     one(f"{NAME}.ema.safetensors", 2)(tmp_path / "unet_ema")
     configured(tmp_path / "unet_ema")
     with pytest.raises(InputError, match="has averages only"):
-        folders.read(tmp_path / "unet_ema", False)
+        folders.read_folder(tmp_path / "unet_ema", False)
 
 
 def test_averages_beside_the_raw_weights_make_a_network(tmp_path):
@@ -196,7 +196,7 @@ def test_the_hub_is_asked_for_parts_and_variants_only_where_there_is_no_single_f
         return str(tmp_path)
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
-    assert folders.read("some/thing", True).value.keys() == SMALL.keys()
+    assert folders.read_folder("some/thing", True).value.keys() == SMALL.keys()
     assert asked == [[f"{NAME}.safetensors"], [f"{NAME}*.safetensors*"]]
 
 
@@ -319,7 +319,7 @@ def test_files_that_are_nobodys_here_are_called_what_they_are(name, tmp_path):
     else:
         path.write_bytes(stream(content))
     with pytest.raises(strangers.Stranger, match=word) as error:
-        published.load(path, base.get_config())
+        published.open_published(path)
     text = str(error.value)
     assert text.startswith(f"{path}: is ") and "\n" not in text and "read as" not in text
     for source in SOURCES:

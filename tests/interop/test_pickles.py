@@ -17,7 +17,7 @@ def exploited():
 
 
 def load(data: bytes, persistent=None):
-    return pickles.load(io.BytesIO(data), TABLE, persistent)
+    return pickles.unpickle(io.BytesIO(data), TABLE, persistent)
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
@@ -136,12 +136,12 @@ def test_text_handed_out_again_and_again_is_refused():
 def test_pickles_share_a_budget_of_instructions():
     data, steps = pickle.dumps(7, 2), pickles.budget(7)  # PROTO, BININT1 and STOP
     for _ in range(2):
-        assert pickles.load(io.BytesIO(data), {}, steps=steps) == 7
+        assert pickles.unpickle(io.BytesIO(data), {}, steps=steps) == 7
     with pytest.raises(InputError, match="more instructions than any file of data"):
-        pickles.load(io.BytesIO(data), {}, steps=steps)
+        pickles.unpickle(io.BytesIO(data), {}, steps=steps)
 
 
 def test_the_stream_is_left_behind_the_pickle():
     stream = io.BytesIO(pickle.dumps([1, 2], 2) + b"rest")
-    assert pickles.load(stream, {}) == [1, 2]
+    assert pickles.unpickle(stream, {}) == [1, 2]
     assert stream.read() == b"rest"

@@ -6,6 +6,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +14,11 @@ import pytest
 import safetensors.numpy
 
 from score_jax import interop, networks, parameterization
+from score_jax.adapters import linen
+from score_jax.conditions import LevelIndex
 from score_jax.interop import files, torch_files
 from score_jax.interop.mapping import rearrange, to_tensors
-from score_jax.interop.ncsn_names import entries
+from score_jax.interop.ncsn_names import ncsn_entries
 from score_jax.score import ScoreModel
 from score_jax.sde import EDM, VE
 from score_jax.types import InputError
@@ -63,14 +66,11 @@ def filled_with_levels(module):
 
 
 def state_of(module):
-    return to_tensors(entries(module), filled_with_levels(module))
+    return to_tensors(ncsn_entries(module), filled_with_levels(module))
 
 
 def assert_identical(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), a) == jax.tree.map(
-        lambda leaf: (leaf.shape, leaf.dtype), b
-    )
+    chex.assert_trees_all_equal(a, b, strict=True)
 
 
 # Parity
@@ -102,8 +102,8 @@ def test_a_score_model_is_the_original_at_the_times_of_its_levels(source):
 def test_ncsnv2_is_a_score_at_any_time_of_its_sde():
     module = NETWORKS["ncsnv2_base"]
     x = np.random.default_rng(0).random((4, 5, 4, 1), np.float32)
-    sde, condition = VE(LADDER[-1], LADDER[0]), interop.LevelIndex(LADDER)
-    model = ScoreModel(filled_with_levels(module), sde, module, parameterization.score, condition)
+    sde, condition = VE(LADDER[-1], LADDER[0]), LevelIndex(LADDER)
+    model = ScoreModel(filled_with_levels(module), sde, linen(module), parameterization.Score(), condition)
     t = np.array([0.0, 0.3, 0.77, 1.0], np.float32)
     score = jit(lambda t: model(x, t))
     scaled = np.asarray(score(t)) * np.asarray(model.sde.sigma(t))[:, None, None, None]
@@ -121,7 +121,7 @@ def test_both_formats_give_identical_variables():
 @pytest.mark.parametrize("source", FILES)
 def test_weights_are_the_numbers_that_their_names_give(source):
     module, variables = loaded(source)
-    tensors = to_tensors(entries(module), variables)
+    tensors = to_tensors(ncsn_entries(module), variables)
     for name, array in tensors.items():
         if name != "sigmas":
             np.testing.assert_array_equal(array, from_name(name, array.shape), err_msg=name)
@@ -159,7 +159,7 @@ def test_other_precisions_become_float32(tmp_path, dtype):
     write_zip(tmp_path / "x.pth", {name: dense(name, array) for name, array in state.items()})
     for name in ("x.safetensors", "x.pth"):
         module, variables = interop.load(tmp_path / name, source="ncsn")
-        assert_identical(to_tensors(entries(module), variables), expected)
+        assert_identical(to_tensors(ncsn_entries(module), variables), expected)
 
 
 @pytest.mark.parametrize("source", FILES)
@@ -193,7 +193,7 @@ def test_the_export_is_the_state_dict_bit_for_bit(source, tmp_path):
     module, variables = loaded(source)
     path = tmp_path / "network.safetensors"
     interop.save(path, module, variables, source=source)
-    contents = torch_files.read(FILES[source])
+    contents = torch_files.read_torch(FILES[source])
     original = {name.removeprefix("module."): t.array() for name, t in contents[0].items()}
     if source == "ncsnv2":
         original |= {name: t.array() for name, t in contents[4].items()}
@@ -215,7 +215,7 @@ def test_round_trips_are_bit_identical(name, tmp_path):
 
 
 def test_names_of_the_deepest_network_are_the_sources():
-    shapes = {e.name: e.source_shape for e in entries(networks.NCSNv2(2, 1, LADDER, "deepest"))}
+    shapes = {e.name: e.source_shape for e in ncsn_entries(networks.NCSNv2(2, 1, LADDER, "deepest"))}
     expected = {  # three stages that pool, then two dilated ones; the one added to the deeper network is 31
         "begin_conv.weight": (2, 1, 3, 3),
         "res2.0.shortcut.conv.weight": (4, 2, 1, 1),
@@ -237,7 +237,7 @@ def test_names_of_the_deepest_network_are_the_sources():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_two_arrays_have_one_name(name):
-    names = [entry.name for entry in entries(NETWORKS[name])]
+    names = [entry.name for entry in ncsn_entries(NETWORKS[name])]
     assert len(set(names)) == len(names)
 
 
@@ -402,17 +402,17 @@ def test_the_single_noise_baseline_is_a_network_and_no_process(tmp_path):
 
 
 def test_level_index_is_linear_in_log_sigma_and_stops_at_the_ends():
-    index = interop.LevelIndex((8.0, 4.0, 1.0))
+    index = LevelIndex((8.0, 4.0, 1.0))
     sde = EDM(0.01, 100.0)
     np.testing.assert_allclose(
         index(sde, np.float32([100, 8, 32**0.5, 4, 2, 1, 0.01])), [0, 0, 0.5, 1, 1.5, 2, 2], atol=1e-6
     )
     assert index(sde, jnp.float32(4.0)).shape == ()
-    assert hash(index) == hash(interop.LevelIndex((8.0, 4.0, 1.0)))
-    np.testing.assert_allclose(interop.LevelIndex(LADDER)(VE(0.1, 2.0), np.float32([0, 0.5, 1])), [4, 2, 0], atol=1e-5)
+    assert hash(index) == hash(LevelIndex((8.0, 4.0, 1.0)))
+    np.testing.assert_allclose(LevelIndex(LADDER)(VE(0.1, 2.0), np.float32([0, 0.5, 1])), [4, 2, 0], atol=1e-5)
     for sigmas in [(1.0,), (1.0, 1.0), (1.0, 2.0), (1.0, 0.0)]:
         with pytest.raises(InputError, match="the largest first"):
-            interop.LevelIndex(sigmas)
+            LevelIndex(sigmas)
 
 
 def test_torch_is_not_imported():

@@ -42,7 +42,7 @@ def values(dtype) -> np.ndarray:
 @pytest.mark.parametrize("dtype", [*(k for k in KINDS if k not in ("V2", "b1")), "bool", "bfloat16"])
 def test_every_type_of_storage_in_both_formats(write, dtype):
     array = values(dtype)
-    (found,) = (t.array() for t in torch_files.read(write([dense("0", array)])))
+    (found,) = (t.array() for t in torch_files.read_torch(write([dense("0", array)])))
     assert found.dtype == array.dtype
     np.testing.assert_array_equal(found, array)
 
@@ -50,7 +50,7 @@ def test_every_type_of_storage_in_both_formats(write, dtype):
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i2", "c8", "bfloat16", "u1"])
 def test_a_big_endian_machines_zip_is_swapped_back(tmp_path, dtype):
     path = write_zip(tmp_path / "file.pth", dense("0", values(dtype)), order="big")
-    found = torch_files.read(path).array()
+    found = torch_files.read_torch(path).array()
     assert found.dtype == values(dtype).dtype
     np.testing.assert_array_equal(found, values(dtype))
 
@@ -58,7 +58,7 @@ def test_a_big_endian_machines_zip_is_swapped_back(tmp_path, dtype):
 @pytest.mark.parametrize("size_format", ["<q", ">q"])
 def test_a_big_endian_machines_stream_has_little_endian_numbers(tmp_path, size_format):
     path = write_stream(tmp_path / "file.pth", dense("0", NUMBERS), little_endian=False, size_format=size_format)
-    np.testing.assert_array_equal(torch_files.read(path).array(), NUMBERS)
+    np.testing.assert_array_equal(torch_files.read_torch(path).array(), NUMBERS)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_big_endian_machines_stream_has_little_endian_numbers(tmp_path, size_f
 )
 def test_tensors_are_views_by_offset_and_strides(write, offset, shape, strides, expected):
     for function in ("_rebuild_tensor", "_rebuild_tensor_v2"):
-        found = torch_files.read(write(tensor(Stored("0", NUMBERS), offset, shape, strides, function))).array()
+        found = torch_files.read_torch(write(tensor(Stored("0", NUMBERS), offset, shape, strides, function))).array()
         assert found.shape == expected.shape
         np.testing.assert_array_equal(found, expected)
         assert not found.flags.writeable or not found.size
@@ -86,7 +86,7 @@ def test_tensors_share_a_storage_and_parameters_are_tensors(write):
     stored = Stored("weights", NUMBERS)
     parameter = Call(Name("torch._utils", "_rebuild_parameter"), (tensor(stored, 6, (6,), (1,)), True, {}))
     state = Call(Name("collections", "OrderedDict"), (), {"_metadata": {"version": 1}})
-    loaded = torch_files.read(write({"a": tensor(stored, 0, (6,), (1,)), "b": parameter, "empty": state}))
+    loaded = torch_files.read_torch(write({"a": tensor(stored, 0, (6,), (1,)), "b": parameter, "empty": state}))
     np.testing.assert_array_equal(loaded["a"].array(), NUMBERS[:6])
     np.testing.assert_array_equal(loaded["b"].array(), NUMBERS[6:])
     assert loaded["empty"] == {}
@@ -95,7 +95,7 @@ def test_tensors_share_a_storage_and_parameters_are_tensors(write):
 def test_a_stream_of_2019_may_refer_to_a_part_of_a_storage(tmp_path):
     part = Stored("0", NUMBERS, ("storage", Name("torch", "FloatStorage"), "0", "cuda:0", 12, ("1", 4, 5)))
     path = write_stream(tmp_path / "file.pth", [tensor(part, 1, (4,), (1,)), tensor(part, 1, (5,), (1,))])
-    inside, outside = torch_files.read(path)
+    inside, outside = torch_files.read_torch(path)
     np.testing.assert_array_equal(inside.array(), NUMBERS[5:9])
     with pytest.raises(InputError, match="reaches element 5 of a storage of 5"):
         outside.array()
@@ -112,7 +112,7 @@ def test_containers_and_numpy_numbers_in_an_optimizer(write):
     size = Call(Name("torch", "Size"), ((2, 3),))
     contents = [{"state": {}, "groups": [{"betas": (0.9, number), "eps": None}]}, 3, 2**70, size]
     expected = [{"state": {}, "groups": [{"betas": (0.9, 0.999), "eps": None}]}, 3, 2**70, (2, 3)]
-    assert torch_files.read(write(contents)) == expected
+    assert torch_files.read_torch(write(contents)) == expected
 
 
 FLOATS = Name("torch", "FloatStorage")
@@ -153,7 +153,7 @@ FLOATS = Name("torch", "FloatStorage")
 )
 def test_tensors_that_are_not_there_are_one_line(write, contents, message):
     with pytest.raises(InputError, match=message) as error:
-        torch_files.read(write(contents)).array()
+        torch_files.read_torch(write(contents)).array()
     assert "\n" not in str(error.value)
 
 
@@ -163,7 +163,7 @@ def test_a_file_cut_short_is_one_line(write, cut):
     content = path.read_bytes()
     path.write_bytes(content[: int(cut * len(content)) if isinstance(cut, float) else cut])
     with pytest.raises(InputError, match=r"cut short|damaged|is empty|is not a file of torch\.save"):
-        torch_files.read(path)
+        torch_files.read_torch(path)
 
 
 @pytest.mark.parametrize(
@@ -180,24 +180,24 @@ def test_other_files_are_told_apart(tmp_path, content, message):
     path = tmp_path / "file.pth"
     path.write_bytes(content)
     with pytest.raises(InputError, match=message):
-        torch_files.read(path)
+        torch_files.read_torch(path)
 
 
 def test_zip_entries_are_stored_whole_and_there(tmp_path):
     path = tmp_path / "file.pth"
     write_zip(path, dense("0", np.zeros(10_000_000, np.float32)), compression=zipfile.ZIP_DEFLATED)  # 40 kB for 40 MB
     with pytest.raises(InputError, match=r"entry archive/byteorder is compressed"):
-        torch_files.read(path)
+        torch_files.read_torch(path)
     entries = read_entries(write_zip(path, dense("0", NUMBERS)))
     for changed, message in [
         ({"byteorder": b"middle"}, "byte order b'middle'"),
         ({"other/data.pkl": b"."}, "2 entries data.pkl"),
     ]:
         with pytest.raises(InputError, match=message):
-            torch_files.read(write_entries(path, entries | changed))
+            torch_files.read_torch(write_entries(path, entries | changed))
     del entries["data/0"]
     with pytest.raises(InputError, match="has no entry archive/data/0, which its pickle asks for"):
-        torch_files.read(write_entries(path, entries)).array()
+        torch_files.read_torch(write_entries(path, entries)).array()
 
 
 def test_a_flipped_bit_in_a_zip_is_noticed(tmp_path):
@@ -206,32 +206,32 @@ def test_a_flipped_bit_in_a_zip_is_noticed(tmp_path):
     content[content.index(NUMBERS.tobytes()) + 17] ^= 4
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"entry archive/data/0 does not have the checksum"):
-        torch_files.read(path).array()
+        torch_files.read_torch(path).array()
 
 
 def test_a_zip_without_byte_order_is_little_endian(tmp_path):
     path = write_zip(tmp_path / "file.pth", dense("0", NUMBERS))
     entries = read_entries(path)
     del entries["byteorder"]
-    np.testing.assert_array_equal(torch_files.read(write_entries(path, entries)).array(), NUMBERS)
+    np.testing.assert_array_equal(torch_files.read_torch(write_entries(path, entries)).array(), NUMBERS)
 
 
 def test_streams_agree_with_their_pickles(tmp_path):
     path = tmp_path / "file.pth"
     twice = [dense("0", NUMBERS), tensor(Stored("0", NUMBERS[:3]), 0, (3,), (1,))]
     with pytest.raises(InputError, match="storage 0 is given two sizes or types"):
-        torch_files.read(write_stream(path, twice))
+        torch_files.read_torch(write_stream(path, twice))
     content = write_stream(path, dense("0", NUMBERS)).read_bytes()
     path.write_bytes(content.replace((12).to_bytes(8, "little"), (11).to_bytes(8, "little")))
     with pytest.raises(InputError, match="does not have the 12 elements promised"):
-        torch_files.read(path)
+        torch_files.read_torch(path)
     path.write_bytes(content.replace(pickle.dumps(["0"], 2), pickle.dumps([], 2)))
     with pytest.raises(InputError, match="has no storage 0, which its pickle asks for"):
-        torch_files.read(path).array()
+        torch_files.read_torch(path).array()
 
 
 def test_repeated_numbers_cost_nothing_until_they_are_copied(write):
-    (huge,) = torch_files.read(write([tensor(Stored("0", NUMBERS), 0, (2**20, 2**20), (0, 0))]))
+    (huge,) = torch_files.read_torch(write([tensor(Stored("0", NUMBERS), 0, (2**20, 2**20), (0, 0))]))
     assert huge.array().shape == (2**20, 2**20)
     assert huge.nbytes == math.prod(huge.shape) * 4
 

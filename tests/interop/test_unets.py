@@ -13,7 +13,6 @@ import pytest
 import safetensors.numpy
 
 from score_jax import parameterization
-from score_jax.interop import score_sde
 from score_jax.interop.mapping import to_tensors
 from score_jax.interop.sources import SOURCES, as_score, open_checkpoint
 from score_jax.interop.unet_names import score_sde_entries
@@ -113,7 +112,7 @@ def from_name(name, shape):
 
 def weights(config):
     """Returns a state dict of a score SDE network without Fourier features, averages."""
-    entries = score_sde_entries(score_sde.network({}, config), 3)
+    entries = score_sde_entries(SOURCES["score_sde_pytorch"].module({}, config), 3)
     order = sorted(entries, key=lambda e: int(e.name.split(".")[1]))
     return {e.name: from_name(e.name, e.source_shape) for e in order}
 
@@ -243,7 +242,7 @@ def test_a_diffusers_model_is_ddpm_until_its_scheduler_says_otherwise():
         np.testing.assert_allclose(np.exp(model.sde.log_alphas_bar[-1]), last, rtol=1e-9)
         assert model.condition.n == len(model.sde.log_alphas_bar)
     v = as_score(found._replace(config={**found.config, "scheduler": {"prediction_type": "v_prediction"}}), "diffusers")
-    assert v.parameterization == parameterization.v
+    assert v.parameterization == parameterization.V()
 
 
 def test_an_edm_denoiser_gives_the_score_of_its_tweedie_estimate():

@@ -64,7 +64,7 @@ def test_times_lie_in_range_and_belong_to_their_example(sde, draw):
 def test_weighted_times_integrate_like_uniform_ones(sde, name):
     """E[w f(t)] = mean of f over [t_min, t_max], here for f = σ²/(1 + σ²)."""
     t, weight = TIMES[name](key(1), sde, N)
-    f = lambda t: sde.variance(t) / (1 + sde.variance(t))  # noqa: E731
+    f = lambda t: sde.variance(t) / (1 + sde.variance(t))
     grid = jnp.linspace(sde.t_min, sde.t_max, 20_001)
     expected = float(f(0.5 * (grid[1:] + grid[:-1])).mean())
     assert_mean(weight * f(t), expected)
@@ -103,8 +103,8 @@ def test_smld_loss_is_the_published_one():
     sde, levels = sdes.VE(0.01, 1.0), sdes.geometric_sigmas(1.0, 0.01, 10)
     draw = times.discrete(sde.time(-2 * jnp.log(levels)))
     x0 = mixture().sample(key(), 6)
-    score_fn = lambda x, t: jnp.tanh(x) * arrays.expand_right(t + 1, x)  # noqa: E731
-    loss = losses.diffusion_loss(key(1), score_fn, x0, sde, times=draw)
+    score_fn = lambda x, t: jnp.tanh(x) * arrays.expand_right(t + 1, x)
+    loss = losses.diffusion_loss(key(1), sde, score_fn, x0, times=draw)
     keys = arrays.example_keys(key(1), 6)
     key_t, key_noise = arrays.fold_in(keys, 0), arrays.fold_in(keys, 1)
     t, _ = draw(key_t, sde, 6)
@@ -123,9 +123,9 @@ def test_ddpm_simple_loss_is_the_published_one():
     sde = sdes.Tabulated(tables.alphas_bar)
     draw = times.discrete(sde.knots())
     x0 = mixture().sample(key(), 8)
-    eps_model = lambda x: jnp.sin(x)  # noqa: E731
+    eps_model = lambda x: jnp.sin(x)
     loss = losses.diffusion_loss(
-        key(1), lambda x, t: -eps_model(x) / arrays.expand_right(sde.sigma(t), x), x0, sde, times=draw
+        key(1), sde, lambda x, t: -eps_model(x) / arrays.expand_right(sde.sigma(t), x), x0, times=draw
     )
     keys = arrays.example_keys(key(1), 8)
     key_t, key_noise = arrays.fold_in(keys, 0), arrays.fold_in(keys, 1)
@@ -141,7 +141,7 @@ def test_with_any_noise_the_optimum_is_the_score_of_the_data_so_noised(name):
     sde, noise, points = sdes.VE(0.1, 3.0), KERNELS[name], jnp.array([[-1.0, 0.5], [1.0, -0.5]])
 
     def log_density(x, sigma):
-        at = lambda point: noise.log_prob((x - jnp.broadcast_to(point, x.shape)) / sigma, jnp.zeros_like(x))  # noqa: E731
+        at = lambda point: noise.log_prob((x - jnp.broadcast_to(point, x.shape)) / sigma, jnp.zeros_like(x))
         parts = jnp.stack([at(point) for point in points])
         return jax.nn.logsumexp(parts, axis=0).sum()
 
@@ -151,7 +151,7 @@ def test_with_any_noise_the_optimum_is_the_score_of_the_data_so_noised(name):
 
     def loss(strength):
         x0 = points[jnp.arange(N) % 2]
-        return losses.diffusion_loss(key(), lambda x, t: score_fn(strength, x, t), x0, sde, noise=noise)
+        return losses.diffusion_loss(key(), sde, lambda x, t: score_fn(strength, x, t), x0, noise=noise)
 
     assert_mean(jax.jit(jax.jacfwd(loss))(0.0), 0.0)
 
@@ -163,11 +163,11 @@ def test_a_control_variate_changes_no_mean_and_removes_the_variance_of_small_noi
     truth = distributions.score_of(data, sde)
 
     def loss(strength, control):
-        score_fn = lambda x, t: truth(x, t) + strength * jnp.sin(x)  # noqa: E731
+        score_fn = lambda x, t: truth(x, t) + strength * jnp.sin(x)
         x0, kernel = data.sample(key(1), N), KERNELS[name]
-        return losses.diffusion_loss(key(), score_fn, x0, sde, noise=kernel, control=control)
+        return losses.diffusion_loss(key(), sde, score_fn, x0, noise=kernel, control=control)
 
-    both = lambda control: jax.jvp(lambda s: loss(s, control), (jnp.ones(()),), (jnp.ones(()),))  # noqa: E731
+    both = lambda control: jax.jvp(lambda s: loss(s, control), (jnp.ones(()),), (jnp.ones(()),))
     plain, plain_slope = jax.jit(lambda: both(None))()
     less, less_slope = jax.jit(lambda: both(weighting.small_noise(0.3)))()
     assert_mean(plain - less, 0.0)
@@ -190,7 +190,7 @@ def test_the_exact_score_is_the_optimum_at_every_level(sde):
             sigma = arrays.expand_right(sde.sigma(t), x)
             return truth(x, t) + (theta[0] + theta[1] * jnp.sin(x / sigma)) / sigma
 
-        return losses.diffusion_loss(key[None], score_fn, row[None], sde, times=lambda *_: (t[None], jnp.ones(1)))[0]
+        return losses.diffusion_loss(key[None], sde, score_fn, row[None], times=lambda *_: (t[None], jnp.ones(1)))[0]
 
     keys = arrays.example_keys(key(1), len(x0))
     gradients = jax.jit(jax.vmap(jax.grad(loss), (None, 0, 0, 0)))(jnp.zeros(2), keys, x0, t)
@@ -205,7 +205,7 @@ def test_the_loss_at_the_exact_score_is_the_posterior_variance(sde):
     data = distributions.Gaussian(jnp.zeros(3), v)
     x0 = data.sample(key(), N)
     loss = losses.diffusion_loss(
-        key(1), distributions.score_of(data, sde), x0, sde, times=lambda key, sde, n: (jnp.full(n, t), jnp.ones(n))
+        key(1), sde, distributions.score_of(data, sde), x0, times=lambda key, sde, n: (jnp.full(n, t), jnp.ones(n))
     )
     alpha2, variance = float(sde.alpha(t)) ** 2, float(sde.variance(t))
     assert_mean(loss, 1.5 * v * alpha2 / (alpha2 * v + variance))
@@ -230,7 +230,7 @@ def test_lifted_objectives_agree_with_denoising_in_gradient(name):
         return jax.jit(jax.vmap(jax.grad(loss), (None, 0, 0)))(jnp.array([0.4, -0.3]), keys, data.sample(key(), 8000))
 
     lifted = gradient(losses.perturbed(IMPLICIT_OBJECTIVES[name], sde, times=draw))
-    denoising = gradient(lambda key, s, x: losses.diffusion_loss(key, s, x, sde, times=draw))
+    denoising = gradient(lambda key, s, x: losses.diffusion_loss(key, sde, s, x, times=draw))
     spread = np.hypot(np.std(lifted, axis=0), np.std(denoising, axis=0)) / 8000**0.5
     # fd_ssm's own bias: ε = 0.01 in noise units, of order 1e-4
     np.testing.assert_array_less(np.abs(np.mean(lifted, 0) - np.mean(denoising, 0)), 4 * spread + 1e-3)
@@ -240,18 +240,18 @@ def test_lifted_objectives_agree_with_denoising_in_gradient(name):
 def test_lifting_works_in_noise_units():
     """On scores that are −x/σ² · c the lifted objective is the same at every σ: J_u = ½c²‖u‖² − c·d."""
     sde, x0, c = sdes.VE(0.01, 50.0), jnp.zeros((4000, 2)), 0.7
-    score_fn = lambda x, t: -c * x / arrays.expand_right(sde.variance(t), x)  # noqa: E731
+    score_fn = lambda x, t: -c * x / arrays.expand_right(sde.variance(t), x)
     values = losses.perturbed(IMPLICIT_OBJECTIVES["ism"], sde)(key(), score_fn, x0)
     assert_mean(values, 0.5 * c**2 * 2 - c * 2)
 
 
 def test_weights_multiply_the_loss():
     x0, sde = mixture().sample(key(), 5), sdes.VP()
-    score_fn = lambda x, t: -x  # noqa: E731
-    plain = losses.diffusion_loss(key(), score_fn, x0, sde)
-    doubled = losses.diffusion_loss(key(), score_fn, x0, sde, weighting=lambda sde, t: 2 * sde.variance(t))
+    score_fn = lambda x, t: -x
+    plain = losses.diffusion_loss(key(), sde, score_fn, x0)
+    doubled = losses.diffusion_loss(key(), sde, score_fn, x0, weighting=lambda sde, t: 2 * sde.variance(t))
     tripled = losses.diffusion_loss(
-        key(), score_fn, x0, sde, times=lambda *args: (times.uniform()(*args)[0], jnp.full(5, 3.0))
+        key(), sde, score_fn, x0, times=lambda *args: (times.uniform()(*args)[0], jnp.full(5, 3.0))
     )
     np.testing.assert_allclose(doubled, 2 * plain, rtol=1e-6)
     np.testing.assert_allclose(tripled, 3 * plain, rtol=1e-6)
@@ -259,15 +259,15 @@ def test_weights_multiply_the_loss():
 
 def test_one_key_draws_at_every_level_what_its_example_keys_draw():
     x0, sde = jnp.ones((3, 2)), sdes.VP()
-    score_fn = lambda x, t: jnp.sin(x)  # noqa: E731
-    decoder = lambda x0, mean, variance: arrays.sum_dims(mean)  # noqa: E731
+    score_fn = lambda x, t: jnp.sin(x)
+    decoder = lambda x0, mean, variance: arrays.sum_dims(mean)
 
     def drawn(k):
-        both, options = lambda x, t, s: (-x, x**2 + 1), {"levels": jnp.array([0.9, 0.5, 0.1]), "decoder": decoder}
+        both, options = lambda x, t, s: (-x, x**2 + 1), {"ts": jnp.array([0.9, 0.5, 0.1]), "decoder": decoder}
         return {
-            "diffusion": losses.diffusion_loss(k, score_fn, x0, sde),
+            "diffusion": losses.diffusion_loss(k, sde, score_fn, x0),
             "lifted": losses.perturbed(IMPLICIT_OBJECTIVES["fd_ssm"], sde)(k, score_fn, x0),
-            "hybrid": losses.hybrid_loss(k, both, x0, sde, **options),
+            "hybrid": losses.hybrid_loss(k, sde, both, x0, **options),
         }
 
     whole, by_row = jax.jit(lambda k: (drawn(k), drawn(arrays.example_keys(k, 3))))(key(5))
@@ -277,8 +277,8 @@ def test_one_key_draws_at_every_level_what_its_example_keys_draw():
 
 def test_losses_follow_the_dtype_of_the_data(x64):
     x0 = jnp.ones((3, 2), jnp.float32)
-    assert losses.diffusion_loss(key(), lambda x, t: -x, x0, sdes.VP()).dtype == jnp.float32
-    assert losses.diffusion_loss(key(), lambda x, t: -x, x0.astype(jnp.float64), sdes.VP()).dtype == jnp.float64
+    assert losses.diffusion_loss(key(), sdes.VP(), lambda x, t: -x, x0).dtype == jnp.float32
+    assert losses.diffusion_loss(key(), sdes.VP(), lambda x, t: -x, x0.astype(jnp.float64)).dtype == jnp.float64
 
 
 def test_levels_that_are_no_vector_are_refused():

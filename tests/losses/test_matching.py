@@ -45,7 +45,7 @@ def test_its_gradient_vanishes_at_the_true_score(objective):
 def test_its_gradient_is_explicit_score_matchings_away_from_the_truth(objective):
     density = mixture()
     x = density.sample(key(1), N)
-    explicit = lambda k, s, x: losses.explicit_score_matching(s, x, density.score)  # noqa: E731
+    explicit = lambda k, s, x: losses.explicit_score_matching(s, x, density.score)
     difference = jax.jit(
         lambda x: (
             per_example_gradients(objective, THETA, x, density) - per_example_gradients(explicit, THETA, x, density)
@@ -85,8 +85,8 @@ def test_images_are_treated_as_their_flattened_pixels(name):
         IMPLICIT_OBJECTIVES[name],
         jnp.asarray(np.random.default_rng(1).normal(size=(12, 12)) * 0.3, jnp.float32),
     )
-    flat = lambda x: jnp.tanh(x @ matrix)  # noqa: E731
-    image = lambda x: flat(x.reshape(-1, 12)).reshape(x.shape)  # noqa: E731
+    flat = lambda x: jnp.tanh(x @ matrix)
+    image = lambda x: flat(x.reshape(-1, 12)).reshape(x.shape)
     x = arrays.normal(key(), jnp.zeros((5, 12)))
     np.testing.assert_allclose(
         objective(key(1), image, x.reshape(5, 2, 3, 2)), objective(key(1), flat, x), rtol=2e-4, atol=2e-4
@@ -114,7 +114,7 @@ def test_variances_over_projections_are_the_published_ones():
 def test_projections_are_averaged_per_example():
     """With n projections the variance over keys falls by n and the mean stays."""
     x = jnp.broadcast_to(jnp.array([[0.4, -0.9]]), (4000, 2))
-    field = lambda x: jnp.sin(x[:, ::-1])  # noqa: E731
+    field = lambda x: jnp.sin(x[:, ::-1])
     one, many = (np.asarray(losses.sliced_score_matching(key(5), field, x, n_projections=n)) for n in (1, 16))
     assert_mean(many, np.asarray(losses.implicit_score_matching(field, x[:1]))[0])
     np.testing.assert_allclose(one.var() / many.var(), 16, rtol=0.15)  # 4 s.e. of a variance ratio at n = 4000
@@ -152,10 +152,10 @@ def test_denoising_learns_the_score_of_the_noised_density(name):
         each = jax.vmap(lambda point: kernel.log_prob(x_tilde, jnp.broadcast_to(point, x_tilde.shape)))(points)
         return jax.nn.logsumexp(each, axis=0)
 
-    truth = lambda x: jax.grad(lambda x: noised_log_prob(x).sum())(x)  # noqa: E731
+    truth = lambda x: jax.grad(lambda x: noised_log_prob(x).sum())(x)
 
     def loss(theta, key, row):
-        score_fn = lambda x: truth(x) + theta[0] + theta[1] * jnp.sin(3 * x)  # noqa: E731
+        score_fn = lambda x: truth(x) + theta[0] + theta[1] * jnp.sin(3 * x)
         return losses.denoising_score_matching(key[None], score_fn, row[None], kernel)[0]
 
     x = distributions.Empirical(points).sample(key(1), N)
@@ -169,7 +169,7 @@ def test_denoising_is_explicit_on_the_noised_density_plus_its_constant():
     v, sigma, d = 0.5, 0.6, 2
     data = distributions.Gaussian(jnp.zeros(d), v)
     x = data.sample(key(1), N)
-    score_fn = lambda x: -0.3 * x + 0.1  # noqa: E731
+    score_fn = lambda x: -0.3 * x + 0.1
     constant = 0.5 * (d / sigma**2 - d / (v + sigma**2))
     noised = data.smoothed(sigma)
     x_tilde = noised.sample(key(3), N)

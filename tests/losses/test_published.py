@@ -32,7 +32,7 @@ def ours(sde, parameterize, draw, weigh):
             net = theta[0] * jnp.sin(seen) + theta[1] * seen * arrays.expand_right(c, x)
             return parameterize.to_score(sde, x, t, net)
 
-        return losses.diffusion_loss(key(1), score_fn, x0, sde, times=draw, weighting=weigh).mean()
+        return losses.diffusion_loss(key(1), sde, score_fn, x0, times=draw, weighting=weigh).mean()
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.asarray(THETA))
     keys = arrays.example_keys(key(1), BATCH)
@@ -58,7 +58,7 @@ def test_smld_loss():
     """‖net + noise/σ²‖² σ² at a geometric ladder, the network being the score (score SDE's get_smld_loss_fn)."""
     sde, ladder = sdes.VE(0.01, 50.0), np.exp(np.linspace(np.log(50), np.log(0.01), 1000))
     draw = times.discrete(sde.time(-2 * jnp.log(jnp.asarray(ladder))))
-    *found, t, eps, x0 = ours(sde, parameterization.score, draw, weighting.sigma2)
+    *found, t, eps, x0 = ours(sde, parameterization.Score(), draw, weighting.sigma2)
     sigma = ladder[np.abs(np.log(ladder)[None] - np.log(0.01 * 5000**t)).argmin(1)][:, None]
     x, ones = x0 + sigma * eps, np.ones_like(sigma)
     whole = published(x, np.log(sigma), ones, -sigma * eps / sigma**2, sigma**2, np.sum)
@@ -71,7 +71,7 @@ def test_ddpm_loss():
     """mean ‖ε − net(√ᾱ x_0 + √(1−ᾱ) ε)‖², L_simple (Ho et al. 2020, eq. 14), from the published β alone."""
     alphas_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     sde = sdes.Tabulated(alphas_bar)
-    *found, t, eps, x0 = ours(sde, parameterization.eps, times.discrete(sde.knots()), weighting.sigma2)
+    *found, t, eps, x0 = ours(sde, parameterization.Eps(), times.discrete(sde.knots()), weighting.sigma2)
     a = alphas_bar[np.round(1000 * t).astype(int) - 1]
     x = np.sqrt(a) * x0 + np.sqrt(1 - a) * eps
     expected = published(x, 0.5 * np.log((1 - a) / a), np.ones_like(a), eps, np.ones_like(a), np.mean)
@@ -98,7 +98,7 @@ def norm(mean, std):
 def test_continuous_losses_of_score_sde(sde, likelihood):
     """reduce(‖std·score + z‖²), or reduce(‖score + z/std‖²)·g², t uniform; reduce_mean False is ½ the sum already."""
     weigh = weighting.likelihood if likelihood else weighting.sigma2
-    *found, t, z, x0 = ours(sde, parameterization.eps, times.uniform(), weigh)
+    *found, t, z, x0 = ours(sde, parameterization.Eps(), times.uniform(), weigh)
     mean, std, g2 = marginal(sde, t)
     x, scale = mean * x0 + std * z, norm(mean, std)
     # The network is called with x/scale and log(std/mean), score = −net/std.
@@ -112,7 +112,7 @@ def test_continuous_losses_of_score_sde(sde, likelihood):
 def test_edm_loss():
     """λ(σ)‖D(y + n; σ) − y‖², ln σ ~ N(−1.2, 1.2²), with its preconditioning (Karras et al. 2022, table 1)."""
     sde = sdes.EDM()
-    *found, sigma, z, y = ours(sde, parameterization.edm(0.5), times.lognormal(-1.2, 1.2), weighting.edm(0.5))
+    *found, sigma, z, y = ours(sde, parameterization.EDM(0.5), times.lognormal(-1.2, 1.2), weighting.edm(0.5))
     norm = np.sqrt(sigma**2 + 0.25)
     c_skip, c_out, c_in, c_noise = 0.25 / norm**2, 0.5 * sigma / norm, 1 / norm, np.log(sigma) / 4
     x, weight = y + sigma * z, (sigma**2 + 0.25) / (0.5 * sigma) ** 2
@@ -122,20 +122,23 @@ def test_edm_loss():
 
 # What the network is, and the weight of its square, of SNR and min(SNR, γ) (Hang et al. 2023, eq. 7 and 8; of v, 4.1).
 MIN_SNR = {
-    "x0": lambda mean, std, x0, eps, snr, clipped: (x0, clipped),
-    "eps": lambda mean, std, x0, eps, snr, clipped: (eps, clipped / snr),
-    "v": lambda mean, std, x0, eps, snr, clipped: ((mean * eps - std * x0) / norm(mean, std), clipped / (snr + 1)),
+    parameterization.X0(): lambda mean, std, x0, eps, snr, clipped: (x0, clipped),
+    parameterization.Eps(): lambda mean, std, x0, eps, snr, clipped: (eps, clipped / snr),
+    parameterization.V(): lambda mean, std, x0, eps, snr, clipped: (
+        (mean * eps - std * x0) / norm(mean, std),
+        clipped / (snr + 1),
+    ),
 }
 
 
 @pytest.mark.parametrize("sde", [sdes.VP(), sdes.VE()], ids=["vp", "ve"])
-@pytest.mark.parametrize("name", MIN_SNR)
-def test_min_snr_loss(name, sde):
+@pytest.mark.parametrize("meaning", MIN_SNR, ids=str)
+def test_min_snr_loss(meaning, sde):
     """min(SNR, γ)·‖x_0 − x̂_0‖², in terms of x_0, of ε (divided by SNR) or of v (by SNR + 1)."""
-    *found, t, z, x0 = ours(sde, getattr(parameterization, name), times.uniform(), weighting.min_snr(5.0))
+    *found, t, z, x0 = ours(sde, meaning, times.uniform(), weighting.min_snr(5.0))
     mean, std, _ = marginal(sde, t)
     snr = mean**2 / std**2
-    target, weight = MIN_SNR[name](mean, std, x0, z, snr, np.minimum(snr, 5.0))
+    target, weight = MIN_SNR[meaning](mean, std, x0, z, snr, np.minimum(snr, 5.0))
     x = (mean * x0 + std * z) / norm(mean, std)
     assert_equal(found, published(x, np.log(std / mean), np.ones_like(std), target, weight, np.sum), 0.5)
     assert 2 <= (snr > 5).sum() <= 14  # some clipped, some not
@@ -144,9 +147,9 @@ def test_min_snr_loss(name, sde):
 def test_vdm_loss():
     """½γ′(t)‖ε − ε̂‖², γ = −log SNR (Kingma et al. 2021, eq. 17), is the likelihood-weighted loss itself."""
     sde = sdes.VP()
-    *found, t, eps, x0 = ours(sde, parameterization.eps, times.uniform(antithetic=True), weighting.likelihood)
+    *found, t, eps, x0 = ours(sde, parameterization.Eps(), times.uniform(antithetic=True), weighting.likelihood)
     mean, std, _ = marginal(sde, t)
-    gamma = lambda t: np.log(np.expm1(0.1 * t + 0.5 * 19.9 * t**2))  # noqa: E731
+    gamma = lambda t: np.log(np.expm1(0.1 * t + 0.5 * 19.9 * t**2))
     slope = (gamma(t * (1 + 1e-5)) - gamma(t * (1 - 1e-5))) / (2e-5 * t)
     x = mean * x0 + std * eps
     assert_equal(found, published(x, np.log(std / mean), np.ones_like(std), eps, slope, np.sum), 0.5)

@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 from score_jax import arrays, likelihood, losses, networks, parameterization, sampling
 from score_jax import sde as sdes
+from score_jax.adapters import linen
 from score_jax.losses import variational
 from score_jax.sampling import grids
 from score_jax.score import ScoreModel
@@ -60,11 +61,18 @@ def grey(n, dims=4, seed=3):
 def test_the_bound_is_ddpms(name, variances, x64):
     """Term by term on the same draws: prior, 999 KLs, decoder, for an ε-network that is sin of its input."""
     x0, ts = jnp.asarray(grey(2)), grids.ddpm(DDPM, t_end=1e-3)
-    sigma = lambda t, x: arrays.expand_right(DDPM.sigma(t), x)  # noqa: E731
+    sigma = lambda t, x: arrays.expand_right(DDPM.sigma(t), x)
     score_fn = trace_counter(lambda x, t: -jnp.sin(x) / sigma(t, x))
     run = jax.jit(
         lambda x0: likelihood.variational_bound(
-            key(), DDPM, score_fn, x0, ts, variance=name, prior_variance=1.0, last_variance=TABLES.posterior_variance[1]
+            key(),
+            DDPM,
+            score_fn,
+            x0,
+            ts=ts,
+            variance=name,
+            prior_variance=1.0,
+            last_variance=TABLES.posterior_variance[1],
         )
     )
     bound = run(x0)
@@ -86,9 +94,9 @@ def test_the_priors_term_meets_its_published_values(x64):
     """Bits per dimension of x0 = 1 and x0 = 0 against N(0, I)."""
     x0, score_fn = jnp.array([[1.0], [0.0]]), lambda x, t: -x
     levels = grids.ddpm(DDPM)[:3]
-    run = jax.jit(lambda p: likelihood.variational_bound(key(), DDPM, score_fn, x0, levels, prior_variance=p).prior)
+    run = jax.jit(lambda p: likelihood.variational_bound(key(), DDPM, score_fn, x0, ts=levels, prior_variance=p).prior)
     np.testing.assert_allclose(run(1.0) / math.log(2), [2.9112945e-5, 5.87e-10], rtol=1e-3)
-    own = likelihood.variational_bound(key(), DDPM, score_fn, x0, levels).prior  # of the SDE: nothing at x0 = 0
+    own = likelihood.variational_bound(key(), DDPM, score_fn, x0, ts=levels).prior  # of the SDE: nothing at x0 = 0
     np.testing.assert_allclose(own, [0.5 * TABLES.alphas_bar[-1] / (1 - TABLES.alphas_bar[-1]), 0], atol=1e-15)
 
 
@@ -144,9 +152,9 @@ def gaussian_bound():
 
     @jax.jit
     def run(steps, last):
-        table = lambda x, t, s: jnp.append(steps, last)[jnp.abs(ts - t).argmin()]  # noqa: E731
+        table = lambda x, t, s: jnp.append(steps, last)[jnp.abs(ts - t).argmin()]
         options = {"variance": table, "decoder": variational.gaussian_decoder}
-        return likelihood.variational_bound(key(1), sde, exact_score(sde), x0, ts, **options)
+        return likelihood.variational_bound(key(1), sde, exact_score(sde), x0, ts=ts, **options)
 
     return sde, ts, lambda steps, last: run(jnp.asarray(steps, jnp.float32), jnp.asarray(last, jnp.float32))
 
@@ -198,7 +206,7 @@ def test_the_bound_is_the_likelihood_weighted_loss_in_continuous_time(x64):
         eps = jnp.ones((len(ts) - 1, DIMS))
         variance = sde.posterior_variance(ts[:-1], ts[1:])
         score = -0.7 / sde.sigma(ts[:-1])[:, None] * eps
-        return variational.step_kl(sde, eps, score, variance, ts[:-1], ts[1:]).sum()
+        return variational.step_kl(sde, score, eps, variance=variance, t=ts[:-1], s=ts[1:]).sum()
 
     errors = [float(total(grids.uniform(sde, n + 1))) / integral - 1 for n in (1000, 2000)]
     assert abs(errors[1]) < 0.02
@@ -220,7 +228,7 @@ class Doubled(nn.Module):
 def doubled_model(sde, floor=1e-6):
     module = Doubled()
     variables = module.init(key(), jnp.zeros((1, DIMS)), jnp.zeros(1))
-    return ScoreModel(variables, sde, module, parameterization.learned(parameterization.eps, floor=floor))
+    return ScoreModel(variables, sde, linen(module), parameterization.learned(parameterization.Eps(), floor=floor))
 
 
 def test_a_learned_variance_lies_between_the_two_fixed_ones():
@@ -254,12 +262,12 @@ def test_ancestral_takes_the_learned_variance():
 def test_a_learned_variance_is_finite_wherever_a_step_may_go():
     """0 where a step goes nowhere; that of all the noise, or the floor, where it goes to the data: on every SDE."""
     x, v = jnp.zeros((3, 1)), jnp.array([[-1.0], [0.0], [1.0]])
-    learned = parameterization.learned(parameterization.eps, floor=1e-7)
+    learned = parameterization.learned(parameterization.Eps(), floor=1e-7)
 
     @jax.jit
     def run(sde):
         level = sde.time(-2 * jnp.log(jnp.asarray(0.15)))
-        of = lambda v, s: learned.variance(sde, level, s, jnp.concatenate([x, v], axis=1))  # noqa: E731
+        of = lambda v, s: learned.variance(sde, level, s, jnp.concatenate([x, v], axis=1))
         slope = jax.grad(lambda v: of(v, level).sum())(v)
         return of(v, level), slope, of(v, jnp.zeros_like(level)), sde.variance(level)
 
@@ -281,9 +289,9 @@ def test_a_step_from_a_time_to_itself_leaves_x_alone_with_a_learned_variance():
 
 def test_a_floor_is_asked_for():
     with pytest.raises(TypeError, match="floor"):
-        parameterization.learned(parameterization.eps)
+        parameterization.learned(parameterization.Eps())
     with pytest.raises(InputError, match=r"learned: floor must be positive, got 0\.0"):
-        parameterization.learned(parameterization.eps, floor=0.0)
+        parameterization.learned(parameterization.Eps(), floor=0.0)
 
 
 class Wide(nn.Module):
@@ -294,12 +302,12 @@ class Wide(nn.Module):
         return nn.Dense(2 * x.shape[-1])(x)
 
 
-def test_score_and_variance_cost_one_evaluation_of_the_network():
+def test_score_with_variance_costs_one_evaluation_of_the_network():
     """The compiled ancestral step has as many floating-point operations in matrices as the score alone."""
     x, module = jnp.ones((8, 64)), Wide()
-    model = doubled_model(sdes.VP()).replace(module=module, variables=module.init(key(), x, jnp.zeros(8)))
+    model = doubled_model(sdes.VP()).replace(apply=linen(module), variables=module.init(key(), x, jnp.zeros(8)))
     sampler, t, s = sampling.ancestral(model.sde, model, variance=model.variance), jnp.asarray(0.5), jnp.asarray(0.4)
-    step = lambda x: sampler.step(key(), sampler.init(x), t, s).x  # noqa: E731
+    step = lambda x: sampler.step(key(), sampler.init(x), t, s).x
     products = [str(jax.jit(f).lower(x).compile().as_text()).count(" dot(") for f in (lambda x: model(x, t), step)]
     assert products == [1, 1]
 
@@ -310,18 +318,20 @@ def test_the_published_u_net_has_room_for_a_variance():
 
     def both(x):
         variables = module.init(key(), x, t)
-        model = ScoreModel(variables, sdes.VP(), module, parameterization.learned(parameterization.v, floor=1e-6))
+        model = ScoreModel(
+            variables, sdes.VP(), linen(module), parameterization.learned(parameterization.V(), floor=1e-6)
+        )
         return model.with_variance(x, t, 0.5 * t)
 
     assert [v.shape for v in jax.eval_shape(both, x)] == [x.shape, x.shape]
 
 
 def test_parameterizations_without_a_variance_say_so():
-    model = doubled_model(sdes.VP()).replace(parameterization=parameterization.eps)
-    with pytest.raises(InputError, match=r"'eps' has no learned variance: use learned\(eps\)"):
-        model.replace(module=Single()).variance(jnp.ones((1, DIMS)), jnp.asarray(0.5), jnp.asarray(0.4))
+    model = doubled_model(sdes.VP()).replace(parameterization=parameterization.Eps())
+    with pytest.raises(InputError, match=r"Eps\(\) has no learned variance: use learned\(Eps\(\)\)"):
+        model.replace(apply=linen(Single())).variance(jnp.ones((1, DIMS)), jnp.asarray(0.5), jnp.asarray(0.4))
     with pytest.raises(InputError, match=r"must return mean and variance, \(1, 4\); it returned \(1, 2\)"):
-        doubled_model(sdes.VP()).replace(module=Single())(jnp.ones((1, DIMS)), jnp.asarray(0.5))
+        doubled_model(sdes.VP()).replace(apply=linen(Single()))(jnp.ones((1, DIMS)), jnp.asarray(0.5))
 
 
 class Single(nn.Module):
@@ -338,14 +348,14 @@ def hybrid():
     with jax.enable_x64(True):
         model = doubled_model(DDPM, float(TABLES.posterior_variance[1]))
         x0, levels = jnp.asarray(grey(6, DIMS)), DDPM.knots()[::-1]
-        chosen = lambda *_: (DDPM.knots()[index], jnp.ones(6))  # noqa: E731
+        chosen = lambda *_: (DDPM.knots()[index], jnp.ones(6))
 
         def hybrid(variables):
             both = model.replace(variables=variables).with_variance
-            return losses.hybrid_loss(key(1), both, x0, DDPM, levels=levels, times=chosen)
+            return losses.hybrid_loss(key(1), DDPM, both, x0, ts=levels, times=chosen)
 
         def simple(variables):
-            return losses.diffusion_loss(key(1), model.replace(variables=variables), x0, DDPM, times=chosen).sum()
+            return losses.diffusion_loss(key(1), DDPM, model.replace(variables=variables), x0, times=chosen).sum()
 
         @jax.jit
         def compute(variables):
@@ -388,7 +398,7 @@ def test_beside_a_named_variance_the_decoder_has_that_of_all_the_noise():
     def run(sde):
         ts = sde.time(-2 * jnp.log(jnp.array([0.0204, 0.0102])))
         options = {"decoder": variational.gaussian_decoder}
-        return ts, likelihood.variational_bound(key(1), sde, exact_score(sde), x0, ts, **options).decoder
+        return ts, likelihood.variational_bound(key(1), sde, exact_score(sde), x0, ts=ts, **options).decoder
 
     for index, sde in enumerate(SDES.values()):
         ts, decoder = run(AnySDE(index))
@@ -398,7 +408,9 @@ def test_beside_a_named_variance_the_decoder_has_that_of_all_the_noise():
 
 def test_rows_of_the_bound_depend_on_their_own_key():
     sde, x0 = sdes.VP(), arrays.normal(key(), jnp.zeros((6, DIMS)))
-    run = jax.jit(lambda k, x0: likelihood.variational_bound(k, sde, exact_score(sde), x0, grids.log_snr(sde, 5)).total)
+    run = jax.jit(
+        lambda k, x0: likelihood.variational_bound(k, sde, exact_score(sde), x0, ts=grids.log_snr(sde, 5)).total
+    )
     whole = run(arrays.example_keys(key(1), 6), x0)
     np.testing.assert_allclose(run(key(1), x0), whole, rtol=1e-6)
     np.testing.assert_allclose(run(arrays.example_keys(key(1), 6)[::-1], x0[::-1]), whole[::-1], rtol=1e-5)
@@ -406,18 +418,18 @@ def test_rows_of_the_bound_depend_on_their_own_key():
 
 def test_levels_that_make_no_sense_are_refused():
     sde, x0 = sdes.VP(), jnp.zeros((1, 1))
-    bound = lambda ts: likelihood.variational_bound(key(), sde, lambda x, t: -x, x0, ts)  # noqa: E731
-    hybrid = lambda ts: losses.hybrid_loss(key(), lambda x, t, s: (x, x), x0, sde, levels=ts)  # noqa: E731
+    bound = lambda ts: likelihood.variational_bound(key(), sde, lambda x, t: -x, x0, ts=ts)
+    hybrid = lambda ts: losses.hybrid_loss(key(), sde, lambda x, t, s: (x, x), x0, ts=ts)
     for owner, refused in (("variational_bound", bound), ("hybrid_loss", hybrid)):
-        with pytest.raises(InputError, match=rf"{owner}: levels must be a vector of two or more times.*shape \(\)"):
+        with pytest.raises(InputError, match=rf"{owner}: ts must be a vector of two or more times.*shape \(\)"):
             refused(0.5)
-        with pytest.raises(InputError, match=rf"{owner}: levels must decrease.*0\.1 → 0\.9.*leave out one"):
+        with pytest.raises(InputError, match=rf"{owner}: ts must decrease.*0\.1 → 0\.9.*leave out one"):
             refused(jnp.array([0.1, 0.9]))
-        with pytest.raises(InputError, match=rf"{owner}: levels must decrease.*: leave out one"):
+        with pytest.raises(InputError, match=rf"{owner}: ts must decrease.*: leave out one"):
             refused(grids.levels(sde, np.array([5.0, 1.0, 0.1], np.float32)))  # its first level stands twice
-        with pytest.raises(InputError, match=rf"{owner}: levels must be positive.*0\.5 → 0"):
+        with pytest.raises(InputError, match=rf"{owner}: ts must be positive.*0\.5 → 0"):
             refused(grids.uniform(sde, 3, t_end=0.0))
-        with pytest.raises(InputError, match=f"{owner}: levels must decrease"):
+        with pytest.raises(InputError, match=f"{owner}: ts must decrease"):
             refused(np.array([0.5, np.nan]))
-    with pytest.raises(InputError, match="levels must be at least 2, got 1"):
+    with pytest.raises(InputError, match="grey_levels must be at least 2, got 1"):
         variational.grey_level_decoder(1)

@@ -84,7 +84,7 @@ def test_second_derivatives_train_an_energy_by_implicit_score_matching():
     xs = x + jnp.linspace(-1, 1, 3)[:, None]
 
     def objective(variables, x):
-        f = lambda x: module.apply(variables, x[None], COND)[0]  # noqa: E731
+        f = lambda x: module.apply(variables, x[None], COND)[0]
         return 0.5 * jnp.sum(f(x) ** 2) + jnp.trace(jax.jacfwd(f)(x))
 
     def loss(variables):

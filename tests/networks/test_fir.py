@@ -27,10 +27,10 @@ def test_published_numbers_of_the_filter(axis):
     def up(values):
         x = along(values, axis)
         like = jnp.zeros((1, 2 * x.shape[1], 2 * x.shape[2], 1))
-        return inner(fir.upsample(x, like, TAPS), axis) / 0.75
+        return inner(fir.filtered_upsample(x, like, TAPS), axis) / 0.75
 
     def down(values):
-        return inner(fir.downsample(along(values, axis), TAPS), axis) / 0.75
+        return inner(fir.filtered_downsample(along(values, axis), TAPS), axis) / 0.75
 
     # sums of four binary fractions, exact; division by ¾ costs one rounding
     np.testing.assert_allclose(up(np.ones(4)), [0.75, 1, 1, 1, 1, 1, 1, 0.75], rtol=1e-6)
@@ -41,8 +41,8 @@ def test_published_numbers_of_the_filter(axis):
 
 def test_two_equal_taps_are_means_and_repeated_pixels():
     x, like = images(0, 2, 7, 4, 3), np.zeros((2, 13, 8, 3))
-    np.testing.assert_allclose(fir.downsample(x, (1, 1)), layers.downsample(x), atol=1e-6)
-    np.testing.assert_array_equal(fir.upsample(x, like, (1, 1)), layers.upsample(x, like))
+    np.testing.assert_allclose(fir.filtered_downsample(x, (1, 1)), layers.downsample(x), atol=1e-6)
+    np.testing.assert_array_equal(fir.filtered_upsample(x, like, (1, 1)), layers.upsample(x, like))
 
 
 LAYERS = Layers(fan_average, 32, 4, 1e-6, None)

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +48,19 @@ def test_upsample_is_four_times_the_adjoint_of_downsample():
     odd = upsample(y, jnp.zeros((1, 5, 3, 1)))
     assert odd.shape == (2, 5, 3, 3)
     np.testing.assert_array_equal(odd[:, 4, 2], y[:, 2, 1])
+
+
+@pytest.mark.parametrize("size", [(7,), (4, 5), (3, 4, 5), (1, 1, 1)])
+def test_means_and_repeats_in_any_number_of_dimensions_are_those_of_loops(size):
+    x, half = np.asarray(normal(2, *size, 3)), tuple(-(-n // 2) for n in size)
+    means, repeated = np.empty((2, *half, 3)), np.empty_like(x)
+    for place in np.ndindex(*half):
+        corners = itertools.product(*((2 * i, min(2 * i + 1, n - 1)) for i, n in zip(place, size, strict=True)))
+        means[:, *place] = np.mean([x[:, *corner] for corner in corners], axis=0)
+    np.testing.assert_allclose(downsample(x), means, rtol=1e-5, atol=1e-6)
+    for place in np.ndindex(*size):
+        repeated[:, *place] = means[:, *(i // 2 for i in place)]
+    np.testing.assert_array_equal(upsample(jnp.asarray(means, jnp.float32), x), repeated)
 
 
 def test_fan_in_uniform_fills_its_interval():

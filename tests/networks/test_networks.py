@@ -3,12 +3,13 @@
 import functools
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax.networks import MLP, CompactNCSN, Conservative, GaussianFourier, UNet
+from score_jax.networks import MLP, CompactNCSN, Conservative, GaussianFourier, Sinusoidal, UNet
 from score_jax.types import InputError
 from tests.networks.filling import applier, filled, jit
 
@@ -63,7 +64,7 @@ def test_output_is_zero_at_initialization(name):
 def test_parameters_do_not_depend_on_the_batch(name):
     module, variables, x, cond, _ = example(name)
     shapes = jax.eval_shape(module.init, jax.random.key(0), x[:1], cond[:1])
-    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables)
+    chex.assert_trees_all_equal_shapes_and_dtypes(shapes, variables)
 
 
 def test_rows_do_not_see_each_other(name):
@@ -175,6 +176,42 @@ def test_any_size_and_channel_count(network, shape):
     assert out.shape == x.shape
 
 
+@pytest.mark.parametrize("shape", [(5,), (4, 3), (3, 2, 2), (2, 3, 2, 1)])
+def test_mlp_takes_examples_of_any_shape_as_their_numbers_in_order(shape):
+    x, cond = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32), np.zeros(2, np.float32)
+    net = MLP((8,))
+    variables = filled(net, x, cond)
+    flat = net.apply(variables, x.reshape(2, -1), cond)
+    np.testing.assert_array_equal(net.apply(variables, x, cond), flat.reshape(x.shape))
+
+
+@pytest.mark.parametrize(("space", "axis"), [((7, 6), 0), ((7, 6), 1), ((4, 5, 3), 0), ((4, 5, 3), 1), ((4, 5, 3), 2)])
+def test_a_unet_on_space_one_place_wide_is_that_of_one_dimension_less(space, axis):
+    # Beside a single place there are only zeros, so of the kernels the middle counts alone.
+    net = UNet(channels=8, multipliers=(1, 2), embedding=Sinusoidal(8))
+    x = np.random.default_rng(0).normal(size=(2, *space, 2)).astype(np.float32).take([0], axis + 1)
+    cond = np.array([-1.0, 1.0], np.float32)
+    variables = filled(net, x, cond)
+    kernel = lambda path: path[-1].key == "kernel" and path[-2].key.startswith(("conv", "in", "out"))
+    middle = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf.take(1, axis) if kernel(path) and leaf.ndim > 2 else leaf, variables
+    )
+    thin, less = jit(net.apply)(variables, x, cond), jit(net.apply)(middle, x.squeeze(axis + 1), cond)
+    assert abs(less).max() > 0.1
+    np.testing.assert_allclose(thin.squeeze(axis + 1), less, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("axes", [(1, 2, 0), (2, 1, 0)])
+def test_a_unet_treats_the_axes_of_volumes_alike(axes):
+    net = UNet(channels=4, multipliers=(1, 2), embedding=Sinusoidal(8))
+    x, cond = np.random.default_rng(0).normal(size=(1, 3, 4, 5, 1)).astype(np.float32), np.zeros(1, np.float32)
+    variables = filled(net, x, cond)
+    turned = jax.tree.map(lambda leaf: leaf.transpose(*axes, 3, 4) if leaf.ndim == 5 else leaf, variables)
+    of_volumes = lambda v: v.transpose(0, *(a + 1 for a in axes), 4)
+    out, of_turned = jit(net.apply)(variables, x, cond), jit(net.apply)(turned, of_volumes(x), cond)
+    np.testing.assert_allclose(of_turned, of_volumes(out), rtol=1e-4, atol=1e-5)
+
+
 def test_one_pixel_is_finite():
     network, x, cond = UNet(channels=4, multipliers=(1, 1)), jnp.ones((1, 1, 1, 1)), jnp.zeros(1)
     out = jit(network.apply)(filled(network, x, cond), x, cond)
@@ -202,9 +239,8 @@ def test_rematerialization_keeps_gradients_under_dropout():
         return (out**2).mean()
 
     grads, again = (jit(jax.grad(functools.partial(loss, m)))(variables) for m in (module, module.copy(remat=True)))
-    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(again), strict=True):
-        assert np.asarray(a).any()
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert all(np.asarray(grad).any() for grad in jax.tree.leaves(grads))
+    chex.assert_trees_all_close(grads, again, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("dims", "hidden", "classes"), [(2, (128, 128, 128), 0), (5, (16,), 10)])
@@ -233,9 +269,10 @@ def test_fixed_frequencies_get_no_gradient_by_construction():
 @pytest.mark.parametrize(
     ("network", "shape", "message"),
     [
-        (UNet(), (1, 2), r"UNet takes images \(B, H, W, C\), got shape \(1, 2\)"),
+        (UNet(), (1, 2), r"UNet takes sequences \(L, C\), images .* or volumes .*, got \(2,\), take mlp"),
+        (UNet(), (1, 2, 2, 2, 2, 2), "UNet takes sequences"),
         (CompactNCSN(), (1, 8, 8), "CompactNCSN takes images"),
-        (UNet(attention=(3,)), (1, 8, 8, 1), r"attention=\(3,\) names a level that does not exist; there are 3"),
+        (UNet(attention=(3,)), (1, 8, 8, 1), r"attention=\(3,\) names a resolution that does not exist; there are 3"),
         (MLP(hidden=()), (1, 2), "at least"),
     ],
 )

@@ -8,8 +8,8 @@ from score_jax.networks.refinenet import (
     LAYOUTS,
     ChainedResidualPooling,
     MultiScaleFusion,
-    ResidualBlock,
     ResidualConvUnit,
+    StageBlock,
     average_pool,
     max_pool,
 )
@@ -77,7 +77,7 @@ def test_fusion_sums_aligned_resizes_at_the_first_size():
 @pytest.mark.parametrize(("dilation", "size"), [(1, (4, 3)), (2, (7, 5)), (4, (7, 5))])
 def test_only_undilated_stages_reduce_the_size(dilation, size):
     x = jnp.ones((1, 7, 5, 4))
-    block = ResidualBlock(8, InstanceNormPlus, True, dilation)
+    block = StageBlock(8, InstanceNormPlus, True, dilation)
     out, variables = jax.eval_shape(block.init_with_output, KEY, x, None)
     assert out.shape == (1, *size, 8)
     assert variables["params"]["shortcut"]["kernel"].shape == ((1, 1, 4, 8) if dilation == 1 else (3, 3, 4, 8))
@@ -86,7 +86,7 @@ def test_only_undilated_stages_reduce_the_size(dilation, size):
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_dilation_sets_the_reach_of_a_block(dilation):
     x = jnp.zeros((1, 15, 15, 2)).at[0, 7, 7].set(jnp.array([1.0, 2.0]))
-    block = ResidualBlock(2, lambda name: lambda x, cond: x, False, dilation)
+    block = StageBlock(2, lambda name: lambda x, cond: x, False, dilation)
     variables = filled(block, x, None)
     influence = block.apply(variables, x, None) - block.apply(variables, jnp.zeros_like(x), None)
     rows = np.flatnonzero(np.abs(influence).max((0, 2, 3)) > 1e-7)

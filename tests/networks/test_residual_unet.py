@@ -5,6 +5,7 @@ That the networks are the published functions, number for number, is in tests/in
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,14 @@ import pytest
 from score_jax.networks import DivideBySigma, GaussianFourier, ResidualUNet, adm, ddpm, ddpmpp, ncsnpp, song_unet
 from score_jax.networks.embeddings import positional
 from score_jax.networks.presets import FIR
-from score_jax.networks.residual_blocks import Attention, Condition, Layers, ResidualBlock, fan_average, fan_in
+from score_jax.networks.residual_blocks import (
+    Attention,
+    Layers,
+    NoiseAndLabelEmbedding,
+    ResidualBlock,
+    fan_average,
+    fan_in,
+)
 from score_jax.networks.residual_unet import CHOICES
 from score_jax.sde import geometric_sigmas
 from score_jax.types import InputError
@@ -59,7 +67,7 @@ PUBLISHED = {  # name: (module, side, parameters, fixed numbers)
 }
 
 
-# Tracing a network takes a second; what differs from another row in depth or levels alone is left to `make test-slow`.
+# Tracing a network takes a second; what differs from another row in size alone is left to `make test-slow`.
 SLOW = [
     "DDPM++ deep", "NCSN++ deep", "NCSN++ discrete", "NCSN++ 256", "score SDE's ddpm 256", "DDPM 256", "EDM", "EDM 64",
     "EDM NCSN++", "EDM NCSN++ 64", "score SDE's ddpm", "EDM, 10 classes",
@@ -105,7 +113,7 @@ def test_residual_block_is_its_equation(modulation):
 
 def test_resampling_blocks_resample_both_branches_after_the_norm_and_project_the_shortcut_where_asked():
     x, emb = images(0, 2, 4, 6, 4), images(1, 2, 5)
-    halve = lambda x: x[:, ::2, ::2]  # noqa: E731
+    halve = lambda x: x[:, ::2, ::2]
     for project in (True, False):
         block = ResidualBlock(LAYERS, 4, resample=halve, project_resampled=project)
         variables = filled(block, x, emb)
@@ -138,7 +146,7 @@ def test_attention_is_a_softmax_over_pixels_in_heads_of_neighbouring_channels(he
 @pytest.mark.parametrize("layer", ["inner", "outer"])
 def test_labels_enter_as_in_song_unet_and_as_in_adm(layer):
     noise, label = images(0, 4, 6), np.array([2, 0, -1, 1], np.int32)
-    condition = Condition(LAYERS, 8, 3, layer)
+    condition = NoiseAndLabelEmbedding(LAYERS, 8, 3, layer)
     variables = filled(condition, noise, label)
     p = doubled(variables["params"])
     vectors = np.concatenate([np.eye(3), np.zeros((1, 3))])[label]
@@ -210,7 +218,7 @@ def test_initializers_have_the_published_bounds():
 
 
 class Linear:
-    """A two-level network, taps (1, 3, 3, 1), one block a level and no attention weights, written out in NumPy.
+    """A network of two resolutions, taps (1, 3, 3, 1), one block each and no attention weights, written out in NumPy.
 
     The last layers of blocks and of attention are zero, so that a block is `skip_scale · shortcut`.
     """
@@ -365,7 +373,7 @@ def test_rematerialization_keeps_parameters_and_marks_every_block():
     variables, *args = example("adm")
     remat = NETWORKS["adm"].copy(remat=True)
     shapes = jax.eval_shape(remat.init, jax.random.key(0), *args)
-    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, variables)
+    chex.assert_trees_all_equal_shapes_and_dtypes(shapes, variables)
     blocks = sum("conv_1" in layers for layers in variables["params"].values())
     assert str(jax.make_jaxpr(lambda v: remat.apply(v, *args))(variables)).count("prevent_cse") == blocks == 8
 
@@ -383,8 +391,7 @@ def test_rematerialization_keeps_gradients_under_dropout():
         return jit(jax.grad(loss))(variables)
 
     remat = module.copy(remat=True)
-    for a, b in zip(jax.tree.leaves(gradient(remat)), jax.tree.leaves(gradient(module)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(gradient(remat), gradient(module), rtol=1e-4, atol=1e-6)
 
 
 PATH_PAIRS = [(i, o) for i in CHOICES["input_path"] for o in CHOICES["output_path"]]
@@ -407,7 +414,7 @@ def test_every_mode_takes_any_size_and_channel_count(n, paths):
     ("module", "label", "message"),
     [
         (ddpmpp(8, output_path="sum"), None, "output_path 'sum' does not exist: choose one of none, skip, residual"),
-        (ddpmpp(8, attention=(4,)), None, r"attention=\(4,\) names a level that does not exist; there are 4"),
+        (ddpmpp(8, attention=(4,)), None, r"attention=\(4,\) names a resolution that does not exist; there are 4"),
         (ResidualUNet(0), None, "channels must be at least 1, got 0"),
         (ddpmpp(8), np.zeros(1, np.int32), "build it with num_classes > 0"),
         (ddpmpp(8, num_classes=2), np.zeros(1, np.float32), "labels have dtype float32; integers were expected"),

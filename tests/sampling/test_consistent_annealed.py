@@ -25,7 +25,7 @@ def test_the_noise_has_the_variance_of_its_level_where_annealed_langevins_is_too
         "consistent": sampling.consistent_annealed(sde, score_fn, step_size=0.8 * 0.1**2, sigma_min=0.1),
         "langevin": sampling.annealed_langevin(sde, score_fn, step_size=0.8 * 0.1**2, n_steps=1, sigma_min=0.1),
     }
-    trace = lambda state: ((state.x - 0.5) ** 2).mean()  # noqa: E731
+    trace = lambda state: ((state.x - 0.5) ** 2).mean()
     ratio = {name: sampling.sample(key(1), s, x, ts, trace=trace)[1] / SIGMAS**2 for name, s in samplers.items()}
     np.testing.assert_allclose(ratio["consistent"], 1, atol=4 * np.sqrt(2 / n))
     assert ratio["langevin"][-1] > 1.5  # h = 0.4 and γ = 1.53: (0.6² 1.53² − 1.25) + … tends to b(1 − q)/(1 − qγ²)

@@ -51,7 +51,7 @@ def test_the_flow_of_a_gaussian_scales_its_deviations(sde):
 
 def test_t_max_to_t_min_is_the_default_and_legs_add_up():
     sde, x = sdes.VP(), jnp.array([[1.0, -0.4]])
-    flow = lambda x, **ts: sampling.probability_flow(sde, gaussian_score(sde), x, **ts)[0]  # noqa: E731
+    flow = lambda x, **ts: sampling.probability_flow(sde, gaussian_score(sde), x, **ts)[0]
     whole = flow(x)
     np.testing.assert_array_equal(whole, flow(x, t0=sde.t_max, t1=sde.t_min))
     np.testing.assert_allclose(flow(flow(x, t1=0.3), t0=0.3), whole, atol=2e-4)
@@ -62,7 +62,7 @@ def test_t_max_to_t_min_is_the_default_and_legs_add_up():
 def test_the_sampler_stops_where_its_grid_does_and_counts_the_calls_of_all_legs():
     sde, x = sdes.VP(), jnp.array([[1.0, -0.4]])
     score_fn, ts = gaussian_score(sde), jnp.array([1.0, 0.3, 1e-3])
-    trace = lambda state: (state.x, state.nfe)  # noqa: E731
+    trace = lambda state: (state.x, state.nfe)
     _, (xs, nfe) = sampling.sample(key(), sampling.adaptive_flow(sde, score_fn), x, ts, trace=trace)
     half, first = sampling.probability_flow(sde, score_fn, x, t1=0.3)
     end, second = sampling.probability_flow(sde, score_fn, half, t0=0.3, t1=1e-3)
@@ -121,7 +121,7 @@ def test_half_precision_is_integrated_in_float32(decode):
 
 def test_times_outside_the_sde_are_refused():
     """Flow at t = 1 has no data left in x, and no velocity."""
-    refused = lambda **ts: sampling.probability_flow(sdes.Flow(), lambda x, t: -x, jnp.zeros((2, 1)), **ts)  # noqa: E731
+    refused = lambda **ts: sampling.probability_flow(sdes.Flow(), lambda x, t: -x, jnp.zeros((2, 1)), **ts)
     with pytest.raises(
         InputError, match=r"t0 = 1 is outside \[t_min, t_max\] = \[1e-05, 0\.999\] of Flow.*leave it out"
     ):

@@ -29,7 +29,7 @@ def test_the_ends_are_the_samples_of_the_two_keys_and_the_way_is_smooth(make):
     start, score_fn = jnp.array([[3.0, -2.0]]), distributions.score_of(mixture(), SDE)
     draw, keys = drawer(make, score_fn, start), arrays.example_keys(key(5), 2)
     angles = jnp.linspace(0, jnp.pi / 2, 65)
-    row = jax.jit(lambda a, b: sampling.interpolate(draw, a, b, angles))(keys[0], keys[1])
+    row = jax.jit(lambda a, b: sampling.interpolate(a, b, draw, angles=angles))(keys[0], keys[1])
     usual = sampling.sample(key(5), make(score_fn, arrays.normal), jnp.broadcast_to(start, (2, 2)), TS)
     # cos(π/2) is 4e-8 in float32, and the steps amplify rounding a little
     np.testing.assert_allclose(row[jnp.array([0, -1])], usual, atol=1e-3)
@@ -40,12 +40,12 @@ def test_the_ends_are_the_samples_of_the_two_keys_and_the_way_is_smooth(make):
 def test_every_column_by_itself_follows_the_samplers_law():
     """Langevin on N(0, v) from 0 for T steps is exactly normal; θ = 0.3, 1.0 have the variance of θ = 0."""
     v, eps, n, steps = 1.5, 0.4, 20_000, 5
-    draw = lambda k, noise: sampling.langevin(  # noqa: E731
+    draw = lambda k, noise: sampling.langevin(
         k, lambda x: -x / v, jnp.zeros((len(k), 1)), step_size=eps, n_steps=steps, noise=noise
     )
     keys = arrays.example_keys(key(), 2 * n).reshape(2, n)
     angles = np.array([0.0, 0.3, 1.0], np.float32)
-    x = jax.jit(jax.vmap(lambda a, b: sampling.interpolate(draw, a, b, angles)))(*keys)[:, :, 0]
+    x = jax.jit(jax.vmap(lambda a, b: sampling.interpolate(a, b, draw, angles=angles)))(*keys)[:, :, 0]
     decay = (1 - eps / (2 * v)) ** (2 * np.arange(steps))
     expected = eps * decay.sum() * np.cos(angles[:, None] - angles)  # correlation of two columns: cos(θ − θ')
     np.testing.assert_allclose(np.cov(x.T), expected, atol=4 * expected.max() * np.sqrt(2 / n))
@@ -53,12 +53,12 @@ def test_every_column_by_itself_follows_the_samplers_law():
 
 def test_the_score_is_evaluated_on_the_rows_once_not_for_each_key():
     draw = drawer(SAMPLERS["annealed_langevin"], lambda x, t: jnp.tanh(x), jnp.ones((1, 2)))
-    program = str(jax.make_jaxpr(lambda: sampling.interpolate(draw, key(1), key(2), jnp.linspace(0, 1, 7)))())
+    program = str(jax.make_jaxpr(lambda: sampling.interpolate(key(1), key(2), draw, angles=jnp.linspace(0, 1, 7)))())
     evaluations = [line for line in program.splitlines() if "= tanh " in line]
     assert evaluations and all(":f32[7,2] = tanh" in line for line in evaluations)  # not f32[2,7,2]
 
 
 def test_other_draws_are_an_error():
-    draw = lambda k, noise: arrays.normal(k, jnp.zeros((len(k), 2)))  # noqa: E731
+    draw = lambda k, noise: arrays.normal(k, jnp.zeros((len(k), 2)))
     with pytest.raises(ValueError, match="out_axes"):
-        sampling.interpolate(draw, key(1), key(2), jnp.linspace(0, 1, 3))
+        sampling.interpolate(key(1), key(2), draw, angles=jnp.linspace(0, 1, 3))

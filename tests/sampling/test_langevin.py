@@ -96,7 +96,7 @@ def test_annealed_langevin_is_one_chain_in_x_over_alpha_whatever_the_process():
 def test_annealed_langevin_recovers_the_mode_weights_that_langevin_gets_wrong():
     """Figure 3 of Song & Ermon 2019 with exact scores: 0.8/0.2 at ±5, 1280 chains from U[−8, 8]²."""
     data = distributions.GaussianMixture(jnp.array([0.8, 0.2]), jnp.array([[5.0, 5.0], [-5.0, -5.0]]), 1.0)
-    x = arrays.uniform(key(), jnp.zeros((1280, 2))) * 16 - 8
+    x = arrays.unit_uniform(key(), jnp.zeros((1280, 2))) * 16 - 8
     plain = sampling.langevin(key(1), data.score, x, step_size=0.1, n_steps=1000)
     # As in the paper the last level is the data itself: component std σ from 20 down to 1.
     deltas = distributions.Empirical(jnp.array([[5.0, 5.0]] * 4 + [[-5.0, -5.0]]))
@@ -105,7 +105,7 @@ def test_annealed_langevin_recovers_the_mode_weights_that_langevin_gets_wrong():
         sde, distributions.score_of(deltas, sde), step_size=0.1, n_steps=100, sigma_min=1.0
     )
     annealed = sampling.sample(key(2), sampler, x, grids.levels(sde, sdes.geometric_sigmas(20.0, 1.0, 10)))
-    weight = lambda x: float((x.sum(1) > 0).mean())  # noqa: E731
+    weight = lambda x: float((x.sum(1) > 0).mean())
     standard_error = np.sqrt(0.25 / 1280)
     assert abs(weight(plain) - 0.5) < 4 * standard_error + 0.03  # the basins' share of the start
     assert abs(weight(annealed) - 0.8) < 4 * np.sqrt(0.16 / 1280) + 0.03  # with the ladder's small finite-time bias
@@ -124,7 +124,7 @@ def test_step_sizes_that_are_not_positive_are_refused(step_size):
 
 @pytest.mark.parametrize("n_steps", [0, -3])
 def test_fewer_than_one_step_is_refused(n_steps):
-    score_fn = lambda x, t: x  # noqa: E731
+    score_fn = lambda x, t: x
     calls = {
         "langevin": lambda: sampling.langevin(key(), jnp.sin, jnp.ones((2, 2)), step_size=0.1, n_steps=n_steps),
         "mala": lambda: sampling.mala(key(), arrays.sum_dims, jnp.ones((2, 2)), step_size=0.1, n_steps=n_steps),
@@ -147,6 +147,6 @@ def test_gradients_are_finite_where_no_noise_is_added():
     assert by_x[0, 0] == 1 and np.isfinite(by_x).all() and np.isfinite(by_step).all()
 
     corrector = sampling.langevin_corrector(sdes.VE(), lambda x, t: x * jnp.array([[0.0], [1.0]]), snr=0.1)
-    moved = lambda x: corrector.step(arrays.example_keys(key(), 2), corrector.init(x), 0.5, 0.4).x.sum()  # noqa: E731
+    moved = lambda x: corrector.step(arrays.example_keys(key(), 2), corrector.init(x), 0.5, 0.4).x.sum()
     gradient = jax.grad(moved)(x)
     assert gradient[0, 0] == 1 and np.isfinite(gradient).all()

@@ -134,7 +134,7 @@ def test_orders_are_limited_where_steps_are_long_or_grow(x64):
         of_no_grid = samplers[3]._replace(along=None)
         return [stepwise(sampler, key(), start, ts)[0, 0] for sampler in (*samplers, of_no_grid)]
 
-    same = lambda a, b: abs(a - b) < 1e-12  # noqa: E731
+    same = lambda a, b: abs(a - b) < 1e-12
     for h, third, second in ((0.70, True, False), (0.72, False, False), (0.49, True, True), (0.51, True, False)):
         ts = sde.time(2 * jnp.asarray([-1.0, -0.5, 0.0, h]))  # log-SNR is 2 λ
         for make in (sampling.dpm_solver_pp, sampling.unipc):
@@ -203,7 +203,7 @@ def few_steps():
 
 
 # Of an implementation in NumPy: (SDE, grid, steps), and the errors of 2M and 3M; of both as released for long runs, no
-# lower orders and half of the quadratic term; and of UniPC-2 and UniPC-3. experiments/few_steps has more of them.
+# lower orders and half of the quadratic term; and of UniPC-2 and UniPC-3. More are in experiments/studies/few_steps.
 ERRORS = {
     ("edm", "karras", 5): (0.2871, 0.2871, 0.4583, 1.331, 0.2918, 0.2921),
     ("edm", "karras", 8): (0.2024, 0.2024, 0.2490, 0.1765, 0.1963, 0.1981),

@@ -192,7 +192,7 @@ def test_ancestral_on_the_table_is_ddpms_published_step():
 
 def test_a_constant_variance_function_is_used_as_given():
     sde = sdes.VP()
-    score_fn = lambda x, t: jnp.zeros_like(x)  # noqa: E731
+    score_fn = lambda x, t: jnp.zeros_like(x)
     sampler = sampling.ancestral(sde, score_fn, variance=lambda x, t, s: jnp.asarray(0.25))
     x = sampling.sample(key(), sampler, jnp.zeros((20_000, 1)), jnp.array([0.5, 0.4]))
     np.testing.assert_allclose(x.std(), 0.5, rtol=0.02)  # 4 s.e. of a standard deviation
@@ -374,7 +374,7 @@ def score_calls(jaxpr, loops=1):
 )
 def test_calls_is_how_often_a_step_evaluates_the_score(make, calls):
     sampler = make(sdes.VP(), lambda x, t: jnp.tanh(x))
-    run = lambda x: sampling.sample(key(), sampler, x, jnp.linspace(1, 0.1, 8))  # noqa: E731
+    run = lambda x: sampling.sample(key(), sampler, x, jnp.linspace(1, 0.1, 8))
     assert sampler.calls == calls
     assert score_calls(jax.make_jaxpr(run)(jnp.ones((2, 3))).jaxpr) == 7 * calls
 
@@ -469,7 +469,7 @@ def test_of_a_trace_only_the_steps_asked_for_are_held():
     sampler, keep = sampling.ancestral(sde, lambda x, t: -x), grids.evenly(400, 7)
     np.testing.assert_array_equal(keep, [0, 66, 133, 200, 266, 332, 399])
     np.testing.assert_array_equal(grids.evenly(5, 1), [4])
-    draw = lambda k, x, **options: sampling.sample(k, sampler, x, ts, trace=lambda state: state.x, **options)  # noqa: E731
+    draw = lambda k, x, **options: sampling.sample(k, sampler, x, ts, trace=lambda state: state.x, **options)
     all_of_them, some = jax.jit(draw), jax.jit(lambda k, x: draw(k, x, keep=keep))
     np.testing.assert_array_equal(all_of_them(key(), x)[1][keep], some(key(), x)[1])
     np.testing.assert_array_equal(some(key(), x)[0], some(key(), x)[1][-1])
@@ -481,7 +481,7 @@ def test_keys_and_hyperparameters_may_be_batched():
     """vmap over keys and over η: η = 0 is the flow, 1 the reverse SDE, each lane what it is alone."""
     sde = SDES["vp"]
     score_fn, ts, x = distributions.score_of(mixture(), sde), log_snr_grid("vp", 9), exact_start("vp")[:16]
-    draw = lambda k, eta: sampling.sample(k, sampling.dpm_solver_pp(sde, score_fn, eta=eta), x, ts)  # noqa: E731
+    draw = lambda k, eta: sampling.sample(k, sampling.dpm_solver_pp(sde, score_fn, eta=eta), x, ts)
     keys = jax.random.split(key(3), 2)
     both = jax.jit(jax.vmap(draw))(keys, jnp.array([0.0, 1.0]))
     for lane, name in enumerate(("dpm_solver_pp", "dpm_solver_pp_sde")):
@@ -493,7 +493,7 @@ def test_eight_devices_draw_what_one_draws():
     sde = SDES["vp"]
     score_fn, ts, x = distributions.score_of(mixture(), sde), log_snr_grid("vp", 9), exact_start("vp")[:16]
     keys = arrays.example_keys(key(3), 16)
-    draw = lambda k, x: sampling.sample(k, sampling.unipc(sde, score_fn), x, ts)  # noqa: E731
+    draw = lambda k, x: sampling.sample(k, sampling.unipc(sde, score_fn), x, ts)
     spread = jax.pmap(draw)(keys.reshape(8, 2), x.reshape(8, 2, 2))
     alone = run(sampling.unipc, "vp", keys, x, ts)[0]
     np.testing.assert_allclose(spread.reshape(16, 2), alone, rtol=1e-4, atol=1e-4)

@@ -32,7 +32,7 @@ def test_dynamic_thresholding_is_imagens_rule():
     """s = max(1, quantile of |x0|) of each example, clip to ±s, divide by s; here in the units of [0, 1]."""
     sde, x0 = SDES["vp"], np.random.default_rng(0).normal(0.5, [[[0.2]], [[1.0]], [[3.0]]], (3, 10, 10))
     point = jnp.asarray(x0, jnp.float32)
-    score_fn = lambda x, t: (arrays.expand_right(sde.alpha(t), x) * point - x) / sde.variance(t)  # noqa: E731
+    score_fn = lambda x, t: (arrays.expand_right(sde.alpha(t), x) * point - x) / sde.variance(t)
     options = {"low": 0.0, "high": 1.0, "quantile": 0.9}
     ours = estimates(sde, sampling.dynamically_thresholded(sde, score_fn, **options), jnp.zeros((3, 10, 10)))
     y = 2 * x0 - 1

@@ -3,6 +3,7 @@ import os
 import shutil
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,14 +25,13 @@ def _state(seed=1, width=50):
 def _save(workdir, *steps, config=tiny.CONFIG, position=None, **keep):
     manager = checkpoint.open_checkpoints(workdir, **keep)
     for step in steps:
-        checkpoint.save(manager, step, _state(step), config=config, position=position, window=[1, 0.1])
+        checkpoint.save_state(manager, step, _state(step), config=config, position=position, window=[1, 0.1])
     manager.wait_until_finished()
     return manager
 
 
 def _assert_same(a, b):
-    same = lambda x, y: np.testing.assert_array_equal(_words(x), _words(y))  # noqa: E731
-    jax.tree.map(same, a, b)
+    chex.assert_trees_all_equal(*(jax.tree.map(_words, tree) for tree in (a, b)), strict=True)
 
 
 def _words(x):
@@ -43,7 +43,7 @@ def test_state_with_its_typed_key_position_and_sums_come_back(tmp_path, seed):
     position = b"\x00\xff grain" if seed == 1 else {"number": 3}
     manager = _save(tmp_path, seed, position=position)
     mesh = tiny.mesh(4)
-    read = checkpoint.restore(manager, replicate(_state(0 if seed == 1 else 5), mesh), config=tiny.CONFIG)
+    read = checkpoint.restore_state(manager, replicate(_state(0 if seed == 1 else 5), mesh), config=tiny.CONFIG)
     manager.close()
     _assert_same(read.state, _state(seed))
     assert read.state.key.dtype == _state(seed).key.dtype
@@ -60,11 +60,11 @@ def test_donating_the_state_does_not_disturb_a_checkpoint_being_written(tmp_path
     state = replicate({"w": jnp.arange(200_000.0)}, tiny.mesh())
     spoil = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
     manager = checkpoint.open_checkpoints(tmp_path)
-    checkpoint.save(manager, 1, state, config={})
+    checkpoint.save_state(manager, 1, state, config={})
     for _ in range(3):
         state = spoil(state)
     manager.wait_until_finished()
-    read = checkpoint.restore(manager, jax.eval_shape(lambda: {"w": jnp.zeros(200_000)}))
+    read = checkpoint.restore_state(manager, jax.eval_shape(lambda: {"w": jnp.zeros(200_000)}))
     manager.close()
     np.testing.assert_array_equal(read.state["w"], np.arange(200_000.0))
 
@@ -94,7 +94,7 @@ def test_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, caplog, h
     workdir = _damaged(tmp_path, how, 2)
     manager = checkpoint.open_checkpoints(workdir)
     with manager:
-        read = checkpoint.restore(manager, _state(0), config=tiny.CONFIG)
+        read = checkpoint.restore_state(manager, _state(0), config=tiny.CONFIG)
     assert read.step == 1
     _assert_same(read.state, _state(1))
     assert str(workdir / "checkpoints" / "2") in caplog.text
@@ -133,7 +133,7 @@ def test_damage_of_any_kind_to_any_file_is_named_and_the_checkpoint_before_used(
     workdir, state = tmp_path / "run", {"w": jnp.arange(3.0)}
     with checkpoint.open_checkpoints(workdir) as manager:
         for step in (1, 2):
-            checkpoint.save(manager, step, state, config={})
+            checkpoint.save_state(manager, step, state, config={})
     folder = workdir / "checkpoints" / "2"
     files = sorted(f.relative_to(folder) for f in folder.rglob("*") if f.is_file())
     described = [f for f in files if f.name in ("metadata", "sha256.json", "_CHECKPOINT_METADATA", "_METADATA")]
@@ -142,7 +142,7 @@ def test_damage_of_any_kind_to_any_file_is_named_and_the_checkpoint_before_used(
 
     def read():
         with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
-            return checkpoint.restore(manager, state, config={}).step
+            return checkpoint.restore_state(manager, state, config={}).step
 
     for file, damage in [(f, "flipped") for f in files] + [(f, damage) for f in described for damage in _DAMAGES]:
         _DAMAGES[damage](folder / file)
@@ -167,7 +167,7 @@ def test_what_only_has_the_name_of_a_checkpoint_is_passed_over(tmp_path, caplog,
         shutil.rmtree(folder)
         folder.write_text("") if kind == "a file" else folder.mkdir()
     with checkpoint.open_checkpoints(tmp_path) as manager:
-        assert checkpoint.restore(manager, _state(0)).step == 1
+        assert checkpoint.restore_state(manager, _state(0)).step == 1
     assert reason in caplog.text
     checkpoint.set_aside_after(tmp_path, 1)
     assert checkpoint.steps(tmp_path) == [1] and len(list((tmp_path / "damaged").iterdir())) == 1
@@ -177,7 +177,7 @@ def test_what_only_has_the_name_of_a_checkpoint_is_passed_over(tmp_path, caplog,
 def test_only_damaged_checkpoints_are_an_error_naming_each(tmp_path):
     manager = checkpoint.open_checkpoints(_damaged(tmp_path, "one bit", 1, 2), read_only=True)
     with pytest.raises(InputError, match=r"checkpoints/2 \(state/.* is missing or damaged\); .*checkpoints/1 \("):
-        checkpoint.restore(manager, _state(0))
+        checkpoint.restore_state(manager, _state(0))
     manager.close()
 
 
@@ -194,24 +194,35 @@ def test_checksum_sees_any_single_change():
 
 def test_checkpoint_of_another_network_names_the_array(tmp_path):
     manager = _save(tmp_path, 1)
-    with pytest.raises(InputError, match=r"ema\.w is \(50, 40\) there and \(5, 40\) here"):
-        checkpoint.restore(manager, _state(width=5))
+    with pytest.raises(InputError, match=r"ema\.w is float32 \(50, 40\) there and float32 \(5, 40\) here"):
+        checkpoint.restore_state(manager, _state(width=5))
     manager.close()
+
+
+def test_checkpoint_of_another_precision_is_not_taken_for_a_damaged_one(tmp_path):
+    manager = _save(tmp_path, 1)
+    with jax.enable_x64(True), pytest.raises(InputError, match=r"ema\.w is float32 \(50, 40\) there and float64 "):
+        checkpoint.restore_state(manager, jax.tree.map(_wide, _state()))
+    manager.close()
+
+
+def _wide(x):
+    return x.astype(jnp.float64) if x.dtype == jnp.float32 else x
 
 
 def test_checkpoint_of_another_config_names_what_differs(tmp_path):
     manager = _save(tmp_path, 1)
     other = {"network": {"width": 9}, "training": {"batch_size": 16, "steps": 80}}
     with pytest.raises(InputError, match=r"\(network\.width: 8 → 9\)"):
-        checkpoint.restore(manager, _state(0), config=other, may_differ=["training.steps"])
+        checkpoint.restore_state(manager, _state(0), config=other, may_differ=["training.steps"])
     manager.close()
 
 
 def test_step_that_is_not_there_names_those_that_are(tmp_path):
     manager = _save(tmp_path, 1, 2)
     with pytest.raises(InputError, match=r"no checkpoint of step 3; it has \[1, 2\]"):
-        checkpoint.restore(manager, _state(0), step=3)
-    _assert_same(checkpoint.restore(manager, _state(0), step=1).state, _state(1))
+        checkpoint.restore_state(manager, _state(0), step=3)
+    _assert_same(checkpoint.restore_state(manager, _state(0), step=1).state, _state(1))
     manager.close()
 
 

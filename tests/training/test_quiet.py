@@ -14,7 +14,10 @@ from score_jax.training import Every
 from tests.training import tiny
 
 def run(workdir, steps, *signals):
-    call = lambda state, step: [os.kill(os.getpid(), s) for s in signals if step == 20] and None
+    def call(state, step):
+        for number in signals if step == 20 else ():
+            os.kill(os.getpid(), number)
+
     return tiny.run(workdir, steps, progress=True, periodic=[Every(5, call)])
 
 run(sys.argv[1], 20)

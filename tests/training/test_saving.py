@@ -9,11 +9,10 @@ import signal
 import time
 import types
 
-import jax
-import numpy as np
+import chex
 import pytest
 
-from score_jax.training import Every, checkpoint, logging, saving
+from score_jax.training import Every, checkpoint, digests, logging, saving
 from score_jax.types import InputError
 from tests.training import tiny
 
@@ -33,26 +32,25 @@ def _files_limited_to(size):
 
 def _too_full_at(monkeypatch, *steps):
     """The checkpoints of these steps cannot be written."""
-    save = checkpoint.save
+    save_state = checkpoint.save_state
 
     def limited(manager, step, *args, **options):
         with _files_limited_to(1000) if step in steps else contextlib.nullcontext():
-            save(manager, step, *args, **options)
+            save_state(manager, step, *args, **options)
             while manager.is_saving_in_progress():
                 time.sleep(0.001)
 
-    monkeypatch.setattr(checkpoint, "save", limited)
+    monkeypatch.setattr(checkpoint, "save_state", limited)
 
 
 def _records(workdir):
-    records = logging.read_jsonl(workdir / "metrics.jsonl")
-    return [{name: value for name, value in record.items() if name != "examples_per_second"} for record in records]
+    return tiny.without_speed(logging.read_jsonl(workdir / "metrics.jsonl"))
 
 
 def _assert_same(workdir, result, whole):
     assert _records(workdir) == _records(whole.workdir)
     for part in ("params", "ema", "opt_state"):
-        jax.tree.map(np.testing.assert_array_equal, getattr(result.state, part), getattr(whole.state, part))
+        chex.assert_trees_all_equal(getattr(result.state, part), getattr(whole.state, part))
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +95,9 @@ def test_full_disk_is_a_warning_where_training_is_to_go_on(tmp_path, whole, monk
 
 
 def test_checkpoint_for_which_there_is_no_room_is_not_begun(tmp_path, monkeypatch):
-    room = lambda path: types.SimpleNamespace(free=100)  # noqa: E731
+    room = lambda path: types.SimpleNamespace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", room)
-    monkeypatch.setattr(checkpoint, "save", lambda *args, **options: pytest.fail("begun"))
+    monkeypatch.setattr(checkpoint, "save_state", lambda *args, **options: pytest.fail("begun"))
     what = _could_not("the checkpoint of step 15", "No space left on device", None, _STOP)
     with pytest.raises(saving.NotWritten, match=what):
         tiny.run(tmp_path / "run")
@@ -144,8 +142,8 @@ class _Failing(tiny.Batches):
 
 @pytest.mark.parametrize("slow", [False, True])
 def test_error_while_a_checkpoint_is_being_written_waits_for_it(tmp_path, whole, monkeypatch, slow):
-    write = checkpoint._write_digests
-    monkeypatch.setattr(checkpoint, "_write_digests", lambda folder: (time.sleep(0.3 * slow), write(folder)))
+    write = digests.write_digests
+    monkeypatch.setattr(digests, "write_digests", lambda folder: (time.sleep(0.3 * slow), write(folder)))
     with pytest.raises(RuntimeError, match="power"):
         tiny.run(tmp_path / "run", loader=_Failing(), checkpoint_every=20)
     assert checkpoint.steps(tmp_path / "run") == [20]
@@ -166,7 +164,7 @@ def test_second_signal_does_not_wait_for_a_checkpoint_that_is_being_written(tmp_
         time.sleep(0.5)
         written.append(folder)
 
-    monkeypatch.setattr(checkpoint, "_write_digests", slow)
+    monkeypatch.setattr(digests, "write_digests", slow)
     interrupt = Every(20, lambda state, step: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)] and None)
     with pytest.raises(KeyboardInterrupt):
         tiny.run(tmp_path / "run", periodic=[interrupt])

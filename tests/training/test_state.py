@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +51,7 @@ def test_clipping_equals_optax():
     theirs = optax.chain(optax.clip_by_global_norm(2.5), optax.adam(1e-3))
     params = jax.tree.map(jnp.zeros_like, grads)
     for a, b in zip(_updates(ours, [grads] * 3, params), _updates(theirs, [grads] * 3, params)):
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), a, b)
+        chex.assert_trees_all_close(a, b, rtol=1e-5)
 
 
 def test_weight_decay_pulls_matrices_and_not_biases():

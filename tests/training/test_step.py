@@ -3,6 +3,7 @@ import re
 import types
 from collections.abc import Callable
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from score_jax import arrays, parameterization
+from score_jax.adapters import linen
 from score_jax.losses import diffusion_loss, times
-from score_jax.score import Given, ScoreModel
+from score_jax.score import Conditioned, ScoreModel
 from score_jax.sde import VE
 from score_jax.training import create, ema_decay, make_eval_step, make_train_step, optimizer, put_batches, replicate
 from score_jax.training.step import level_sigmas, level_sums
@@ -40,10 +42,6 @@ def _trained(state):
     return jax.device_get((state.step, state.params, state.opt_state, state.ema))
 
 
-def _assert_close(a, b, **tolerance):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
-
-
 def _make(**settings):
     settings = {"times": times.uniform(), "mesh": tiny.mesh(), "decay": ema_decay(0.9)} | settings
     objective = settings.pop("objective", tiny.objective)
@@ -64,14 +62,16 @@ def reference():
 def test_accumulated_gradient_is_that_of_the_full_batch(reference):
     # The network has dropout that nobody asks for, so it computes the same.
     state, report = _run(_make(model=tiny.model(rate=0.5), accumulation=4), _batches())
-    _assert_close(_trained(state), reference[0], **REORDERED)
-    _assert_close(report.level_loss, reference[1].level_loss, rtol=1e-4)  # every example keeps its t and its noise
+    chex.assert_trees_all_close(_trained(state), reference[0], **REORDERED)
+    chex.assert_trees_all_close(
+        report.level_loss, reference[1].level_loss, rtol=1e-4
+    )  # every example keeps its t and its noise
 
 
 def test_eight_devices_train_as_one_does(reference):
     state, report = _run(tiny.step(8), _batches(), n_devices=8)
-    _assert_close(_trained(state), reference[0], **REORDERED)
-    _assert_close(jax.device_get(report)[:-1], reference[1][:-1], **REORDERED)
+    chex.assert_trees_all_close(_trained(state), reference[0], **REORDERED)
+    chex.assert_trees_all_close(jax.device_get(report)[:-1], reference[1][:-1], **REORDERED)
 
 
 def test_eight_devices_exchange_gradients_only():
@@ -84,7 +84,7 @@ def test_eight_devices_exchange_gradients_only():
 
 def test_number_of_steps_in_a_dispatch_changes_no_bit(reference):
     state, _ = _run(tiny.step(), _batches(), dispatches=tiny.K)
-    jax.tree.map(np.testing.assert_array_equal, _trained(state), reference[0])
+    chex.assert_trees_all_equal(_trained(state), reference[0])
 
 
 def _squares(key, score_fn, x0, times):
@@ -112,7 +112,7 @@ def test_average_is_the_closed_form_over_the_parameters_visited():
         visited.append(jax.device_get(state.params))
     weights = [0.9**3, 0.1 * 0.9**2, 0.1 * 0.9, 0.1]
     expected = jax.tree.map(lambda *p: sum(w * x for w, x in zip(weights, p)), *visited)
-    _assert_close(state.ema, expected, rtol=1e-5, atol=1e-7)
+    chex.assert_trees_all_close(state.ema, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_old_state_is_donated():
@@ -144,8 +144,8 @@ def test_denoising_score_matching_finds_the_smoothed_gaussian():
     variance, sde, k, size = np.array([0.25, 2.0]), VE(0.5, 1.0), 500, 64
     t = sde.time(-2 * jnp.log(0.5))
     net = Slope()
-    model = ScoreModel(net.init(jax.random.key(0), jnp.zeros((1, 2)), 0.0), sde, net, parameterization.score)
-    objective = lambda key, score_fn, x0, times: diffusion_loss(key, score_fn, x0, sde, times=times)  # noqa: E731
+    model = ScoreModel(net.init(jax.random.key(0), jnp.zeros((1, 2)), 0.0), sde, linen(net), parameterization.Score())
+    objective = lambda key, score_fn, x0, times: diffusion_loss(key, sde, score_fn, x0, times=times)
     chain = optimizer(0.02, schedule="cosine", total_steps=2 * k)
     settings = {"times": times.discrete(t[None]), "mesh": tiny.mesh(), "decay": ema_decay(0.99)}
     step = make_train_step(model, objective, chain, **settings)
@@ -179,7 +179,9 @@ def test_failing_step_is_named_with_its_noise_level_and_the_state_before_it_is_k
     t = tiny.times_of(3)[7]
     np.testing.assert_allclose(failure.t, t, rtol=1e-6)
     np.testing.assert_allclose(failure.sigma, tiny.SDE.sigma(t), rtol=1e-5)
-    _assert_close(_trained(state), _trained(good), rtol=1e-6)  # one program for 5 steps against three runs of 1
+    chex.assert_trees_all_close(
+        _trained(state), _trained(good), rtol=1e-6
+    )  # one program for 5 steps against three runs of 1
     assert np.isfinite(report.level_loss).all() and report.level_count.sum() == 3 * tiny.BATCH
 
 
@@ -188,10 +190,10 @@ def test_nothing_moves_after_a_failure():
     batches["x"][0, 0, 0] = tiny.FATAL
     state, _ = _run(tiny.step(), batches)
     kept = _trained(state)
-    jax.tree.map(np.testing.assert_array_equal, kept, _trained(tiny.state()))  # it failed in the first step
+    chex.assert_trees_all_equal(kept, _trained(tiny.state()))  # it failed in the first step
     state, report = tiny.step()(state, put_batches(_batches(), tiny.mesh()))
     assert report.steps == 0 and report.failure.step == 0
-    jax.tree.map(np.testing.assert_array_equal, _trained(state), kept)
+    chex.assert_trees_all_equal(_trained(state), kept)
 
 
 def test_infinite_gradient_of_finite_losses_stops_too():
@@ -211,8 +213,8 @@ class Closed:
     sde: VE = tiny.SDE
 
     def replace(self, variables):
-        closed = lambda x, t, *, label, key: self.score(variables["params"]["a"], x, t, label, key)  # noqa: E731
-        return types.SimpleNamespace(given=lambda *, label=None, key=None: Given(closed, label, key))
+        closed = lambda x, t, *, label, key: self.score(variables["params"]["a"], x, t, label, key)
+        return types.SimpleNamespace(conditioned=lambda *, label=None, key=None: Conditioned(closed, label, key))
 
 
 def _closed_state(a):
@@ -221,20 +223,20 @@ def _closed_state(a):
 
 def _mean_score(score, batches, **settings):
     """The mean over examples of a one-dimensional score, as the train step reports it."""
-    seen = lambda key, score_fn, x0, times: arrays.sum_dims(score_fn(x0, times()[0]))  # noqa: E731
+    seen = lambda key, score_fn, x0, times: arrays.sum_dims(score_fn(x0, times()[0]))
     step = _make(model=Closed(score), objective=seen, **settings)
     return _run(step, {"x": np.zeros((1, 2048, 1), np.float32), **batches}, state=_closed_state(0.0))[1].loss
 
 
 def test_labels_are_dropped_to_minus_one_with_the_given_probability():
-    score = lambda a, x, t, label, key: a + label[:, None] * jnp.ones_like(x)  # noqa: E731
+    score = lambda a, x, t, label, key: a + label[:, None] * jnp.ones_like(x)
     mean = _mean_score(score, {"label": np.full((1, 2048), 3)}, label_dropout=0.25)
     # The mean label is 3·0.75 − 0.25 = 2; s.e. 4·√(0.25·0.75/2048) = 0.038.
     assert abs(mean - 2.0) < 4 * 0.038
 
 
 def test_dropout_keys_are_the_examples_own_and_independent_of_the_batch_they_come_in():
-    score = lambda a, x, t, label, key: a + jax.vmap(jax.random.uniform)(key)[:, None] * jnp.ones_like(x)  # noqa: E731
+    score = lambda a, x, t, label, key: a + jax.vmap(jax.random.uniform)(key)[:, None] * jnp.ones_like(x)
     mean = _mean_score(score, {}, dropout=True, accumulation=4)
     keys = arrays.example_keys(jax.random.fold_in(jax.random.key(0), 4), 2048)
     np.testing.assert_allclose(mean, jax.vmap(jax.random.uniform)(keys).mean(), rtol=1e-5)

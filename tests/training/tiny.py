@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax import arrays, parameterization
+from score_jax.adapters import linen
 from score_jax.losses import diffusion_loss, times
 from score_jax.score import ScoreModel
 from score_jax.sde import VE
@@ -57,18 +58,24 @@ def model(rate=0.0, label=False):
     net = Net(rate)
     x = jnp.zeros((1, DIMS))
     variables = net.init(jax.random.key(0), x, jnp.zeros(1), jnp.zeros(1) if label else None)
-    return ScoreModel(variables, SDE, net, parameterization.eps)
+    return ScoreModel(variables, SDE, linen(net), parameterization.Eps())
 
 
 def objective(key, score_fn, x0, times):
     """Denoising score matching; an example that starts with FATAL has the loss NaN."""
-    return jnp.where(x0[:, 0] == FATAL, jnp.nan, diffusion_loss(key, score_fn, x0, SDE, times=times))
+    return jnp.where(x0[:, 0] == FATAL, jnp.nan, diffusion_loss(key, SDE, score_fn, x0, times=times))
 
 
 def times_of(step):
     """The times `(BATCH,)` that the train step draws for the examples of this step (from 0)."""
     keys = arrays.example_keys(jax.random.fold_in(state().key, 1), BATCH, step * BATCH)
     return times.uniform()(keys, SDE, BATCH)[0]
+
+
+def without_speed(records):
+    """Records but for what the clock says."""
+    clock = ("examples_per_second", "seconds_left")
+    return [{name: value for name, value in record.items() if name not in clock} for record in records]
 
 
 def chain():

@@ -1,0 +1,181 @@
+"""From settings to an experiment: what knows names, and the last that sees a ConfigDict.
+
+    experiment(config) -> Experiment;  of_checkpoint(config, published) -> Trained
+
+Each file makes one part. A name is looked up in one table, or is the user's own (`lab.own`), and gets the options of
+the config's section of that name: adding an SDE, a network, … to the settings is a row here and a section there.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from score_jax import data as datasets
+from score_jax.data import Source
+from score_jax.lab import memory, own, records, trial
+from score_jax.lab.build import data as of_data
+from score_jax.lab.build import evaluation as of_evaluation
+from score_jax.lab.build import handed
+from score_jax.lab.build import network as of_network
+from score_jax.lab.build import noise as of_noise
+from score_jax.lab.build import objective as of_objective
+from score_jax.lab.build import sampling as of_sampling
+from score_jax.lab.build import training as of_training
+from score_jax.lab.build.checks import check_combinations, check_threshold, with_derived
+from score_jax.lab.build.described import summary
+from score_jax.lab.build.ranges import check_numbers
+from score_jax.lab.experiment import Before, Data, Examples, Experiment, Sampling, Trained
+from score_jax.lab.measures import Measure
+from score_jax.lab.published import Published
+from score_jax.losses.times import Times
+from score_jax.losses.weighting import Weighting
+from score_jax.parameterization import Parameterization
+from score_jax.sampling import Sampler
+from score_jax.sde import SDE
+from score_jax.training.logging import LoggerFactory
+from score_jax.training.step import Objective
+from score_jax.types import Array, ScoreFn
+
+
+def experiment(
+    config: ConfigDict,
+    *,
+    before: Before | None = None,
+    data: Source | None = None,
+    sde: SDE | None = None,
+    parameterization: Parameterization | None = None,
+    network: Any = None,
+    objective: Callable[..., Array] | None = None,
+    weighting: Weighting | None = None,
+    times: Times | None = None,
+    sampler: Callable[[SDE, ScoreFn], Sampler] | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    measures: Mapping[str, Measure] | None = None,
+    loggers: Sequence[LoggerFactory] | None = None,
+) -> Experiment:
+    """Makes everything that training, sampling and measuring need; nothing is written.
+
+    Args:
+      config: settings, as `lab.settings.get_config` lists them.
+      before: what the run folder holds already (`run.before`), whose numbers stay.
+      data: examples in place of those that the config names, as are all of the following objects.
+      sde: the noising process.
+      parameterization: what the network's output means.
+      network: a Linen or NNX module, or `adapters.plain(...)`.
+      objective: of the form of `losses.diffusion_loss`.
+      weighting: `(sde, t) -> (B,)`.
+      times: `(key, sde, n) -> (t, weight)`.
+      sampler: `(sde, score_fn) -> Sampler`.
+      optimizer: an optax transformation, clipping and learning rate included.
+      measures: `(measured) -> numbers` by name.
+      loggers: `(workdir, start) -> Logger`; as they change no number, config.json doesn't tell of them.
+
+    Raises:
+      InputError: of a setting, of training or sampling, that cannot be used; of an object that is of another kind, or
+        that raises while it is tried by shapes.
+    """
+    given = {"data": data, "sde": sde, "parameterization": parameterization, "network": network}
+    given |= {"objective": objective, "weighting": weighting, "times": times, "sampler": sampler}
+    given |= {"optimizer": optimizer}
+    handed.require_kinds(given, measures, loggers)
+    config = handed.marked(config, given, measures)
+    theirs = [*own.names_in(config.to_dict()), *handed.names_of(given, measures)]
+    check_combinations(config)
+    examples = of_data.data(config, data)
+    _require_memory(config, examples.train)
+    kept = before.settings if before else None
+    with own.blaming(theirs):
+        config = with_derived(config, examples.train, kept=kept)
+        check_threshold(config, examples.train)
+        process = of_noise.sde(config, sde)
+        model = of_network.model(config, process, examples.train, network=network, parameterization=parameterization)
+        sampling = of_sampling.plan(config, process, model, sampler)
+        how = of_training.plan(config, already=before.steps if before else (), optimizer=optimizer, loggers=loggers)
+        made = Experiment(
+            seed=config.seed,
+            examples=_examples(config, examples),
+            model=model,
+            sampling=sampling,
+            data=examples,
+            prepare=of_data.preparation(config, examples.train),
+            objective=_objective(config, process, examples, objective, weighting),
+            times=of_noise.draw_times(config, process) if times is None else times,
+            training=how,
+            evaluation=of_evaluation.plan(
+                config, process, sampling.ts, examples.train.grey_levels, kept=kept, given=measures
+            ),
+            summary=summary(config, examples, model),
+            settings=records.as_json(config.to_dict()),
+        )
+    if theirs or any(one is not None for one in given.values()):
+        trial.require_traceable(made, theirs)
+    return made
+
+
+def other_sampling(config: ConfigDict, trained: Trained) -> Sampling:
+    """Returns how to sample a model that is trained already by other settings."""
+    check_numbers(config)
+    return of_sampling.plan(config, trained.model.sde, trained.model)
+
+
+def of_checkpoint(config: ConfigDict, published: Published) -> Trained:
+    """Returns a published checkpoint with the settings to sample it by.
+
+    Raises:
+      InputError: of those that it cannot be sampled with.
+    """
+    check_numbers(config)
+    sampling = of_sampling.plan(config, published.model.sde, published.model)
+    examples = Examples(
+        name=published.checkpoint,
+        shape=published.shape,
+        grey_levels=256,
+        value_range=of_data.value_range(config),
+        names=tuple(map(str, range(published.num_classes))),
+        occurring=tuple(range(published.num_classes)),
+        null_label=published.null_class,
+        without_labels="has no classes",
+    )
+    return Trained(examples, published.model, sampling, published.origin)
+
+
+def _objective(
+    config: ConfigDict, sde: SDE, data: Data, objective: Callable[..., Array] | None, weighting: Weighting | None
+) -> Objective:
+    if objective is None:
+        return of_objective.objective(config, sde, data.oracle, weighting)
+    return of_objective.at_times(objective, sde, of_objective.weights(config) if weighting is None else weighting)
+
+
+def _examples(config: ConfigDict, data: Data) -> Examples:
+    source = data.train
+    return Examples(
+        name=data.name,
+        shape=source.shape,
+        grey_levels=source.grey_levels,
+        value_range=of_data.value_range(config),
+        names=source.names,
+        occurring=tuple(datasets.occurring(source).tolist()),
+        null_label=config.training.label_dropout > 0,
+        without_labels=_without_labels(data),
+    )
+
+
+def _without_labels(data: Data) -> str:
+    """Why there is no label to choose, and what would give one if anything does."""
+    if not data.held_out.num_classes:
+        return f"was trained on data without labels ({data.name})"
+    return "was trained without labels: train it in a new workdir with --config.data.labels=True to choose"
+
+
+def _require_memory(config: ConfigDict, source: Source) -> None:
+    """Refuses batches that no memory holds: those of a dispatch, and those that a sampler has at once."""
+    training, sampler, devices = config.training, config.sampler, jax.device_count()
+    steps, size = of_training.intervals(config).dispatch, min(sampler.n, sampler.batch_size)
+    batches = memory.of_batches(source.shape, -(-training.batch_size // devices), steps)
+    memory.require({f"batches, training.batch_size={training.batch_size} in {steps} steps a dispatch": batches})
+    drawn = memory.of_batches(source.shape, size, 2)  # x and its score
+    memory.require({f"samples at once, sampler.batch_size={size}": drawn})

@@ -1,0 +1,227 @@
+"""The network, what it is told of the noise, and what its output means: the score model."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from score_jax import adapters, networks, parameterization
+from score_jax.conditions import KnotIndex, LevelIndex, NoiseLevel, Timestep
+from score_jax.data import Source
+from score_jax.lab import memory, own
+from score_jax.lab.build import names
+from score_jax.lab.build.kinds import OWN
+from score_jax.lab.build.noise import geometric_levels, level_times
+from score_jax.networks.attention import IMPLEMENTATIONS
+from score_jax.parameterization import Parameterization
+from score_jax.score import Condition, ScoreModel
+from score_jax.sde import SDE
+from score_jax.types import InputError, Key, Network, PyTree
+
+PARAMETERIZATIONS: dict[str, Callable[..., Parameterization]] = {
+    "score": parameterization.Score,
+    "eps": parameterization.Eps,
+    "eps_as_given": lambda: parameterization.AsGiven(parameterization.Eps()),
+    "x0": parameterization.X0,
+    "v": parameterization.V,
+    "flow": parameterization.Flow,
+    "edm": parameterization.EDM,
+}
+# Those that learn the variance of a step too, at twice the channels
+LEARNED: dict[str, Callable[[], Parameterization]] = {"learned_eps": parameterization.Eps}
+
+ACTIVATIONS = {"swish": nn.swish, "softplus": nn.softplus, "tanh": nn.tanh, "elu": nn.elu, "relu": nn.relu}
+DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None follows x
+
+
+def _mlp(*, activation: str, **options: Any) -> nn.Module:
+    return networks.MLP(activation=names.choose("network.mlp.activation", activation, ACTIVATIONS), **options)
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": _mlp,
+    "compact_ncsn": networks.CompactNCSN,
+    "unet": networks.UNet,
+}
+# The published networks know the noise by the index of its level: (channels, levels, **options) -> module
+LEVEL_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "ncsn": lambda channels, levels, **options: networks.NCSN(channels=channels, num_levels=len(levels), **options),
+    "ncsnv2": lambda channels, levels, **options: networks.NCSNv2(channels=channels, sigmas=levels, **options),
+}
+# The published U-Nets, which are built for what they are told of the noise: (channels, **fields) -> module
+UNETS: dict[str, Callable[..., nn.Module]] = {
+    "ddpm": networks.ddpm,
+    "ddpmpp": networks.ddpmpp,
+    "ncsnpp": networks.ncsnpp,
+    "song_unet": networks.song_unet,
+    "adm": networks.adm,
+}
+
+
+def network(config: ConfigDict, sde: SDE, source: Source) -> nn.Module:
+    """Returns the module for examples of the shape of the source's, class-conditional if it has classes."""
+    options = config.network
+    dtype = names.choose("network.dtype", options.dtype, DTYPES)
+    make = names.choose("network", options.name, NETWORKS | LEVEL_NETWORKS | UNETS)
+    if options.name in LEVEL_NETWORKS:
+        _check_level_network(config, source)
+        module = make(source.shape[-1], _trained_levels(config, sde), dtype=dtype, **names.options(options))
+    else:
+        fields = {"num_classes": source.num_classes, "dropout": options.dropout}
+        fields |= _fields_of_condition(config, sde) if options.name in UNETS else {}
+        fields |= _fields_of_variance(config) | _fields_of_attention(config)
+        module = make(dtype=dtype, **fields, **names.options(options))
+    return networks.Conservative(module) if options.conservative else module
+
+
+def _fields_of_attention(config: ConfigDict) -> dict[str, Any]:
+    """The field that says how attention is computed, of networks that have some."""
+    name, implementation = config.network.name, config.network.attention_implementation
+    names.choose("network.attention_implementation", implementation, dict.fromkeys(IMPLEMENTATIONS))
+    return {"attention_implementation": implementation} if name in ("unet", *UNETS) else {}
+
+
+def _fields_of_variance(config: ConfigDict) -> dict[str, Any]:
+    """The field of a network that has further channels for a learned variance."""
+    network, kind = config.network, config.parameterization.name
+    if kind not in LEARNED:
+        return {}
+    if network.name not in UNETS or network.conservative:
+        raise InputError(
+            f"parameterization {kind!r} needs twice the channels, which {', '.join(UNETS)} have if not conservative: "
+            "set --config.network.name, or --config.parameterization.name=eps"
+        )
+    return {"outputs": 2}
+
+
+def _fields_of_condition(config: ConfigDict, sde: SDE) -> dict[str, Any]:
+    """The fields of a published U-Net that depend on what it is told of the noise."""
+    name, condition = config.network.name, config.network.condition
+    channels = config.network[name].channels
+    fourier = partial(networks.GaussianFourier, 2 * channels, 16.0)
+    # The others embed sinusoidally what they are told, by themselves.
+    positional = {"embedding": networks.positional(channels)} if name == "ncsnpp" else {}
+    table: dict[str, dict[str, Any]] = {
+        "c_noise": {"embedding": fourier()} if name == "ncsnpp" else {},
+        "timestep": positional,
+        "level": positional,
+        "sigma": {"embedding": fourier(jnp.log)},
+        "none": {"embedding": None},
+    }
+    fields = names.choose("network.condition", condition, table)
+    if config.parameterization.name != "score" or condition not in ("level", "sigma"):
+        return fields | {"output_scale": None}
+    levels = _trained_levels(config, sde) if condition == "level" else None
+    return fields | {"output_scale": networks.DivideBySigma(levels)}
+
+
+def condition(config: ConfigDict, sde: SDE) -> Condition | None:
+    """Returns what the network is told of the noise, in place of c_noise."""
+    options = config.network
+    chosen = "level" if options.name in LEVEL_NETWORKS else options.condition
+    if options.name not in UNETS and not own.is_own(options.name) and options.condition != "c_noise":
+        raise InputError(f"network.condition is for {', '.join(UNETS)}; {options.name!r} has its own: leave it c_noise")
+    if chosen == "level" and config.times.name != "discrete":
+        raise InputError("network.condition 'level' is the place among levels: set --config.times.name=discrete")
+    if chosen == "timestep" and config.sde.name == "edm":
+        raise InputError(
+            "network.condition 'timestep' is 999 t, and the t of sde 'edm' is σ: set it to sigma or c_noise"
+        )
+    table: dict[str, Callable[[], Condition | None]] = {
+        "c_noise": lambda: None,
+        "none": lambda: None,
+        "timestep": lambda: KnotIndex(config.sde.tabulated.n_steps) if config.sde.name == "tabulated" else Timestep(),
+        "level": lambda: LevelIndex(_trained_levels(config, sde)),
+        "sigma": NoiseLevel,
+    }
+    return names.choose("network.condition", chosen, table)()
+
+
+def _check_level_network(config: ConfigDict, source: Source) -> None:
+    name = config.network.name
+    if config.times.name != "discrete" or config.parameterization.name != "score":
+        raise InputError(
+            f"network {name!r} is the score at one of times.discrete.n levels: set --config.times.name=discrete "
+            "--config.parameterization.name=score, or take compact_ncsn"
+        )
+    if source.num_classes or config.network.dropout:
+        raise InputError(f"network {name!r} has neither labels nor dropout: set both off, or take compact_ncsn")
+
+
+def _trained_levels(config: ConfigDict, sde: SDE) -> tuple[float, ...]:
+    """The noise levels of training, as numbers: they are part of a module."""
+    with jax.ensure_compile_time_eval():
+        return tuple(np.asarray(geometric_levels(sde, config.times.discrete.n)).tolist())
+
+
+def output(config: ConfigDict, sde: SDE) -> Parameterization:
+    """Returns what the network's output stands for."""
+    name = config.parameterization.name
+    if name not in LEARNED:
+        rows = PARAMETERIZATIONS | LEARNED
+        return names.built("parameterization", config.parameterization, rows, OWN["parameterization"])
+    before, last = level_times(config, sde)[-2:]
+    return parameterization.learned(LEARNED[name](), floor=sde.posterior_variance(before, last))
+
+
+def model(
+    config: ConfigDict, sde: SDE, source: Source, *, network: Any = None, parameterization: Any = None
+) -> ScoreModel:
+    """Returns the score function, its parameters drawn from `config.seed`.
+
+    Args:
+      config: settings.
+      sde: the noising process.
+      source: examples of the shape of data, with the model's classes.
+      network: in place of the config's: a Linen or NNX module, or `adapters.plain`.
+      parameterization: in place of the config's.
+
+    Raises:
+      InputError: also of more parameters than there is memory to train.
+    """
+    key = jax.random.key(config.seed)
+    if network is not None or own.is_own(config.network.name):
+        _require_no_options_of_others(config)
+    apply = _adapted(_network(config, sde, source, key) if network is None else network)
+    example = jnp.zeros((1, *source.shape)), jnp.ones(1), jnp.zeros(1, jnp.int32) if source.num_classes else None
+    stands_for = output(config, sde) if parameterization is None else parameterization
+    return ScoreModel(_first_variables(config, apply, key, example), sde, apply, stands_for, condition(config, sde))
+
+
+def _require_no_options_of_others(config: ConfigDict) -> None:
+    """Refuses what is done to the networks of the settings alone."""
+    for name, off in (("conservative", False), ("dtype", "float32")):
+        if config.network[name] != off:
+            raise InputError(
+                f"network.{name} is of the networks of the settings, not of your own: leave it {off}, and "
+                "build it into your network"
+            )
+
+
+def _network(config: ConfigDict, sde: SDE, source: Source, key: Key) -> Any:
+    """The config's module, or the user's own, which gets the shape of an example, classes and rngs where it asks."""
+    name = config.network.name
+    if not own.is_own(name):
+        return network(config, sde, source)
+    given = {"shape": source.shape, "num_classes": source.num_classes, "rngs": nnx.Rngs(key, params=key)}
+    given["dropout"] = config.network.dropout
+    return own.made("network.name", name, OWN["network"], names.options(config.network), **given)
+
+
+def _adapted(module: Any) -> Network:
+    if isinstance(module, nn.Module):
+        return adapters.linen(module)
+    return adapters.nnx(module) if isinstance(module, nnx.Module) else module
+
+
+def _first_variables(config: ConfigDict, apply: Network, key: Key, example: tuple) -> PyTree:
+    init = jax.jit(apply.init)
+    parameters = memory.of_parameters(jax.eval_shape(init, key, *example))
+    memory.require({f"the parameters of network.{config.network.name}": parameters})
+    return init(key, *example)

@@ -1,0 +1,87 @@
+"""An evaluation: what is measured of a run, and the folder it is written into.
+
+Every figure stands with its n. A comparison of samples with data means little without the same comparison of data with
+data, so fresh data of the same size go through the same functions.
+"""
+
+import json
+from pathlib import Path
+
+from score_jax.lab import measures, pictures, records, samples
+from score_jax.lab.experiment import Numbers, Run
+from score_jax.lab.measures import Measured
+from score_jax.lab.records import Conditions
+from score_jax.lab.show import first_examples
+from score_jax.training.logging import write_json
+
+_POOL = 20_000  # examples that samples are compared with
+
+
+def evaluate(run: Run, *, seed: int | None = None, folder: Path | None = None) -> Numbers:
+    """Measures the trained model and writes evaluation.json and its figures; returns the numbers.
+
+    What cannot be measured is left out, and "left_out" says why. The folder is one of evaluations/, named after what
+    sets this evaluation apart; evaluation.json of the run is the newest checkpoint's by the run's own sampler.
+
+    Args:
+      run: with trained parameters.
+      seed: of the samples and of what measures draw; None is the experiment's.
+      folder: another folder to write into.
+    """
+    seed = run.experiment.seed if seed is None else seed
+    measured, nfe = _drawn(run, seed)
+    numbers: Numbers = evaluation_conditions(run, seed)
+    numbers |= {"n": len(measured.drawn), "not_finite": samples.not_finite(measured.drawn), "nfe": nfe}
+    numbers |= measures.measure(measured, run.experiment.evaluation.measures, taken=tuple(numbers))
+    chosen = evaluation_folder(run, seed) if folder is None else folder
+    chosen.mkdir(parents=True, exist_ok=True)
+    write_json(chosen / "evaluation.json", numbers)
+    pictures.write_evaluation(chosen, numbers)
+    if folder is None and _is_newest_of_its_own(run, seed):
+        write_json(run.workdir / "evaluation.json", numbers)
+    return numbers
+
+
+def evaluation_folder(run: Run, seed: int) -> Path:
+    """Returns where `evaluate` writes by default."""
+    return run.workdir / "evaluations" / records.name_of(evaluation_conditions(run, seed))
+
+
+def evaluation_conditions(run: Run, seed: int) -> Conditions:
+    """Returns what sets an evaluation apart."""
+    return {**samples.of_seed(run, seed), **run.experiment.evaluation.conditions}
+
+
+def _is_newest_of_its_own(run: Run, seed: int) -> bool:
+    """Whether it is an evaluation by the run's own settings, of no older checkpoint than evaluation.json's."""
+    if not run.experiment.evaluation.of_the_run or seed != run.experiment.seed:
+        return False
+    try:
+        newest = json.loads((run.workdir / "evaluation.json").read_text())["step"]
+        return newest <= int(run.state.step)
+    except (OSError, ValueError, TypeError, KeyError):
+        return True  # there is none, or what is there is damaged
+
+
+def _drawn(run: Run, seed: int) -> tuple[Measured, int]:
+    """Draws what is measured, of every class in turn too where there are classes; and network calls of a batch."""
+    n, data, examples = run.experiment.evaluation.n, run.experiment.data, run.examples
+    labels, program = samples.classes_in_turn(examples, n), samples.program_of(run)
+    drawn, conditional = samples.draw_samples(run, n=n, seed=seed, labels=labels, program=program), None
+    if labels is not None:
+        conditional = examples.as_stored(drawn.x), labels
+        if examples.null_label:
+            drawn = samples.draw_samples(run, n=n, seed=seed, program=program)
+    # Judged against everything there is to know of images: labels too, which an unconditional model never saw.
+    judged = len(examples.shape) == 3 and data.held_out.num_classes
+    labelled = data.labelled if judged else data.train
+    measured = Measured(
+        run,
+        seed,
+        examples.as_stored(drawn.x),
+        conditional,
+        first_examples(labelled, _POOL),
+        first_examples(data.held_out, _POOL),
+        labelled.names,
+    )
+    return measured, drawn.nfe

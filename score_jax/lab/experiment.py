@@ -1,0 +1,317 @@
+"""An experiment: the objects and numbers that training, sampling and measuring are made of, each made once.
+
+    settings ──build──▶ Experiment ──▶ train | sample | measure ──▶ files
+
+Nothing here is a setting, and nothing after `build` reads one: what the settings chose is an object or a number by now.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from score_jax import data as datasets
+from score_jax.data import Source
+from score_jax.distributions import GaussianMixture
+from score_jax.likelihood import VariationalBound
+from score_jax.losses.times import Times
+from score_jax.sampling import Sampler
+from score_jax.sampling.draw import Start, Transform
+from score_jax.score import ScoreModel
+from score_jax.sde import SDE
+from score_jax.training import TrainState
+from score_jax.training.logging import LoggerFactory
+from score_jax.training.step import Objective
+from score_jax.types import Array, InputError, Key, ScoreFn
+
+Numbers: TypeAlias = dict[str, Any]
+
+
+class Before(NamedTuple):
+    """What a run folder holds already: the settings it was trained with, and the steps of its checkpoints."""
+
+    settings: Mapping[str, Any]
+    steps: tuple[int, ...]
+
+
+class Modes(NamedTuple):
+    """The modes of a known density: places `(K, 2)` and weights `(K,)`."""
+
+    places: np.ndarray
+    weights: np.ndarray
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training and held-out examples, and what is known of them.
+
+    Attributes:
+      name: what the settings call them.
+      train: with labels only where the model is conditional.
+      held_out: never trained on; may be empty.
+      labelled: the training examples with all labels that they have.
+      oracle: the exact density, where it is known.
+      modes: of that density, where it has some.
+    """
+
+    name: str
+    train: Source
+    held_out: Source
+    labelled: Source
+    oracle: GaussianMixture | None = None
+    modes: Modes | None = None
+
+    def require_held_out(self) -> None:
+        """Raises InputError where nothing was held out to measure against."""
+        if not len(self.held_out):
+            raise InputError(
+                "nothing was held out to measure against (data.holdout=0): train in a new workdir with "
+                "--config.data.holdout=0.1, or a number of examples"
+            )
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """`(key, stored x) -> x0`: from a batch of the source to what the network sees (`data.images.prepare`)."""
+
+    grey_levels: int
+    dequantize: bool
+    flip: bool
+    value_range: tuple[float, float]
+
+    def __call__(self, key: Key, x: Array) -> Array:
+        """Returns x0, `(B, *S)`."""
+        return datasets.images.prepare(
+            key,
+            x,
+            grey_levels=self.grey_levels,
+            dequantize=self.dequantize,
+            flip=self.flip,
+            value_range=self.value_range,
+        )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What the model's examples are, with data beside it or without.
+
+    Attributes:
+      name: of the data or checkpoint, for messages.
+      shape: of one example.
+      grey_levels: of images; 0 of floating-point data, which are trained on as they are.
+      value_range: onto which grey levels are mapped.
+      names: of the model's classes; empty of an unconditional model.
+      occurring: the classes that have examples, ascending.
+      null_label: whether the model was trained without a label, −1, too.
+      without_labels: why there is no label to choose, of an unconditional model.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    grey_levels: int
+    value_range: tuple[float, float]
+    names: tuple[str, ...] = ()
+    occurring: tuple[int, ...] = ()
+    null_label: bool = True
+    without_labels: str = "has no classes"
+
+    def to_data(self, x: np.ndarray) -> np.ndarray:
+        """Returns images of grey levels from the range of training in [0, 1]; other data as they are."""
+        if not self.grey_levels:
+            return x
+        return np.asarray(datasets.images.from_range(jnp.asarray(x), *self.value_range))
+
+    def as_stored(self, x: np.ndarray) -> np.ndarray:
+        """Returns samples in the data's own range: of grey levels, clipped to [0, 1]."""
+        return x.clip(0, 1) if self.grey_levels else x
+
+    @property
+    def picture(self) -> str:
+        """How examples are shown: "images", "points" of the plane, or "none": vectors, sequences, volumes."""
+        return "points" if self.shape == (2,) else "images" if len(self.shape) == 3 else "none"
+
+    @property
+    def units(self) -> str:
+        """What the numbers of saved samples are."""
+        return "images, clipped to [0, 1]" if self.grey_levels else "the data's own"
+
+
+class Intervals(NamedTuple):
+    """Steps between two of something: dispatches, records, checkpoints; None of what never happens.
+
+    Attributes:
+      dispatch: updates of one call.
+      log: between records.
+      checkpoint: between checkpoints.
+      keep: between checkpoints that are kept for good.
+      sample: between pictures of samples.
+      evaluate: between held-out losses.
+    """
+
+    dispatch: int
+    log: int
+    checkpoint: int
+    keep: int | None
+    sample: int | None
+    evaluate: int | None
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the loop is told, beside the model, its data and its objective.
+
+    Attributes:
+      optimizer: with warm-up and clipping.
+      learning_rate: n -> lr_n, None where it is not known.
+      decay: n -> weight of the old average of the parameters.
+      steps: updates in all.
+      batch_size: examples an update.
+      accumulation: micro-batches a batch is cut into.
+      label_dropout: share of labels withheld.
+      dropout: whether the network has some.
+      log_levels: noise levels at which the loss is reported.
+      every: intervals.
+      keep_last: newest checkpoints that are kept.
+      on_save_error: "stop" or "continue".
+      loggers: beside metrics.jsonl.
+      may_differ: settings with which a run may go on changed.
+    """
+
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule | None
+    decay: Callable[[Array], Array]
+    steps: int
+    batch_size: int
+    accumulation: int
+    label_dropout: float
+    dropout: bool
+    log_levels: int
+    every: Intervals
+    keep_last: int
+    on_save_error: str
+    loggers: tuple[LoggerFactory, ...]
+    may_differ: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are drawn.
+
+    Attributes:
+      name: of the sampler.
+      make: `(sde, score_fn) -> Sampler`.
+      ts: the grid.
+      start: `(key, shape) -> x` at its first time.
+      transform: of the score function, as for thresholding.
+      denoise: end with the posterior mean.
+      ema: take the average of the parameters.
+      n: samples drawn by default.
+      batch_size: samples at once.
+      conditions: what sets samples of one model apart but for the seed, as JSON holds it.
+    """
+
+    name: str
+    make: Callable[[SDE, ScoreFn], Sampler]
+    ts: Array
+    start: Start
+    transform: Transform
+    denoise: bool
+    ema: bool
+    n: int
+    batch_size: int
+    conditions: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured, and how.
+
+    Attributes:
+      measures: `(measured) -> numbers`, by name.
+      n: samples.
+      levels: noise levels of errors and losses.
+      likelihood_n: held-out examples whose likelihood is found; 0 of none.
+      likelihood_probes: of Hutchinson's estimate.
+      likelihood_tolerance: of the integration.
+      t_min: where the probability flow starts: the least noisy time of training.
+      bound_n: held-out images whose variational bound is found; 0 of none.
+      bound: `(key, score_fn, x0) -> VariationalBound`, with how many steps; None where the sampler has none.
+      conditions: what sets an evaluation apart beside what sets its samples apart.
+      of_the_run: whether all this, and the sampler, are the run's own settings.
+    """
+
+    measures: Mapping[str, Callable[[Any], Numbers]]
+    n: int
+    levels: int
+    likelihood_n: int
+    likelihood_probes: int
+    likelihood_tolerance: float
+    t_min: float
+    bound_n: int
+    bound: Callable[[Key, ScoreFn, Array], VariationalBound] | None
+    bound_steps: int
+    conditions: Mapping[str, Any]
+    of_the_run: bool
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that training, sampling and measuring need.
+
+    Attributes:
+      seed: of parameters, order, noise, and of samples and measures unless another is given.
+      examples: what the model's examples are.
+      model: the score function with its first parameters.
+      sampling: how samples are drawn.
+      data: training and held-out examples.
+      prepare: from stored examples to x0.
+      objective: `(key, score_fn, x0, times) -> (B,)`.
+      times: `(key, sde, n) -> (t, weight)`.
+      training: what the loop is told.
+      evaluation: what is measured.
+      summary: what is trained on what, in a line, and what of the settings doesn't suit the data.
+      settings: what config.json holds: for the run folder alone.
+    """
+
+    seed: int
+    examples: Examples
+    model: ScoreModel
+    sampling: Sampling
+    data: Data
+    prepare: Preparation
+    objective: Objective
+    times: Times
+    training: Training
+    evaluation: Evaluation
+    summary: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained score model, of a run or a published checkpoint, and how it is sampled.
+
+    Attributes:
+      examples: what its examples are.
+      model: the score function.
+      sampling: how.
+      origin: what sets this model apart from others, as JSON holds it: a run's step, a checkpoint's path.
+    """
+
+    examples: Examples
+    model: ScoreModel
+    sampling: Sampling
+    origin: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run(Trained):
+    """A model that was trained here: with its experiment, the state that training left, and the folder."""
+
+    experiment: Experiment
+    state: TrainState
+    workdir: Path

@@ -1,0 +1,81 @@
+"""What measures are of: a trained model, samples of it, and the data beside them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import numpy as np
+
+from score_jax import metrics
+from score_jax.arrays import split
+from score_jax.lab.experiment import Run
+from score_jax.lab.samples import not_finite
+from score_jax.types import ArrayLike, InputError, Key
+
+_STREAM = 0x6576616C
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A trained model, samples of it, and data.
+
+    Attributes:
+      run: the model, with its experiment.
+      seed: of what measures draw.
+      drawn: samples `(n, *S)`, finite or not, without a label where the model can do without, in the units of `train`.
+      conditional: samples drawn with labels, and the labels; None of an unconditional model.
+      train: the first training examples, "x" and, where there are classes, "label"; images of grey levels in [0, 1].
+      held_out: likewise, never trained on; "x" may be empty.
+      names: of the classes.
+    """
+
+    run: Run
+    seed: int
+    drawn: np.ndarray
+    conditional: tuple[np.ndarray, np.ndarray] | None
+    train: Mapping[str, np.ndarray]
+    held_out: Mapping[str, np.ndarray]
+    names: tuple[str, ...]
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The samples if all are finite: those left of a sampler that diverged would flatter it."""
+        return all_finite(self.drawn, self.run.sampling.name)
+
+    @cached_property
+    def to_train(self) -> np.ndarray:
+        """The distance of each sample to the nearest training example, `(n,)`."""
+        return metrics.nearest_neighbours(self.samples, self.train["x"])[1][:, 0]
+
+    @cached_property
+    def classifier(self) -> metrics.Classifier:
+        """A classifier of the training examples."""
+        return metrics.train_classifier(self.train["x"], self.train["label"])
+
+
+def all_finite(x: np.ndarray, sampler: str) -> np.ndarray:
+    """Returns samples if none holds NaN or infinite values; raises InputError else."""
+    if not_finite(x):
+        raise InputError(
+            f"{not_finite(x)} of {len(x)} samples are not finite: the sampler {sampler} diverged; give it more or "
+            "smaller steps, or train longer"
+        )
+    return x
+
+
+def by_sigma(sigmas: ArrayLike, values: ArrayLike) -> dict[str, float]:
+    """Returns `{σ/α: value}`, the form in which files report by noise level; ascending where `sigmas` is."""
+    return {f"{sigma:.4g}": float(v) for sigma, v in zip(np.asarray(sigmas), np.asarray(values), strict=True)}
+
+
+def keys(seed: int, n: int) -> Key:
+    """Returns n keys of an evaluation: of a stream of their own, apart from training's (0 to 4) and sampling's."""
+    return split(jax.random.fold_in(jax.random.key(seed), _STREAM), n)
+
+
+def labels_of(run: Run, batch: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Returns labels to measure a batch with: none, −1, of a model that can do without, else its own."""
+    if not run.examples.names:
+        return None
+    return np.full(len(batch["x"]), -1, np.int32) if run.examples.null_label else batch["label"]

@@ -1,0 +1,62 @@
+"""A run watched while it trains: pictures of samples, held-out loss, and the rates it trains with.
+
+Samples are always drawn from the same noise and labels, and the held-out loss from the same noise, so that what changes
+from one time to the next is what was learned.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from score_jax.lab import samples, show
+from score_jax.lab.experiment import Experiment, Trained, Training
+from score_jax.lab.measures.held_out_loss import loss_of_state
+from score_jax.training import TrainState
+from score_jax.training.loop import Every, Seen
+
+_IMAGES, _POINTS = 64, 1000  # samples, at most
+
+
+def rates(how: Training) -> Callable[[int], dict[str, Any]]:
+    """Returns step -> the learning rate and the decay of the average at its last update, and examples seen so far."""
+
+    def of_step(step: int) -> dict[str, Any]:
+        rate = {} if how.learning_rate is None else {"learning_rate": float(how.learning_rate(step - 1))}
+        return {**rate, "ema_decay": float(how.decay(jnp.asarray(step - 1))), "examples": step * how.batch_size}
+
+    return of_step
+
+
+def periodic(experiment: Experiment, workdir: Path) -> list[Every]:
+    """Returns what is to be done every so many steps of a training."""
+    every = experiment.training.every
+    found = [] if every.evaluate is None else [Every(every.evaluate, _held_out_loss(experiment))]
+    if every.sample is None or experiment.examples.picture == "none":
+        return found
+    return [*found, Every(every.sample, _pictures(experiment, workdir))]
+
+
+def _held_out_loss(experiment: Experiment) -> Callable[[TrainState, int], Seen]:
+    measure = loss_of_state(experiment)
+    return lambda state, step: Seen({f"held_out_{name}": value for name, value in measure(state).items()})
+
+
+def _pictures(experiment: Experiment, workdir: Path) -> Callable[[TrainState, int], Seen]:
+    how, examples, model, data = experiment.sampling, experiment.examples, experiment.model, experiment.data
+    n = min(how.n, how.batch_size, _IMAGES if examples.picture == "images" else _POINTS)
+    labels = samples.classes_in_turn(examples, n)
+    first = Trained(examples, model, how, {})
+    program = samples.program_of(first)
+
+    def draw(state: TrainState, step: int) -> Seen:
+        trained = Trained(examples, model.replace(variables=state.variables(ema=how.ema)), how, {"step": step})
+        drawn = samples.draw_samples(trained, n=n, labels=labels, program=program, quiet=True)
+        written = show.show_progress(trained, drawn, workdir / "samples" / "during" / f"{step:07d}", data)
+        for path in written.values():
+            tqdm.write(f"  {path}")
+        return Seen({}, written)
+
+    return draw

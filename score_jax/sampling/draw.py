@@ -1,0 +1,160 @@
+"""Drawing many samples from a score model: in batches, each sample from its own key.
+
+Sample i depends on the seed and on i alone, so the same samples come out whatever the batch size.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_jax import arrays
+from score_jax.sampling import grids
+from score_jax.sampling.base import Sampler, sample
+from score_jax.score import ScoreModel
+from score_jax.sde import SDE
+from score_jax.types import Array, InputError, Key, ScoreFn
+
+MakeSampler = Callable[[SDE, ScoreFn], Sampler]
+Start = Callable[[Key, tuple[int, ...]], Array]
+Transform = Callable[[SDE, ScoreFn], ScoreFn]
+
+
+_PATH = 2**26  # numbers that the path of a batch may have: 256 MiB, but at least one example's
+
+
+class Drawn(NamedTuple):
+    """A batch `(B, *S)`; of some of its rows the states after some steps, `(T, m, *S)`, as x/α; network calls, `()`."""
+
+    x: Array
+    path: Array
+    nfe: Array
+
+
+class Samples(NamedTuple):
+    """Samples `(n, *S)`, and the way of the first few.
+
+    Attributes:
+      x: the samples.
+      path: of m of them the states after T steps spread evenly over all, the last included, as x/α, `(T, m, *S)`.
+      times: of these states, `(T,)`.
+      nfe: network calls that a batch took, the most of any.
+    """
+
+    x: np.ndarray
+    path: np.ndarray
+    times: np.ndarray
+    nfe: int
+
+
+def draw_batch(
+    key: Key,
+    model: ScoreModel,
+    make_sampler: MakeSampler,
+    ts: Array,
+    shape: tuple[int, ...],
+    *,
+    start: Start | None = None,
+    transform: Transform | None = None,
+    labels: Array | None = None,
+    denoise: bool = True,
+    traced: int = 8,
+    frames: int = 60,
+) -> Drawn:
+    """Draws `shape` = `(B, *S)` down the grid `ts`; pure, to be jitted by the caller.
+
+    Args:
+      key: `()` or `(B,)`.
+      model: the score function.
+      make_sampler: `(sde, score_fn) -> Sampler`.
+      ts: grid from t_max down.
+      shape: of the batch.
+      start: `(key, shape) -> x` at `ts[0]`; None draws from the prior.
+      transform: `(sde, score_fn) -> score_fn`, as for thresholding; also of the last denoising.
+      labels: classes `(B,)` of a conditional model, −1 for none.
+      denoise: end with the posterior mean at the last time (Tweedie).
+      traced: number of samples whose path is kept; fewer where it would be larger than 256 MiB.
+      frames: number of steps after which it is kept.
+    """
+    sde = model.sde
+    plain = model.conditioned(label=labels)
+    score_fn = transform(sde, plain) if transform else plain
+    key_prior, key_steps = arrays.split(arrays.example_keys(key, shape[0]))
+    x = (start or sde.prior_sample)(key_prior, shape)
+    sampler = make_sampler(sde, score_fn)
+    keep = grids.evenly(len(ts) - 1, frames)
+    rows = max(1, min(traced, _PATH // (len(keep) * max(x[0].size, 1))))
+    calls = lambda state: 0 if sampler.calls else state.nfe
+    trace = lambda state: (state.x[:rows], jnp.int32(calls(state)))
+    x, (path, counted) = sample(key_steps, sampler, x, ts, trace=trace, keep=keep)
+    alphas = sde.alpha(ts[1:][keep]).reshape(-1, *[1] * (path.ndim - 1))
+    end = sde.denoise(x, ts[-1], score_fn(x, ts[-1])) if denoise else x
+    nfe = counted[-1] + (len(ts) - 1) * sampler.calls + bool(denoise)
+    return Drawn(end, path / alphas.astype(path.dtype), nfe)
+
+
+class Program(NamedTuple):
+    """The compiled `(keys (B,), model, labels) -> Drawn`, and the times `(T,)` of the states of its paths."""
+
+    draw: Callable[[Key, ScoreModel, Array | None], Drawn]
+    times: np.ndarray
+
+
+def compiled(
+    make_sampler: MakeSampler, ts: Array, shape: tuple[int, ...], *, frames: int = 60, **options: Any
+) -> Program:
+    """Returns `draw_batch` of any number of rows and parameters, compiled once for each number of rows.
+
+    Args:
+      make_sampler: `(sde, score_fn) -> Sampler`.
+      ts: grid from t_max down.
+      shape: of one sample.
+      frames: number of steps after which the path is kept.
+      options: others of `draw_batch`.
+    """
+
+    @jax.jit
+    def batch(keys: Key, model: ScoreModel, labels: Array | None) -> Drawn:
+        return draw_batch(keys, model, make_sampler, ts, (len(keys), *shape), labels=labels, frames=frames, **options)
+
+    return Program(batch, np.asarray(ts)[1:][grids.evenly(len(ts) - 1, frames)])
+
+
+def draw_many(
+    key: Key,
+    model: ScoreModel,
+    program: Program,
+    *,
+    n: int,
+    batch_size: int,
+    labels: np.ndarray | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Samples:
+    """Draws n samples in compiled batches.
+
+    Args:
+      key: `()`; sample i is drawn from it and i alone.
+      model: the score function.
+      program: of `compiled`.
+      n: number of samples.
+      batch_size: samples drawn at once; the last batch is filled up and cut.
+      labels: classes `(n,)`, or None.
+      progress: wraps the iterator over batches, such as `tqdm`.
+
+    Raises:
+      InputError: for n or batch_size below 1, or labels of another length.
+    """
+    if n < 1 or batch_size < 1:
+        raise InputError(f"samples and batch size must be at least 1, got n = {n}, batch_size = {batch_size}")
+    if labels is not None and len(labels) != n:
+        raise InputError(f"labels must be one per sample, got {len(labels)} for {n} samples")
+    size = min(batch_size, n)
+    batches: list[Drawn] = []
+    for first_row in progress(range(0, n, size)):
+        rows = None if labels is None else jnp.asarray(np.resize(labels[first_row : first_row + size], size))
+        drawn = jax.tree.map(np.asarray, program.draw(arrays.example_keys(key, size, first_row), model, rows))
+        batches.append(drawn if not batches else drawn._replace(path=np.empty(0)))
+    x, nfe = np.concatenate([drawn.x for drawn in batches])[:n], max(int(drawn.nfe) for drawn in batches)
+    return Samples(x, np.asarray(batches[0].path), program.times, nfe)
