@@ -1,6 +1,6 @@
 """Runs the benchmarks one after the other and rewrites their tables in benchmarks/README.md.
 
-    python benchmarks/run.py                     all of them, about 10 minutes on 2 idle cores
+    python benchmarks/run.py                     all of them, about 15 minutes on 2 idle cores
     python benchmarks/run.py --only toy_steps    some of them; the other tables stay
 
 Each runs in a process of its own and leaves its figures in benchmarks/results/NAME.json, of which the table is made.
@@ -18,7 +18,15 @@ from pathlib import Path
 from timing import Row, table
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("toy_steps", "unet_images", "compile_time", "memory", "conv_in_loops")
+NAMES = (
+    "toy_steps",
+    "unet_images",
+    "compile_time",
+    "memory",
+    "conv_in_loops",
+    "feature_distances",
+    "sweep_together",
+)
 
 
 def section(name: str, result: Row) -> str:

@@ -361,6 +361,57 @@ def by_noise_level(
 
 
 @_styled
+def bars(
+    values: Sequence[float], errors: Sequence[float | None], *, labels: Sequence[str], xlabel: str, title: str = ""
+) -> Figure:
+    """Shows numbers as bars below each other, with their standard errors; on a log axis where they span a factor of 20.
+
+    Args:
+      values: one a bar.
+      errors: None where there is none.
+      labels: of the bars.
+      xlabel: what is shown.
+      title: above.
+    """
+    heights, places = np.asarray(values, np.float64), np.arange(len(values))
+    fig = Figure(figsize=(6.4, 1.2 + 0.3 * len(heights)), layout="constrained")
+    ax = fig.add_subplot()
+    ax.grid(axis="x")
+    lengths = np.array([0.0 if error is None else error for error in errors])
+    wide = heights.min() > 0 and heights.max() > 20 * heights.min()
+    if wide:  # a bar has no length there: points
+        ax.errorbar(heights, places, xerr=lengths, fmt="o", color=COLORS[0], capsize=3, markersize=5)
+        ax.set_xscale("log")
+    else:
+        ax.barh(places, heights, 0.7, xerr=lengths if lengths.any() else None, capsize=3, color=COLORS[0], ecolor=INK)
+    ax.set_yticks(places, list(labels))
+    ax.invert_yaxis()
+    ax.set(xlabel=xlabel, title=title)
+    return fig
+
+
+@_styled
+def lines_with_errors(
+    named: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float] | None]], *, xlabel: str, ylabel: str
+) -> Figure:
+    """Shows lines `{name: (x, y, standard errors or None)}` with a point for each number; x on a log axis."""
+    fig, ax = _axes()
+    for i, (name, (x, y, errors)) in enumerate(named.items()):
+        marker, color = "osD^v"[i // len(COLORS) % 5], COLORS[i % len(COLORS)]
+        ax.errorbar(x, y, errors, marker=marker, markersize=4, capsize=2, color=color, label=name)
+    ax.set_xscale("log")
+    places = sorted({float(v) for x, _, _ in named.values() for v in x})
+    if len(places) <= 8:
+        ax.set_xticks(places, [f"{place:.3g}" for place in places])
+        ax.minorticks_off()
+    drawn = np.concatenate([np.asarray(y, np.float64) for _, y, _ in named.values()])
+    _log_if_wide(ax, drawn, drawn)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    fig.legend(loc="outside lower center", ncols=min(3, len(named)))
+    return fig
+
+
+@_styled
 def histogram_classes(
     shares: ArrayLike, reference: ArrayLike | None = None, *, classes: Sequence[Any] | None = None
 ) -> Figure:

@@ -56,6 +56,11 @@ def require_positive(owner: str, **values: ArrayLike) -> None:
             raise InputError(f"{owner}: {name} must be positive, got {value}")
 
 
+def is_on(value: ArrayLike) -> bool:
+    """Whether what a number turns off at 0 is on; it is of a traced number, which stands for others than 0."""
+    return isinstance(value, jax.core.Tracer) or bool(value)
+
+
 def require_at_least(owner: str, low: int, **values: ArrayLike) -> None:
     """Raises InputError for a concrete Python number below `low`; arrays and tracers pass."""
     for name, value in values.items():

@@ -2,7 +2,9 @@
 
 import functools
 import itertools
+import json
 import tracemalloc
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -231,3 +233,16 @@ def peak_of(call):
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+def reference_features():
+    """The features `(300, 12)`, `(400, 12)` and logits `(505, 10)` that tests/data/metrics has reference numbers of."""
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=(300, 12))
+    fake = 0.2 + 1.2 * rng.normal(size=(400, 12)) @ (np.eye(12) + 0.2 * rng.normal(size=(12, 12)))
+    return np.float32(real), np.float32(fake), np.float32(2 * rng.normal(size=(505, 10)))
+
+
+def reference_metrics() -> dict:
+    """What published packages make of `reference_features`, by metric and package."""
+    return json.loads((Path(__file__).parent / "data" / "metrics" / "reference.json").read_text())

@@ -28,15 +28,18 @@ LAYERS = [
 ]
 # Of the lab likewise: what comes after `build` imports nothing of it, and only commands are below.
 ROOMS = [
-    {"own", "memory", "records"},
-    {"experiment", "pictures", "published", "settings"},
+    {"kept", "own", "memory", "progress", "records", "sharing"},
+    {"experiment", "features", "pictures", "published", "settings"},
     {"samples"},
     {"measures", "trial"},
     {"show"},
     {"evaluation", "watching"},
     {"run"},
+    {"sweeps"},
+    {"reports"},
     {"build", "command"},
-    {"train", "sample", "evaluate"},
+    {"opened"},
+    {"train", "sample", "evaluate", "sweep", "report"},
 ]
 # Names of the contract that are reached by module, such as `kernels.Gaussian`, so that two modules may have them.
 BY_MODULE = {
@@ -46,6 +49,7 @@ BY_MODULE = {
     "ddpm": {"networks.presets", "sampling.grids"},
     "load": {"data.tfds", "interop.sources"},
     "train": {"lab.run", "training.loop"},
+    "train_together": {"lab.run", "training.together"},
     "uniform": {"losses.times", "sampling.grids"},
 }
 # Likewise of the lab's commands, and of the parts that `build` makes, one a file.

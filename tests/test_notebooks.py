@@ -212,11 +212,23 @@ def equivalence_holds(numbers):
     assert all(distance < 0.01 for distance in numbers["energy_distance"].values())
 
 
+def ablations_hold(numbers):
+    """05: four rows of three seeds. Sliced score matching is about as good as denoising, a larger batch better."""
+    assert numbers.keys() == {"dsm 64", "dsm 256", "ssm 64", "ssm 256"}
+    assert all(entry[1] > 0 and entry[2] == 3 for row in numbers.values() for entry in row.values())
+    error = {name: row["relative_score_error_by_sigma"] for name, row in numbers.items()}
+    assert max(mean for mean, *_ in error.values()) < 0.5  # of 1, the error of no score
+    for name in ("dsm", "ssm"):
+        (small, a, _), (large, b, _) = error[f"{name} 64"], error[f"{name} 256"]
+        assert small > large - 2 * np.hypot(a, b)
+
+
 HOLDS = {
     "01_score_matching": score_matching_holds,
     "02_ncsn": noise_levels_hold,
     "03_smld_and_ddpm": equivalence_holds,
     "04_samplers_and_likelihood": samplers_hold,
+    "05_ablations": ablations_hold,
 }
 
 

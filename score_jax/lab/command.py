@@ -6,6 +6,7 @@ ends it with one line and exit code 2; anything else is a defect and shows its t
 """
 
 import ast
+import copy
 import importlib.util
 import os
 import re
@@ -30,10 +31,11 @@ _CLONE = Path(__file__).parents[2]  # where the package is run from a clone
 
 def define_config() -> None:
     """Defines `--config=FILE.py[:variant]`, by default all defaults, with overrides `--config.section.key=value`."""
-    _define_overrides(attempt(lambda: read_file(given("config"))), "config file, with :variant if it has some")
+    define_overrides(attempt(lambda: read_file(given("config"))), "config file, with :variant if it has some")
 
 
-def _define_overrides(config: ConfigDict, what: str) -> None:
+def define_overrides(config: ConfigDict, what: str) -> None:
+    """Defines overrides of settings that are there: `what` says whose they are."""
     attempt(lambda: add_own_options(config, sys.argv[1:]))
     attempt(lambda: check_settings(config, sys.argv[1:]))
     described = f"{what}; --config.section.key=value changes a setting"
@@ -49,22 +51,42 @@ def read_file(name: str | None) -> ConfigDict:
     if name is None:
         return settings.get_config()
     file, *variant = name.split(":", 1)
+    module = read_module(f"--config={name}", file, "a variant stands behind it, FILE.py:variant")
+    return of_user(f"--config={name}", lambda: module.get_config(*variant))
+
+
+def read_module(flag: str, file: str, expected: str) -> Any:
+    """Returns the module of a Python file of the user's, looked for here and in the clone.
+
+    Args:
+      flag: for messages.
+      file: its path.
+      expected: what to say of its form where there is no such file.
+
+    Raises:
+      InputError: of whatever is wrong, in one line, with the place.
+    """
     path = Path(file) if Path(file).is_file() else _CLONE / file
     spec = importlib.util.spec_from_file_location("config", path) if path.is_file() and path.suffix == ".py" else None
     if spec is None or spec.loader is None:
         what = "is no Python file, FILE.py" if path.is_file() else "is not there"
-        raise InputError(f"--config={name}: {file} {what}; a variant stands behind it, FILE.py:variant")
+        raise InputError(f"{flag}: {file} {what}; {expected}")
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)  # what stands beside the file can be imported, as beside a script
+    module, loader = importlib.util.module_from_spec(spec), spec.loader
+    of_user(flag, lambda: loader.exec_module(module))
+    return module
+
+
+def of_user(flag: str, call: Callable[[], _T]) -> _T:
+    """Returns what code in a file of the user's returns; whatever it raises is an InputError of a line."""
     try:
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.get_config(*variant)
+        return call()
     except InputError as error:
-        raise InputError(f"--config={name}: {error}") from error
+        raise InputError(f"{flag}: {error}") from error
     except Exception as error:  # whatever a file of the user's raises, as a line and the place
-        raise InputError(f"--config={name}: {own.told(error)}") from error
+        raise InputError(f"{flag}: {own.told(error)}") from error
 
 
 def add_own_options(config: ConfigDict, arguments: Sequence[str]) -> None:
@@ -111,22 +133,57 @@ def define_run(change: Callable[[ConfigDict], None]) -> None:
     flags.DEFINE_string("trust", "", "packages whose code the run's config.json may name, separated by commas")
     workdir = given("workdir")
     if workdir is None:
-        return _define_overrides(ConfigDict(), "of the run")
-    config = attempt(lambda: settings.of_run(workdir, trusted=_trusted()))
+        return define_overrides(ConfigDict(), "of the run")
+    config = attempt(lambda: settings.of_run(workdir, trusted=trusted()))
     attempt(lambda: configure_backend(config))
     attempt(lambda: change(config))
-    return _define_overrides(config, "the run's config file, if its config.json names code of other packages")
+    return define_overrides(config, "the run's config file, if its config.json names code of other packages")
 
 
-def _trusted() -> list[str]:
-    """The packages that the command line confirms, and the names in the config file that it gives again."""
+def trusted() -> list[str]:
+    """Returns the packages that the command line confirms, and the names in the config file that it gives again."""
     file = given("config")
     return [*(given("trust") or "").split(","), *([] if file is None else own.names_in(read_file(file).to_dict()))]
 
 
-def define_checkpoint(config: ConfigDict) -> None:
-    """Defines overrides of the settings of a published checkpoint."""
-    _define_overrides(config, "of the checkpoint")
+def overridden(config: ConfigDict, key: str, text: str) -> ConfigDict:
+    """Returns a copy of `config` as `--config.KEY=TEXT` would have it.
+
+    Raises:
+      InputError: of a key that does not exist, or a text that is no value of its type.
+    """
+    before = settings.value_of(config, key)
+    if before is None or isinstance(before, dict):  # an option that has no type yet, or all options
+        return settings.changed(config, {key: _literal(text)})
+    changed, values = copy.deepcopy(config), flags.FlagValues()
+    flag = f"--config.{key}={text}"
+    try:
+        config_flags.DEFINE_config_dict("config", changed, flag_values=values, sys_argv=["", flag])
+        values(["", flag])
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, SyntaxError) as error:
+        kind = type(before).__name__.replace("list", "tuple")
+        raise InputError(f"{key} is of type {kind}, such as {before!r}, got {text!r}") from error
+    return values.config
+
+
+def taken(prefix: str) -> list[tuple[str, str]]:
+    """Takes `--prefix.KEY=TEXT` and `--prefix.KEY TEXT` out of the command line; returns the pairs of key and text.
+
+    Raises:
+      InputError: of one without a text.
+    """
+    kept, pairs, words = sys.argv[:1], [], iter(sys.argv[1:])
+    for word in words:
+        found = re.fullmatch(rf"--?{prefix}\.([^=\n]+)(?:=(.*))?", word, re.DOTALL)
+        if not found:
+            kept.append(word)
+            continue
+        text = found[2] if found[2] is not None else next(words, None)
+        if text is None or (found[2] is None and text.startswith("--")):
+            raise InputError(f"{word} needs values: --{prefix}.{found[1]}=VALUE,VALUE")
+        pairs.append((found[1], text))
+    sys.argv[:] = kept
+    return pairs
 
 
 def show_in_help(module: str) -> None:
@@ -228,7 +285,8 @@ def run(main: Callable[[], int | None], define: Callable[[], None]) -> NoReturn:
         except (KeyboardInterrupt, SystemExit) as ending:
             _end(ending)
         except Exception as error:
-            line = own.blamed(error, list(own.names_in(flags.FLAGS.config.to_dict())))
+            names = own.names_in(flags.FLAGS.config.to_dict()) if "config" in flags.FLAGS else ()
+            line = own.blamed(error, list(names))
             if line is None:
                 raise
             _fail(line)

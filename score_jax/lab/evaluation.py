@@ -5,14 +5,16 @@ data, so fresh data of the same size go through the same functions.
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
-from score_jax.lab import measures, pictures, records, samples
-from score_jax.lab.experiment import Numbers, Run
+from score_jax.lab import measures, pictures, records, samples, show
+from score_jax.lab.experiment import Experiment, Numbers, Run
+from score_jax.lab.kept import Kept
 from score_jax.lab.measures import Measured
 from score_jax.lab.records import Conditions
 from score_jax.lab.show import first_examples
-from score_jax.training.logging import write_json
+from score_jax.training.logging import git_revision, write_json
 
 _POOL = 20_000  # examples that samples are compared with
 
@@ -21,7 +23,9 @@ def evaluate(run: Run, *, seed: int | None = None, folder: Path | None = None) -
     """Measures the trained model and writes evaluation.json and its figures; returns the numbers.
 
     What cannot be measured is left out, and "left_out" says why. The folder is one of evaluations/, named after what
-    sets this evaluation apart; evaluation.json of the run is the newest checkpoint's by the run's own sampler.
+    sets this evaluation apart; evaluation.json of the run is the newest checkpoint's by the run's own sampler. The file
+    comes last and at once: where it is there, the evaluation is whole. Stopped before and started again it goes on with
+    the samples and features that were made.
 
     Args:
       run: with trained parameters.
@@ -29,14 +33,17 @@ def evaluate(run: Run, *, seed: int | None = None, folder: Path | None = None) -
       folder: another folder to write into.
     """
     seed = run.experiment.seed if seed is None else seed
-    measured, nfe = _drawn(run, seed)
-    numbers: Numbers = evaluation_conditions(run, seed)
+    chosen = evaluation_folder(run, seed) if folder is None else folder
+    numbers: Numbers = {**evaluation_conditions(run, seed), "revision": git_revision()}
+    unfinished = Kept(chosen / ".unfinished", numbers)
+    measured, nfe = _drawn(run, seed, unfinished)
     numbers |= {"n": len(measured.drawn), "not_finite": samples.not_finite(measured.drawn), "nfe": nfe}
     numbers |= measures.measure(measured, run.experiment.evaluation.measures, taken=tuple(numbers))
-    chosen = evaluation_folder(run, seed) if folder is None else folder
     chosen.mkdir(parents=True, exist_ok=True)
-    write_json(chosen / "evaluation.json", numbers)
     pictures.write_evaluation(chosen, numbers)
+    show.show_drawn(run.examples, measured.drawn, measured.train["x"], chosen)
+    write_json(chosen / "evaluation.json", numbers)
+    unfinished.clear()
     if folder is None and _is_newest_of_its_own(run, seed):
         write_json(run.workdir / "evaluation.json", numbers)
     return numbers
@@ -45,6 +52,21 @@ def evaluate(run: Run, *, seed: int | None = None, folder: Path | None = None) -
 def evaluation_folder(run: Run, seed: int) -> Path:
     """Returns where `evaluate` writes by default."""
     return run.workdir / "evaluations" / records.name_of(evaluation_conditions(run, seed))
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a folder holds a whole evaluation."""
+    try:
+        return isinstance(json.loads((folder / "evaluation.json").read_bytes()), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def folder_to_be(experiment: Experiment, workdir: Path) -> Path:
+    """Returns where the evaluation of a run by its own seed will be written once it is trained."""
+    ending = {"step": experiment.training.steps, "seed": experiment.seed}
+    conditions = {**experiment.sampling.conditions, **ending, **experiment.evaluation.conditions}
+    return workdir / "evaluations" / records.name_of(conditions)
 
 
 def evaluation_conditions(run: Run, seed: int) -> Conditions:
@@ -63,15 +85,16 @@ def _is_newest_of_its_own(run: Run, seed: int) -> bool:
         return True  # there is none, or what is there is damaged
 
 
-def _drawn(run: Run, seed: int) -> tuple[Measured, int]:
+def _drawn(run: Run, seed: int, unfinished: Kept) -> tuple[Measured, int]:
     """Draws what is measured, of every class in turn too where there are classes; and network calls of a batch."""
     n, data, examples = run.experiment.evaluation.n, run.experiment.data, run.examples
     labels, program = samples.classes_in_turn(examples, n), samples.program_of(run)
-    drawn, conditional = samples.draw_samples(run, n=n, seed=seed, labels=labels, program=program), None
+    draw = partial(samples.draw_in_parts, run, unfinished, n=n, seed=seed, program=program)
+    drawn, conditional = draw("samples", labels=labels), None
     if labels is not None:
         conditional = examples.as_stored(drawn.x), labels
         if examples.null_label:
-            drawn = samples.draw_samples(run, n=n, seed=seed, program=program)
+            drawn = draw("without_labels")
     # Judged against everything there is to know of images: labels too, which an unconditional model never saw.
     judged = len(examples.shape) == 3 and data.held_out.num_classes
     labelled = data.labelled if judged else data.train
@@ -83,5 +106,6 @@ def _drawn(run: Run, seed: int) -> tuple[Measured, int]:
         first_examples(labelled, _POOL),
         first_examples(data.held_out, _POOL),
         labelled.names,
+        unfinished,
     )
     return measured, drawn.nfe

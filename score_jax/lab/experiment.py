@@ -6,9 +6,9 @@ Nothing here is a setting, and nothing after `build` reads one: what the setting
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +17,10 @@ import optax
 from score_jax import data as datasets
 from score_jax.data import Source
 from score_jax.distributions import GaussianMixture
+from score_jax.lab.sharing import Shared
 from score_jax.likelihood import VariationalBound
 from score_jax.losses.times import Times
+from score_jax.metrics import Features
 from score_jax.sampling import Sampler
 from score_jax.sampling.draw import Start, Transform
 from score_jax.score import ScoreModel
@@ -26,9 +28,16 @@ from score_jax.sde import SDE
 from score_jax.training import TrainState
 from score_jax.training.logging import LoggerFactory
 from score_jax.training.step import Objective
-from score_jax.types import Array, InputError, Key, ScoreFn
+from score_jax.types import Array, ArrayLike, InputError, Key, ScoreFn
 
 Numbers: TypeAlias = dict[str, Any]
+_T = TypeVar("_T")
+
+# Sections of the settings that the parts of an experiment are made of
+OF_MODEL = ("data", "sde", "parameterization", "network", "times")
+OF_OBJECTIVE = (*OF_MODEL, "objective", "weighting")
+OF_TRAINING = (*OF_OBJECTIVE, "optimizer", "training")
+OF_SAMPLING = (*OF_MODEL, "sampler", "device")
 
 
 class Before(NamedTuple):
@@ -227,6 +236,27 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class FeatureComparison:
+    """How images are compared by features.
+
+    Attributes:
+      network: `(data) -> Features`: read or trained when it is asked for.
+      kept: images whose features are kept, for what takes pairs of them.
+      subset_size: rows of a subset of the kernel distance.
+      subsets: how many.
+      k: which neighbour the balls of precision and recall reach to.
+      cache: folder of what is kept between evaluations.
+    """
+
+    network: Callable[[Data], Features]
+    kept: int
+    subset_size: int
+    subsets: int
+    k: int
+    cache: Path
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What is measured, and how.
 
@@ -238,6 +268,7 @@ class Evaluation:
       likelihood_probes: of Hutchinson's estimate.
       likelihood_tolerance: of the integration.
       t_min: where the probability flow starts: the least noisy time of training.
+      features: how images are compared; None where they are not.
       bound_n: held-out images whose variational bound is found; 0 of none.
       bound: `(key, score_fn, x0) -> VariationalBound`, with how many steps; None where the sampler has none.
       conditions: what sets an evaluation apart beside what sets its samples apart.
@@ -251,6 +282,7 @@ class Evaluation:
     likelihood_probes: int
     likelihood_tolerance: float
     t_min: float
+    features: FeatureComparison | None
     bound_n: int
     bound: Callable[[Key, ScoreFn, Array], VariationalBound] | None
     bound_steps: int
@@ -274,7 +306,10 @@ class Experiment:
       training: what the loop is told.
       evaluation: what is measured.
       summary: what is trained on what, in a line, and what of the settings doesn't suit the data.
-      settings: what config.json holds: for the run folder alone.
+      settings: what config.json holds: for the run folder, and to know what is equal by.
+      shared: what it shares with experiments of equal settings.
+      with_numbers: from numbers by dotted key of the setting, which may be traced, to the experiment with these in what
+        a train step is made of, and nowhere else; None where objects were handed over in place of settings.
     """
 
     seed: int
@@ -289,6 +324,19 @@ class Experiment:
     evaluation: Evaluation
     summary: tuple[str, ...]
     settings: Mapping[str, Any]
+    shared: Shared = field(default_factory=Shared, repr=False)
+    with_numbers: Callable[[Mapping[str, ArrayLike]], "Experiment"] | None = field(default=None, repr=False)
+
+    def once(self, what: str, make: Callable[[], _T], *, of: tuple[str, ...], **others: Any) -> _T:
+        """Returns `make()`, or what it returned for another experiment that it serves as well.
+
+        Args:
+          what: its name.
+          make: makes it, a compiled program say.
+          of: sections of the settings that it depends on.
+          others: further numbers that it depends on.
+        """
+        return self.shared.once(what, {name: self.settings[name] for name in of} | others, make)
 
 
 @dataclass(frozen=True)

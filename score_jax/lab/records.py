@@ -45,9 +45,15 @@ def of_sampling(sampler: Mapping[str, Any], value_range: Sequence[float], precis
     }
 
 
+def measured_by(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a config's section "evaluation" but for where files lie, which changes no number."""
+    kept = {name: value for name, value in evaluation["features"].items() if name not in ("cache", "weights")}
+    return {**evaluation, "features": kept}
+
+
 def same_evaluation(settings: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:
     """Whether settings measure what a run's own do: of the same data, by the same sampler."""
-    same = all(settings[name] == kept[name] for name in ("evaluation", "data"))
+    same = measured_by(settings["evaluation"]) == measured_by(kept["evaluation"]) and settings["data"] == kept["data"]
     return same and heeded(settings["sampler"]) == heeded(kept["sampler"])
 
 
@@ -59,6 +65,11 @@ def heeded(sampler: Mapping[str, Any]) -> dict[str, Any]:
     by_batch = sampler["corrector"] and sampler["langevin_corrector"]["norm"] == "batch"
     of_no_effect = ("n",) if by_batch else ("n", "batch_size")  # sample i depends on the seed and i alone
     return {k: v for k, v in kept.items() if k not in of_no_effect}
+
+
+def digest(of: Any) -> str:
+    """Returns the first eight digits of the hash of what JSON can hold."""
+    return hashlib.sha256(json.dumps(of, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def name_of(conditions: Mapping[str, Any]) -> str:

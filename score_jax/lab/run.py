@@ -1,17 +1,21 @@
 """A run: an experiment, the state that training left of it, and the folder with what came of it.
 
-run = train(experiment, workdir);  run = restore(experiment, workdir)
+run = train(experiment, workdir);  run = restore(experiment, workdir);  runs = train_together(experiments, …)
 """
 
 import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from score_jax import data as datasets
 from score_jax import training
 from score_jax.lab import watching
-from score_jax.lab.experiment import Before, Experiment, Run
+from score_jax.lab.experiment import OF_TRAINING, Before, Experiment, Run
+from score_jax.lab.published import Published
 from score_jax.training import TrainState, checkpoint
 from score_jax.types import InputError
 
@@ -21,6 +25,13 @@ def of_state(experiment: Experiment, state: TrainState, workdir: str | Path) -> 
     model = experiment.model.replace(variables=state.variables(ema=experiment.sampling.ema))
     origin = {"step": int(state.step)}
     return Run(experiment.examples, model, experiment.sampling, origin, experiment, state, Path(workdir))
+
+
+def of_published(experiment: Experiment, published: Published, workdir: str | Path) -> Run:
+    """Returns a published checkpoint as the run whose end it is."""
+    state = first_state(experiment)
+    model, sampling = experiment.model, experiment.sampling
+    return Run(experiment.examples, model, sampling, published.origin, experiment, state, Path(workdir))
 
 
 def first_state(experiment: Experiment) -> TrainState:
@@ -34,57 +45,107 @@ def before(workdir: str | Path) -> Before | None:
     return Before(checkpoint.read_config(workdir), tuple(steps)) if steps else None
 
 
+def train_step(experiment: Experiment) -> Callable[..., Any]:
+    """Returns the compiled step of training, one for all experiments that differ in their seed only."""
+    make = lambda: training.make_train_step(**_recipe(experiment), mesh=training.data_mesh())
+    return experiment.once("train step", make, of=OF_TRAINING)
+
+
+def joint_step(experiment: Experiment, names: Sequence[str]) -> Callable[..., Any]:
+    """Returns the compiled step of several trainings, which differ from this experiment in these numbers and seed."""
+    assert experiment.with_numbers is not None
+    with_numbers = experiment.with_numbers
+    recipe_of = lambda numbers: training.Recipe(**_recipe(with_numbers(numbers)))
+    make = lambda: training.make_joint_step(recipe_of, mesh=training.data_mesh())
+    return experiment.once("joint step", make, of=OF_TRAINING, names=list(names))
+
+
+def _recipe(experiment: Experiment) -> dict[str, Any]:
+    how = experiment.training
+    return {
+        "model": experiment.model,
+        "objective": experiment.objective,
+        "transformation": how.optimizer,
+        "times": experiment.times,
+        "prepare": experiment.prepare,
+        "decay": how.decay,
+        "label_dropout": how.label_dropout,
+        "dropout": how.dropout,
+        "accumulation": how.accumulation,
+        "levels": how.log_levels,
+    }
+
+
 def train(experiment: Experiment, workdir: str | Path) -> Run:
     """Trains from the last checkpoint in `workdir`, or from the start, to the end.
 
     Raises:
       InputError, TrainingDiverged, NotWritten, KeyboardInterrupt, SystemExit: see `training.train`.
     """
-    how, mesh, workdir = experiment.training, training.data_mesh(), Path(workdir)
-    training.check_batch_size(how.batch_size, mesh, accumulation=how.accumulation)
-    step = training.make_train_step(
-        experiment.model,
-        experiment.objective,
-        how.optimizer,
-        times=experiment.times,
-        mesh=mesh,
-        prepare=experiment.prepare,
-        decay=how.decay,
-        label_dropout=how.label_dropout,
-        dropout=how.dropout,
-        accumulation=how.accumulation,
-        levels=how.log_levels,
-    )
-    loader = datasets.Loader(
+    mesh, step, told = training.data_mesh(), train_step(experiment), _told(experiment, Path(workdir))
+    with contextlib.closing(_loader(experiment)) as loader:
+        result = training.train(first_state(experiment), step, loader, mesh=mesh, **told)
+    return of_state(experiment, result.state, workdir)
+
+
+def train_together(
+    experiments: Sequence[Experiment], workdirs: Sequence[Path], numbers: Sequence[Mapping[str, float]]
+) -> list[Run | Exception]:
+    """Trains experiments that differ in numbers and seed only as `train` does each, in one program.
+
+    Args:
+      experiments: of equal settings otherwise.
+      workdirs: of each.
+      numbers: of each, by dotted key of the setting.
+
+    Raises:
+      KeyboardInterrupt, SystemExit: see `training.train_together`. Returned is what a run of its own would raise.
+    """
+    step, mesh = joint_step(experiments[0], [*numbers[0]]), training.data_mesh()
+    with contextlib.ExitStack() as stack:
+        courses: list[Callable[..., training.Course]] = []
+        for experiment, workdir in zip(experiments, workdirs, strict=True):
+            loader = stack.enter_context(contextlib.closing(_loader(experiment)))
+            told = _told(experiment, workdir) | {"progress": not courses}  # they go side by side: the first shows all
+            courses.append(partial(training.course, first_state(experiment), loader, **told))
+        results = training.train_together(courses, step, numbers, mesh=mesh)
+    return [
+        result if isinstance(result, Exception) else of_state(experiment, result.state, workdir)
+        for experiment, workdir, result in zip(experiments, workdirs, results, strict=True)
+    ]
+
+
+def _loader(experiment: Experiment) -> datasets.Loader:
+    return datasets.Loader(
         experiment.data.train,
-        batch_size=how.batch_size,
-        steps_per_batch=how.every.dispatch,
+        batch_size=experiment.training.batch_size,
+        steps_per_batch=experiment.training.every.dispatch,
         seed=experiment.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    with contextlib.closing(loader):
-        result = training.train(
-            first_state(experiment),
-            step,
-            loader,
-            workdir=workdir,
-            config=experiment.settings,
-            mesh=mesh,
-            steps=how.steps,
-            steps_per_dispatch=how.every.dispatch,
-            log_every=how.every.log,
-            checkpoint_every=how.every.checkpoint,
-            periodic=watching.periodic(experiment, workdir),
-            rates=watching.rates(how),
-            keep_last=how.keep_last,
-            keep_every=how.every.keep,
-            may_differ=how.may_differ,
-            on_save_error=how.on_save_error,
-            loggers=how.loggers,
-            seed=experiment.seed,
-        )
-    return of_state(experiment, result.state, workdir)
+
+
+def _told(experiment: Experiment, workdir: Path) -> dict[str, Any]:
+    """What the loop is told of an experiment whose batches the devices can share."""
+    how = experiment.training
+    training.check_batch_size(how.batch_size, training.data_mesh(), accumulation=how.accumulation)
+    return {
+        "workdir": workdir,
+        "config": experiment.settings,
+        "steps": how.steps,
+        "steps_per_dispatch": how.every.dispatch,
+        "log_every": how.every.log,
+        "checkpoint_every": how.every.checkpoint,
+        "periodic": watching.periodic(experiment, workdir),
+        "rates": watching.rates(how),
+        "keep_last": how.keep_last,
+        "keep_every": how.every.keep,
+        "may_differ": how.may_differ,
+        "on_save_error": how.on_save_error,
+        "loggers": how.loggers,
+        "seed": experiment.seed,
+    }
 
 
 def restore(experiment: Experiment, workdir: str | Path, *, step: int | None = None) -> Run:

@@ -19,59 +19,27 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from score_jax.interop.sources import SOURCES
-from score_jax.lab import build, command, published, records, run, samples, settings, show
+from score_jax.lab import build, command, opened, records, run, samples, show
 from score_jax.lab.experiment import Data, Trained
-from score_jax.types import InputError
-
-_OPENED: list[published.Published] = []  # the checkpoint that the command line names, read while flags are defined
 
 
 def define() -> None:
     """Defines the flags; reads the checkpoint whose settings are their defaults, if one is named."""
-    path = command.given("checkpoint")
-    if path is None:
-        command.define_run(lambda config: settings.with_sampler(config, **command.given_sampler()))
-    else:
-        opened = command.attempt(lambda: _open(path))
-        _OPENED.append(opened)
-        config = settings.get_config()
-        config.update_from_flattened_dict(opened.settings)
-        command.attempt(lambda: settings.with_sampler(config, **command.given_sampler()))
-        command.define_checkpoint(config)
-    command.define_sampler()
-    flags.DEFINE_string("checkpoint", None, "published checkpoint, in place of --workdir")
-    flags.DEFINE_enum("source", None, list(SOURCES), "whose checkpoint it is: by default what its looks and names say")
-    flags.DEFINE_string("source_config", None, "its own config file, where the checkpoint doesn't say all")
-    flags.DEFINE_enum("weights", "ema", ["ema", "raw"], "take the averages of parameters where it has some")
-    flags.DEFINE_string("size", None, "side of its images, or height and width, 32x48; by default its config's")
+    opened.define()
     flags.DEFINE_integer("n", 64, "number of samples", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "seed of the samples", lower_bound=0, upper_bound=2**63 - 1)
     flags.DEFINE_string(
         "label", None, "class to draw, its name or number, of a conditional model; -1: any; by default all in turn"
     )
-    flags.DEFINE_integer("step", None, "checkpoint of the run to use; the newest by default")
     flags.DEFINE_string("out", None, "folder to write into; by default one of its own in samples/ of the run")
-
-
-def _open(path: str) -> published.Published:
-    if command.given("workdir"):
-        raise InputError("--checkpoint and --workdir exclude each other: a published checkpoint or a run's, give one")
-    command.configure_backend(settings.get_config())
-    return published.open_published(
-        path,
-        source=command.given("source"),
-        source_config=command.given("source_config"),
-        use_ema=command.given("weights") != "raw",
-        size=command.given_size("size"),
-    )
 
 
 def main() -> None:
     """Draws the samples that the flags describe."""
     given = flags.FLAGS
-    if _OPENED:
-        trained, data, name = build.of_checkpoint(given.config, _OPENED[0]), None, given.checkpoint
+    checkpoint = opened.named_checkpoint()
+    if checkpoint:
+        trained, data, name = build.of_checkpoint(given.config, checkpoint), None, given.checkpoint
         home = Path("runs", Path(given.checkpoint).stem)
     else:
         home = Path(given.workdir)

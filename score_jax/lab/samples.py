@@ -4,6 +4,7 @@ Images of grey levels are handed out in [0, 1], which a sampler may overshoot; f
 own units. Sample i depends on the seed and i alone.
 """
 
+import itertools
 import logging
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from score_jax.lab import memory, records
-from score_jax.lab.experiment import Examples, Trained
+from score_jax.lab.experiment import OF_SAMPLING, Examples, Run, Trained
+from score_jax.lab.kept import Kept
+from score_jax.lab.progress import Counted
 from score_jax.lab.records import Conditions
 from score_jax.sampling import draw
 from score_jax.sampling.draw import Program, Samples
@@ -22,6 +25,7 @@ from score_jax.types import InputError
 
 _log = logging.getLogger(__name__)
 
+_PART = 1024  # samples that are kept at once, about
 _STREAM = 0x73616D70  # of sampling keys, apart from training's of the same seed
 
 
@@ -47,31 +51,90 @@ def draw_samples(
     Raises:
       InputError: of labels that the model doesn't have, or more samples than memory holds.
     """
-    examples, how = trained.examples, trained.sampling
+    examples = trained.examples
     labels = checked_labels(examples, n, labels)
     memory.require({f"{n} samples of shape {examples.shape}": memory.of_batches(examples.shape, n, 2)})
-    drawn = draw.draw_many(
-        jax.random.fold_in(jax.random.key(seed), _STREAM),
-        trained.model,
+    drawn = _draw(
+        trained,
         program_of(trained) if program is None else program,
         n=n,
-        batch_size=how.batch_size,
+        seed=seed,
         labels=labels,
         progress=partial(
             tqdm, desc="sampling", unit="batch", dynamic_ncols=True, disable=True if quiet else None, leave=not quiet
         ),
     )
-    broken = not_finite(drawn.x)
-    if broken:
-        _log.warning("%d of %d samples are not finite: the sampler diverged, try more or smaller steps", broken, n)
+    _warn_of_not_finite(drawn.x)
     return drawn._replace(x=examples.to_data(drawn.x), path=examples.to_data(drawn.path))
+
+
+def draw_in_parts(
+    trained: Trained,
+    unfinished: Kept,
+    name: str,
+    *,
+    n: int,
+    seed: int = 0,
+    labels: np.ndarray | None = None,
+    program: Program | None = None,
+) -> Samples:
+    """Draws the same samples as `draw_samples`, but for their paths, in parts that are kept as they come.
+
+    Args:
+      trained: the model.
+      unfinished: keeps the parts.
+      name: of these samples among what it keeps.
+      n: number of samples.
+      seed: of the samples.
+      labels: classes `(n,)` of a conditional model, −1 for any; None is −1 for all.
+      program: of `program_of`, where it is there already.
+    """
+    examples, how = trained.examples, trained.sampling
+    labels = checked_labels(examples, n, labels)
+    memory.require({f"{n} samples of shape {examples.shape}": memory.of_batches(examples.shape, n, 2)})
+    program = program_of(trained) if program is None else program
+
+    def part(start: int, stop: int) -> dict[str, np.ndarray]:
+        rows = None if labels is None else labels[start:stop]
+        drawn = _draw(trained, program, n=stop - start, seed=seed, first=start, labels=rows)
+        return {"x": examples.to_data(drawn.x), "nfe": np.int64(drawn.nfe)}  # type: ignore[dict-item]
+
+    found, shown = [], Counted("sampling", n, "sample")
+    for start, stop in itertools.pairwise(_edges(n, how.batch_size)):
+        earlier = unfinished.has(f"{name}-{start}")
+        found.append(unfinished.once(f"{name}-{start}", partial(part, start, stop)))
+        shown.add(stop - start, earlier=earlier)
+    shown.close()
+    x = np.concatenate([one["x"] for one in found])
+    _warn_of_not_finite(x)
+    return Samples(x, x[:0], np.empty(0), max(int(one["nfe"]) for one in found))
+
+
+def _edges(n: int, batch_size: int) -> list[int]:
+    """Where parts of n samples begin and end: of whole batches but for the last, which is no smaller than others."""
+    part = batch_size * max(1, _PART // batch_size)
+    return [*range(0, n, part)][: max(1, n // part)] + [n]
+
+
+def _draw(trained: Trained, program: Program, *, seed: int, **options: Any) -> Samples:
+    key = jax.random.fold_in(jax.random.key(seed), _STREAM)
+    return draw.draw_many(key, trained.model, program, batch_size=trained.sampling.batch_size, **options)
+
+
+def _warn_of_not_finite(x: np.ndarray) -> None:
+    broken = not_finite(x)
+    if broken:
+        _log.warning("%d of %d samples are not finite: the sampler diverged, try more or smaller steps", broken, len(x))
 
 
 def program_of(trained: Trained) -> Program:
     """Returns the program that draws batches of a model, of any parameters."""
     how = trained.sampling
     options: dict[str, Any] = {"start": how.start, "transform": how.transform, "denoise": how.denoise}
-    return draw.compiled(how.make, how.ts, trained.examples.shape, **options)
+    make = lambda: draw.compiled(how.make, how.ts, trained.examples.shape, **options)
+    if isinstance(trained, Run) and how is trained.experiment.sampling:
+        return trained.experiment.once("draw", make, of=OF_SAMPLING)
+    return make()
 
 
 def not_finite(x: np.ndarray) -> int:

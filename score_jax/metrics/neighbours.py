@@ -14,7 +14,7 @@ import numpy as np
 
 from score_jax.types import ArrayLike, InputError
 
-Features: TypeAlias = Callable[[np.ndarray], ArrayLike]  # (n, *S) -> (n, *F), each row by itself
+FeatureFunction: TypeAlias = Callable[[np.ndarray], ArrayLike]  # (n, *S) -> (n, *F), each row by itself
 
 _FEATURE_BATCH = 1024  # examples whose features are taken at once
 
@@ -29,7 +29,7 @@ class Memorisation(NamedTuple):
 
 
 def nearest_neighbours(
-    queries: ArrayLike, data: ArrayLike, *, k: int = 1, features: Features | None = None
+    queries: ArrayLike, data: ArrayLike, *, k: int = 1, features: FeatureFunction | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Finds the k nearest rows of `data` to each query, exactly, in the Euclidean distance over all elements.
 
@@ -60,7 +60,7 @@ def nearest_neighbours(
 
 
 def memorisation(
-    samples: ArrayLike, train: ArrayLike, held_out: ArrayLike, *, features: Features | None = None
+    samples: ArrayLike, train: ArrayLike, held_out: ArrayLike, *, features: FeatureFunction | None = None
 ) -> Memorisation:
     """Compares the nearest-neighbour distances of samples and of held-out data to the training set.
 
@@ -96,7 +96,7 @@ def copying(of_samples: np.ndarray, of_held_out: np.ndarray) -> Memorisation:
     return Memorisation(sample_distance, held_out_distance, sample_distance / held_out_distance, copies)
 
 
-def _featured(x: ArrayLike, features: Features | None) -> ArrayLike:
+def _featured(x: ArrayLike, features: FeatureFunction | None) -> ArrayLike:
     x = np.asarray(x)
     if features is None or not x.size:
         return x

@@ -2,11 +2,18 @@
 
 `module.apply(variables, x, cond, label, train=False)`. Examples of a batch never see each other; fixed arrays live in
 the collection "fixed"; dropout draws from the rng "dropout" with `train=True`.
+
+`InceptionV3`, `EfficientNetLite0` and `GreyClassifier` are no score networks: `x (B, H, W, C) of 0 … 255 ->
+FeatureOutputs(features (B, F), logits (B, K))`, for metrics.
 """
 
+from score_jax.networks.classifier import GreyClassifier
 from score_jax.networks.compact_ncsn import CompactNCSN
 from score_jax.networks.conservative import Conservative
+from score_jax.networks.efficientnet import EfficientNetLite0
 from score_jax.networks.embeddings import ConditionEmbedding, GaussianFourier, LabelEmbedding, Sinusoidal, positional
+from score_jax.networks.frozen import FeatureOutputs
+from score_jax.networks.inception import InceptionV3
 from score_jax.networks.mlp import MLP
 from score_jax.networks.ncsn import NCSN, NCSNv2
 from score_jax.networks.norms import ConditionalInstanceNormPlus, GroupNorm, InstanceNormPlus, LevelInstanceNormPlus
@@ -22,8 +29,12 @@ __all__ = [
     "ConditionalInstanceNormPlus",
     "Conservative",
     "DivideBySigma",
+    "EfficientNetLite0",
+    "FeatureOutputs",
     "GaussianFourier",
+    "GreyClassifier",
     "GroupNorm",
+    "InceptionV3",
     "InstanceNormPlus",
     "LabelEmbedding",
     "LevelInstanceNormPlus",

@@ -129,6 +129,7 @@ def draw_many(
     *,
     n: int,
     batch_size: int,
+    first: int = 0,
     labels: np.ndarray | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Samples:
@@ -140,6 +141,7 @@ def draw_many(
       program: of `compiled`.
       n: number of samples.
       batch_size: samples drawn at once; the last batch is filled up and cut.
+      first: index of the first: others, of 0 to first − 1, were drawn before.
       labels: classes `(n,)`, or None.
       progress: wraps the iterator over batches, such as `tqdm`.
 
@@ -154,7 +156,8 @@ def draw_many(
     batches: list[Drawn] = []
     for first_row in progress(range(0, n, size)):
         rows = None if labels is None else jnp.asarray(np.resize(labels[first_row : first_row + size], size))
-        drawn = jax.tree.map(np.asarray, program.draw(arrays.example_keys(key, size, first_row), model, rows))
+        keys = arrays.example_keys(key, size, first + first_row)
+        drawn = jax.tree.map(np.asarray, program.draw(keys, model, rows))
         batches.append(drawn if not batches else drawn._replace(path=np.empty(0)))
     x, nfe = np.concatenate([drawn.x for drawn in batches])[:n], max(int(drawn.nfe) for drawn in batches)
     return Samples(x, np.asarray(batches[0].path), program.times, nfe)

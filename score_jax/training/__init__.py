@@ -1,29 +1,36 @@
 """Training: state and optimizer, the compiled step, the loop, checkpoints, devices, logs.
 
-`create` a state, make a train step, and `train`; everything else is reached by module (`training.checkpoint`, …).
+`create` a state, make a train step, and `train`, or `train_together`; everything else is reached by module
+(`training.checkpoint`, …).
 """
 
-from score_jax.training.loop import Every, Result, Seen, TrainingDiverged, train
+from score_jax.training.loop import Course, Every, Result, Seen, TrainingDiverged, course, train
 from score_jax.training.sharding import check_batch_size, data_mesh, put_batches, replicate
 from score_jax.training.state import TrainState, create, ema_decay, learning_rates, optimizer, with_clipping
-from score_jax.training.step import make_eval_step, make_train_step
+from score_jax.training.step import Recipe, make_eval_step, make_joint_step, make_train_step
+from score_jax.training.together import train_together
 
 __all__ = [
+    "Course",
     "Every",
+    "Recipe",
     "Result",
     "Seen",
     "TrainState",
     "TrainingDiverged",
     "check_batch_size",
+    "course",
     "create",
     "data_mesh",
     "ema_decay",
     "learning_rates",
     "make_eval_step",
+    "make_joint_step",
     "make_train_step",
     "optimizer",
     "put_batches",
     "replicate",
     "train",
+    "train_together",
     "with_clipping",
 ]

@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -66,12 +67,17 @@ def _normal(config: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(config, default=str))
 
 
+def binding(config: Mapping[str, Any], may_differ: Collection[str] = ()) -> dict[str, Any]:
+    """Returns the settings, by dotted key, that a run cannot go on with changed: all but `may_differ`."""
+    free = lambda key: any(key == name or key.startswith(f"{name}.") for name in may_differ)
+    return {key: value for key, value in _flat(_normal(config)).items() if not free(key)}
+
+
 def config_differences(was: Mapping[str, Any], now: Mapping[str, Any], may_differ: Collection[str] = ()) -> list[str]:
     """Lists `key: was → now` for every key that differs; `may_differ` names keys, or sections, that are let pass."""
-    old, new = _flat(_normal(was)), _flat(_normal(now))
-    free = lambda key: any(key == name or key.startswith(f"{name}.") for name in may_differ)
+    old, new = binding(was, may_differ), binding(now, may_differ)
     show = lambda side, key: json.dumps(side[key]) if key in side else "absent"
-    keys = [key for key in sorted(old.keys() | new.keys()) if not free(key)]
+    keys = sorted(old.keys() | new.keys())
     return [f"{key}: {show(old, key)} → {show(new, key)}" for key in keys if show(old, key) != show(new, key)]
 
 
@@ -309,6 +315,21 @@ def _leaves(tree: PyTree) -> dict[str, str]:
 
 def _path(path: tuple[Any, ...]) -> str:
     return ".".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
+
+
+def parameters(workdir: Path | str) -> int | None:
+    """Returns how many parameters a run trains, by the description of its newest checkpoint; None if there is none."""
+    there = steps(Path(workdir))
+    if not there:
+        return None
+    try:
+        with open_checkpoints(workdir, read_only=True) as manager:
+            tree = manager.item_metadata(there[0])["state"]
+        leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+        return sum(math.prod(x.shape) for path, x in leaves if _path(path).startswith("params."))
+    except Exception as error:  # Orbax and TensorStore raise all kinds
+        _log.warning("%s: %s", workdir, error_line(error))
+        return None
 
 
 def _refuse_other_arrays(where: Path, manager: "ocp.CheckpointManager", step: int, template: TrainState) -> None:

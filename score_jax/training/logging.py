@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -55,6 +56,11 @@ def write_json(path: Path, content: Any) -> None:
       InputError: where it cannot be written.
     """
     _replace(path, (json.dumps(content, indent=2, default=_plain) + "\n").encode())
+
+
+def write_text(path: Path, content: str) -> None:
+    """Writes a text likewise: the file holds the old or the new, whenever the process dies."""
+    _replace(path, content.encode())
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -232,6 +238,7 @@ def environment(seed: int | None = None) -> dict[str, Any]:
     }
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -239,8 +246,12 @@ def _version(package: str) -> str | None:
         return None
 
 
+@cache
 def git_revision() -> str | None:
-    """Returns the revision of the checkout this package is imported from, with "+changes" if it was edited, or None."""
+    """Returns the revision of the checkout this package is imported from, with "+changes" if it was edited, or None.
+
+    It is that of the first time it is asked for: what is imported stays as it was.
+    """
     tracked, revision, changes = (
         _git(*c) for c in (("ls-files", __file__), ("rev-parse", "HEAD"), ("status", "-s", "-uno"))
     )

@@ -9,15 +9,21 @@ from its last checkpoint and ends with bit-identical parameters, average and met
 checkpoint holds the data's position and the metrics' partial sums, and later lines of the metrics file are cut off.
 
 SIGTERM and SIGINT end the program after the dispatch in progress, with a checkpoint; a second one ends it at once.
+
+    course  ──batches──▶  launch  ──report, state──▶  course  ──batches──▶  …
+
+What a run does in between is its `course`, a generator that asks for dispatches and knows nothing of who makes them:
+`train` makes those of one run, `together.train_together` those of several in one program.
 """
 
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import numpy as np
@@ -33,7 +39,7 @@ from score_jax.types import InputError
 
 _log = logging.getLogger(__name__)
 
-_Dispatch = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, Report]]
+_Step = Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, Report]]
 
 
 class Batches(Protocol):
@@ -140,11 +146,33 @@ def _diverged(failure: Failure, last_good: str) -> TrainingDiverged:
     )
 
 
-class _Launched(NamedTuple):
-    """A dispatch whose report has not been read: the step it ends at, the report, and how many examples it takes."""
+class Asked(NamedTuple):
+    """A dispatch that a run asks for: its batches, `(k, B, ...)`, and what gives the state that it begins with."""
+
+    batches: Mapping[str, np.ndarray]
+    state: Callable[[], TrainState]
+
+
+class Launched(NamedTuple):
+    """A dispatch in progress: what waits for its report, as numbers of the host, and what gives the state after it.
+
+    The state can be had until the next dispatch is launched.
+    """
+
+    report: Callable[[], Report]
+    state: Callable[[], TrainState]
+
+
+# None asks for nothing but to be gone on with, after others: a last checkpoint is being written meanwhile.
+Course: TypeAlias = Generator[Asked | None, Launched | None, Result]
+Launch: TypeAlias = Callable[[Mapping[int, Asked]], Mapping[int, Launched]]
+
+
+class _Waiting(NamedTuple):
+    """A dispatch whose report has not been read: the step it ends at, its report, and how many examples it takes."""
 
     step: int
-    report: Report
+    report: Callable[[], Report]
     examples: int
 
 
@@ -164,25 +192,25 @@ class _Reports:
         self._log_every, self._rates = log_every, rates
         self._since, self._examples = time.perf_counter(), 0
 
-    def read_report(self, launched: "_Launched") -> dict[str, Any]:
+    def read_report(self, waiting: _Waiting) -> dict[str, Any]:
         """Waits for a dispatch; returns the record if one is due at its end.
 
         Raises:
           TrainingDiverged: if it met a loss or gradient that is not finite.
         """
-        report = jax.device_get(launched.report)
+        report = waiting.report()
         if report.failure.step >= 0:
             self._saved.wait()
             raise _diverged(report.failure, self._saved.last_good())
         self.window = self.window.add(report)
-        self._examples += launched.examples
+        self._examples += waiting.examples
         rate = self._examples / (time.perf_counter() - self._since)
-        self._progress.dispatched(launched.step, float(report.loss / report.steps), rate)
-        if launched.step % self._log_every:
+        self._progress.dispatched(waiting.step, float(report.loss / report.steps), rate)
+        if waiting.step % self._log_every:
             return {}
-        left = self._progress.recorded(launched.step, float(self.window.loss / self.window.steps), rate)
+        left = self._progress.recorded(waiting.step, float(self.window.loss / self.window.steps), rate)
         speed = {"examples_per_second": round(rate, 1), "seconds_left": round(left, 1)}
-        record = {**self.window.record(report.level_sigma), **self._rates(launched.step), **speed}
+        record = {**self.window.record(np.asarray(report.level_sigma)), **self._rates(waiting.step), **speed}
         self.window, self._since, self._examples = Window(), time.perf_counter(), 0
         return record
 
@@ -197,14 +225,81 @@ class _Reports:
             self._saved.failed(f"the record of step {step}", error)
 
 
-def train(
+def train(state: TrainState, train_step: _Step, loader: Batches, *, mesh: Mesh, **told: Any) -> Result:
+    """Trains until `steps` updates have been made, from the run's last checkpoint if it has one.
+
+    Writes config.json, environment.json, metrics.jsonl and checkpoints/ into `workdir`.
+
+    Args:
+      state: of `state.create`: where a run without checkpoints begins.
+      train_step: of `step.make_train_step`.
+      loader: yields the batches of a dispatch.
+      mesh: of `sharding.data_mesh`.
+      told: further arguments of `course`: `workdir`, `config`, `steps`, …
+
+    Raises:
+      InputError: of a setting or folder that cannot be used.
+      TrainingDiverged: when a loss or gradient is not finite.
+      saving.NotWritten: when a checkpoint or record could not be written.
+      KeyboardInterrupt: after the last checkpoint, of SIGINT; at once of a second one.
+      SystemExit: with code 143, of SIGTERM likewise.
+    """
+
+    def launch(asked: Mapping[int, Asked]) -> dict[int, Launched]:
+        (only,) = asked.values()
+        state, report = train_step(only.state(), put_batches(only.batches, mesh))
+        return {0: Launched(partial(jax.device_get, report), lambda: state)}
+
+    with signals.noted() as caught:
+        (result,) = drive([course(state, loader, mesh=mesh, caught=caught, **told)], launch)
+        if isinstance(result, Exception):
+            raise result
+    signals.end_if_any(caught, result.step)  # one may have come during the last checkpoint
+    return result
+
+
+def drive(courses: Sequence[Course], launch: Launch) -> list[Result | Exception]:
+    """Takes runs to their ends, a dispatch of each at a time; returns the result of each, or what it raised.
+
+    Args:
+      courses: of the runs.
+      launch: starts the dispatches that are asked for, by the place of the run. What it raises, all of these raise.
+    """
+    found: dict[int, Result | Exception] = {}
+
+    def go_on(place: int, call: Callable[..., Asked | None], *sent: Any) -> Asked | None:
+        try:
+            return call(*sent)
+        except StopIteration as end:
+            found[place] = end.value
+        except Exception as error:  # this run's: the others go on
+            found[place] = error
+        return None
+
+    with contextlib.ExitStack() as stack:
+        for one in courses:
+            stack.enter_context(contextlib.closing(one))
+        sent: dict[int, Launched | None] = dict.fromkeys(range(len(courses)))
+        while sent:
+            answers = {place: go_on(place, courses[place].send, launched) for place, launched in sent.items()}
+            asked = {place: answer for place, answer in answers.items() if answer is not None}
+            sent = {place: None for place in answers if place not in asked and place not in found}
+            try:
+                sent.update(launch(asked) if asked else {})
+            except Exception as error:
+                for place in asked:
+                    go_on(place, courses[place].throw, error)
+    return [found[place] for place in range(len(courses))]
+
+
+def course(
     state: TrainState,
-    train_step: _Dispatch,
     loader: Batches,
     *,
+    mesh: Mesh,
+    caught: Sequence[Any],
     workdir: Path | str,
     config: Mapping[str, Any],
-    mesh: Mesh,
     steps: int,
     steps_per_dispatch: int,
     log_every: int,
@@ -218,18 +313,16 @@ def train(
     loggers: Sequence[LoggerFactory] = (),
     seed: int | None = None,
     progress: bool = True,
-) -> Result:
-    """Trains until `steps` updates have been made, from the run's last checkpoint if it has one.
-
-    Writes config.json, environment.json, metrics.jsonl and checkpoints/ into `workdir`.
+) -> Course:
+    """Yields what is to be launched of a run until it has made `steps` updates, and does all that is between.
 
     Args:
-      state: of `state.create`: where a run without checkpoints begins.
-      train_step: of `step.make_train_step`.
+      state: where a run without checkpoints begins.
       loader: yields the batches of a dispatch.
+      mesh: of `sharding.data_mesh`.
+      caught: of `signals.noted`, which is for a whole process.
       workdir: a new or empty folder, or that of the run to go on with.
       config: of the run, nested mapping that JSON can hold.
-      mesh: of `sharding.data_mesh`.
       steps: number of updates in all.
       steps_per_dispatch: k; all intervals and `steps` are multiples of it.
       log_every: steps between records.
@@ -245,11 +338,7 @@ def train(
       progress: whether to show it: a bar, or where there is no terminal a line every `log_every` steps.
 
     Raises:
-      InputError: of a setting or folder that cannot be used.
-      TrainingDiverged: when a loss or gradient is not finite.
-      saving.NotWritten: when a checkpoint or record could not be written.
-      KeyboardInterrupt: after the last checkpoint, of SIGINT; at once of a second one.
-      SystemExit: with code 143, of SIGTERM likewise.
+      InputError, TrainingDiverged, saving.NotWritten: see `train`.
     """
     k = steps_per_dispatch
     check_intervals(k, steps=steps, log_every=log_every, checkpoint_every=checkpoint_every, keep_every=keep_every)
@@ -259,8 +348,7 @@ def train(
         raise InputError(f"on_save_error is one of {', '.join(saving.ON_ERROR)}, got {on_save_error!r}")
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(checkpoint.claim(workdir, config, may_differ=may_differ))
-        caught = stack.enter_context(signals.noted())
-        state, window, start = _resume(workdir, replicate(state, mesh), loader, config, may_differ)
+        begin, window, start = _resume(workdir, replicate(state, mesh), loader, config, may_differ)
         if start:
             check_intervals(k, **{"the checkpoint's step": start})
         manager = checkpoint.open_checkpoints(workdir, keep_last=keep_last, keep_every=keep_every)
@@ -272,14 +360,16 @@ def train(
         stack.callback(shown.close)
         reports = _Reports(window, logger, shown, saved, log_every, rates)
         step, stop = start, bool(signals.agreed(caught))
-        waiting: _Launched | None = None
+        state, latest = begin, lambda: begin
+        waiting: _Waiting | None = None
         while step < steps and not stop:
             batches = next(loader)
-            state, report = train_step(state, put_batches(_for_device(batches), mesh))
-            step += k
+            launched = yield Asked(for_device(batches), latest)
+            assert launched is not None
+            latest, step = launched.state, step + k
             if waiting is not None:
                 reports.write_record(waiting.step, reports.read_report(waiting))
-            waiting = _Launched(step, report, k * batches["x"].shape[1])
+            waiting = _Waiting(step, launched.report, k * batches["x"].shape[1])
             saved.check()
             stop = step == steps or bool(signals.agreed(caught))
             due = [action for action in periodic if step % action.interval == 0]
@@ -287,6 +377,7 @@ def train(
             if due or saving_now:
                 record = reports.read_report(waiting)
                 waiting = None
+                state = latest()
                 pictures: dict[str, Path] = {}
                 for action in due:
                     if (seen := action.call(state, step)) is not None:
@@ -295,11 +386,11 @@ def train(
                 reports.write_record(step, record, pictures)
             if saving_now:
                 saved.save(step, state, loader.get_state(), reports.window.as_json())
-    signals.end_if_any(caught, step)  # one may have come during the last checkpoint
+        yield None
     return Result(state, step)
 
 
-def _for_device(batches: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def for_device(batches: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Leaves out what the train step doesn't use: it numbers the examples itself."""
     return {name: value for name, value in batches.items() if name in ("x", "label")}
 

@@ -6,7 +6,8 @@ the one reduction over devices that the gradient of a mean over the batch needs.
 example's global index (`arrays.example_keys`), so the mesh changes the order of that reduction and nothing else.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -27,9 +28,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def stacked_batches(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of `(k, B, ...)`: cut along B."""
-    return NamedSharding(mesh, PartitionSpec(None, "data"))
+def stacked_batches(mesh: Mesh, leading: int = 1) -> NamedSharding:
+    """Returns the sharding of `(k, B, ...)`: cut along B, which is after so many axes."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * leading, "data"))
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -37,7 +38,12 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 
     The copies are new buffers: a train step that is donated the result leaves `tree` alive.
     """
-    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+    return _replication(mesh)(tree)
+
+
+@lru_cache(maxsize=8)
+def _replication(mesh: Mesh) -> Callable[[PyTree], PyTree]:
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
 def put_batches(batches: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from score_jax.types import Array, InputError, Key, PyTree
+from score_jax.types import Array, ArrayLike, InputError, Key, PyTree, is_on, require_positive
 
 
 @struct.dataclass
@@ -71,11 +71,10 @@ def create(key: Key, variables: PyTree, transformation: optax.GradientTransforma
 
 
 def learning_rates(
-    learning_rate: float, *, warmup_steps: int = 0, schedule: str = "constant", total_steps: int | None = None
+    learning_rate: ArrayLike, *, warmup_steps: int = 0, schedule: str = "constant", total_steps: int | None = None
 ) -> optax.Schedule:
     """Returns n -> lr_n: a linear warm-up, then constant, or half a cosine down to 0 after `total_steps` updates."""
-    if learning_rate <= 0:
-        raise InputError(f"learning_rate must be positive, got {learning_rate}")
+    require_positive("learning_rates", learning_rate=learning_rate)
     if schedule not in ("constant", "cosine"):
         raise InputError(f"schedule must be 'constant' or 'cosine', got {schedule!r}")
     end = warmup_steps if total_steps is None else total_steps
@@ -87,7 +86,7 @@ def learning_rates(
         if schedule == "cosine":
             done = jnp.clip((n - warmup_steps) / (end - warmup_steps), 0.0, 1.0)
             lr = lr * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
-        return lr
+        return jnp.asarray(lr)
 
     return rate
 
@@ -113,7 +112,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformationExtraArg
 
 
 def optimizer(
-    learning_rate: float,
+    learning_rate: ArrayLike,
     *,
     warmup_steps: int = 0,
     clip_norm: float | None = None,
@@ -140,11 +139,11 @@ def optimizer(
     Raises:
       InputError: of a number out of range or an unknown schedule.
     """
-    if clip_norm is not None and clip_norm <= 0:
-        raise InputError(f"clip_norm must be positive, or None for no clipping, got {clip_norm}")
+    if clip_norm is not None:  # which doesn't clip
+        require_positive("optimizer", clip_norm=clip_norm)
     rates = learning_rates(learning_rate, warmup_steps=warmup_steps, schedule=schedule, total_steps=total_steps)
     steps: list[optax.GradientTransformation] = [optax.scale_by_adam(b1, b2, eps)]
-    if weight_decay:
+    if is_on(weight_decay):
         matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
         steps.append(optax.add_decayed_weights(weight_decay, matrices))
     return with_clipping(optax.chain(*steps, optax.scale_by_learning_rate(rates)), clip_norm)
@@ -157,13 +156,13 @@ def with_clipping(
     return transformation if clip_norm is None else optax.chain(clip_by_global_norm(clip_norm), transformation)
 
 
-def ema_decay(decay: float, *, warmup: bool = False) -> Callable[[Array], Array]:
+def ema_decay(decay: ArrayLike, *, warmup: bool = False) -> Callable[[Array], Array]:
     """Returns n -> d_n, the weight of the old average at update n (from 0).
 
     Args:
       decay: in [0, 1); 0 makes the average the current parameters.
       warmup: at most `(1 + n)/(10 + n)`.
     """
-    if not 0 <= decay < 1:
+    if isinstance(decay, int | float) and not 0 <= decay < 1:
         raise InputError(f"the decay of the parameters' average must be in [0, 1), got {decay}")
     return lambda n: jnp.minimum(decay, (1.0 + n) / (10.0 + n)) if warmup else jnp.asarray(decay, jnp.float32)

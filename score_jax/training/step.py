@@ -168,18 +168,33 @@ class _Examples(NamedTuple):
     dropout_key: Key | None
 
 
-class _Recipe(NamedTuple):
-    """What a train step is made of: the arguments of `make_train_step`."""
+class Recipe(NamedTuple):
+    """What a train step is made of.
+
+    Attributes:
+      model: its variables are replaced by the state's.
+      objective: `(key, score_fn, x0, times) -> (B,)` nats per example.
+      transformation: the optimizer.
+      times: `(key, sde, n) -> (t, weight)`; drawn here, so that the step knows every example's noise level, and then
+        given to the objective.
+      prepare: `(key, stored x) -> x0`, on device: dequantization, flips, range.
+      decay: of the parameters' average at update n: `state.ema_decay(...)`.
+      label_dropout: probability with which an example's label becomes −1 (none).
+      dropout: whether the network is called with dropout keys.
+      accumulation: number of micro-batches a batch is cut into.
+      levels: number of noise levels losses are reported at.
+    """
 
     model: Model
     objective: Objective
     transformation: optax.GradientTransformation
     times: Times
-    prepare: Prepare | None
-    decay: Callable[[Array], Array]
-    label_dropout: float
-    dropout: bool
-    accumulation: int
+    prepare: Prepare | None = None
+    decay: Callable[[Array], Array] = ema_decay(0.999)
+    label_dropout: float = 0.0
+    dropout: bool = False
+    accumulation: int = 1
+    levels: int = 10
 
 
 def _draw_examples(
@@ -203,7 +218,7 @@ def _draw_examples(
     return _Examples(keys(_OBJECTIVE), x0, t, weight, label, keys(_DROPOUT) if dropout else None)
 
 
-def _gradient(recipe: _Recipe, state: TrainState, examples: _Examples, scale: float) -> tuple[tuple[Array, Any], Array]:
+def _gradient(recipe: Recipe, state: TrainState, examples: _Examples, scale: float) -> tuple[tuple[Array, Any], Array]:
     """Returns ((scale·ΣJ, its gradient), J): what is to be added over micro-batches, and J per example."""
 
     def total(params):
@@ -217,7 +232,7 @@ def _gradient(recipe: _Recipe, state: TrainState, examples: _Examples, scale: fl
     return (loss, gradient), losses
 
 
-def _accumulated_gradient(recipe: _Recipe, state: TrainState, examples: _Examples) -> tuple[tuple[Array, Any], Array]:
+def _accumulated_gradient(recipe: Recipe, state: TrainState, examples: _Examples) -> tuple[tuple[Array, Any], Array]:
     """Returns ((loss, gradient), J) of the whole batch, one micro-batch at a time."""
     scale = 1.0 / examples.x0.size  # 1/(B·D)
     if recipe.accumulation == 1:
@@ -233,7 +248,7 @@ def _accumulated_gradient(recipe: _Recipe, state: TrainState, examples: _Example
     return total, _whole_batch(losses)
 
 
-def _advance(recipe: _Recipe, state: TrainState, gradient: Any, grad_norm: Array) -> TrainState:
+def _advance(recipe: Recipe, state: TrainState, gradient: Any, grad_norm: Array) -> TrainState:
     """Makes one update of the parameters, then of their average."""
     transformation = optax.with_extra_args_support(recipe.transformation)
     updates, opt_state = transformation.update(gradient, state.opt_state, state.params, grad_norm=grad_norm)
@@ -242,7 +257,7 @@ def _advance(recipe: _Recipe, state: TrainState, gradient: Any, grad_norm: Array
     return replace(state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
 
 
-def _update(recipe: _Recipe, state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, _Step]:
+def _update(recipe: Recipe, state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, _Step]:
     """One step; leaves the state alone where the loss or gradient isn't finite."""
     start = state.step.astype(jnp.uint32) * len(batch["x"])
     how = (recipe.times, recipe.prepare, recipe.label_dropout, recipe.dropout)
@@ -270,18 +285,7 @@ def _scan(step: Callable[..., Any], state: TrainState, batches: Any) -> tuple[Tr
 
 
 def make_train_step(
-    model: Model,
-    objective: Objective,
-    transformation: optax.GradientTransformation,
-    *,
-    times: Times,
-    mesh: Mesh,
-    prepare: Prepare | None = None,
-    decay: Callable[[Array], Array] | None = None,
-    label_dropout: float = 0.0,
-    dropout: bool = False,
-    accumulation: int = 1,
-    levels: int = 10,
+    model: Model, objective: Objective, transformation: optax.GradientTransformation, *, mesh: Mesh, **others: Any
 ) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Report]]:
     """Returns the compiled `(state, batches) -> (state, report)`, k updates in one dispatch.
 
@@ -289,32 +293,51 @@ def make_train_step(
     the state comes from `sharding.replicate`. The state's buffers are donated: the one passed in can't be used again.
 
     Args:
-      model: its variables are replaced by the state's.
-      objective: `(key, score_fn, x0, times) -> (B,)` nats per example.
+      model: of `Recipe`, as are the next two.
+      objective: what is minimised.
       transformation: the optimizer.
-      times: `(key, sde, n) -> (t, weight)`; drawn here, so that the step knows every example's noise level, and then
-        given to the objective.
       mesh: of `sharding.data_mesh`.
-      prepare: `(key, stored x) -> x0`, on device: dequantization, flips, range.
-      decay: of the parameters' average at update n: `state.ema_decay(...)`; None is `ema_decay(0.999)`.
-      label_dropout: probability with which an example's label becomes −1 (none).
-      dropout: whether the network is called with dropout keys.
-      accumulation: number of micro-batches a batch is cut into.
-      levels: number of noise levels losses are reported at.
+      others: what else a `Recipe` has: `times`, `prepare`, …
     """
-    if not 0 <= label_dropout <= 1:
-        raise InputError(f"label_dropout must be a probability, got {label_dropout}")
-    require_at_least("make_train_step", 1, levels=levels)
-    decay = ema_decay(0.999) if decay is None else decay
-    recipe = _Recipe(model, objective, transformation, times, prepare, decay, label_dropout, dropout, accumulation)
+    recipe = Recipe(model, objective, transformation, **others)
+    if not 0 <= recipe.label_dropout <= 1:
+        raise InputError(f"label_dropout must be a probability, got {recipe.label_dropout}")
+    require_at_least("make_train_step", 1, levels=recipe.levels)
 
     def dispatch(state: TrainState, batches: Mapping[str, Array]) -> tuple[TrainState, Report]:
-        check_batch_size(batches["x"].shape[1], mesh, accumulation=accumulation)
-        first_step = state.step
-        state, steps = _scan(lambda state, batch: _update(recipe, state, batch), state, dict(batches))
-        return state, _report(model.sde, first_step, steps, levels)
+        check_batch_size(batches["x"].shape[1], mesh, accumulation=recipe.accumulation)
+        return _updates(recipe, state, batches)
 
     return _on_mesh(dispatch, mesh, donate_argnums=0)
+
+
+def make_joint_step(
+    recipe_of: Callable[[Mapping[str, Array]], Recipe], *, mesh: Mesh
+) -> Callable[[Mapping[str, Array], TrainState, Mapping[str, Array]], tuple[TrainState, Report]]:
+    """Returns the compiled `(numbers, states, batches) -> (states, reports)` of n trainings at once.
+
+    Each leaf has a leading axis of trainings, n, and each training is that of `make_train_step` with its own numbers.
+    The states' buffers are donated.
+
+    Args:
+      recipe_of: from numbers by name, `()` and traced, to what a step is made of. They are weakly typed, as Python's
+        are, so that they leave the types of what they meet alone.
+      mesh: of `sharding.data_mesh`; the batches are cut, as those of one training.
+    """
+
+    @jax.vmap
+    def joint_dispatch(numbers: Mapping[str, Array], state: TrainState, batches: Mapping[str, Array]) -> Any:
+        return _updates(recipe_of(numbers), state, batches)
+
+    whole, cut = replicated(mesh), stacked_batches(mesh, 2)
+    return jax.jit(joint_dispatch, in_shardings=(whole, whole, cut), out_shardings=whole, donate_argnums=1)
+
+
+def _updates(recipe: Recipe, state: TrainState, batches: Mapping[str, Array]) -> tuple[TrainState, Report]:
+    """Makes k updates, one for each of the batches."""
+    first_step = state.step
+    state, steps = _scan(lambda state, batch: _update(recipe, state, batch), state, dict(batches))
+    return state, _report(recipe.model.sde, first_step, steps, recipe.levels)
 
 
 def _on_mesh(function: Callable[..., Any], mesh: Mesh, **options: Any) -> Callable[..., Any]:

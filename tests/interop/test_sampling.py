@@ -14,17 +14,18 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from configs import edm
-from score_jax import networks, noise_levels, parameterization
+from score_jax import metrics, networks, noise_levels, parameterization
 from score_jax import sde as sdes
 from score_jax.adapters import linen
 from score_jax.conditions import NoiseLevel
 from score_jax.interop.settings import merged
 from score_jax.interop.sources import as_score, open_checkpoint
-from score_jax.lab import build, published, samples, settings, show
+from score_jax.lab import build, evaluation, published, run, samples, settings, show
 from score_jax.lab.build.sampling import with_step_size
 from score_jax.lab.experiment import Trained
 from score_jax.lab.published import Published
 from score_jax.types import InputError
+from tests.helpers import refused
 from tests.interop.test_published import FILES as NCSNS
 from tests.interop.test_unets import FILES, OUTPUTS, source_of
 
@@ -369,3 +370,23 @@ def test_the_command_samples_every_source(name, tmp_path):
     x = np.load(tmp_path / "samples.npz")["x"]
     assert x.shape == (2, 16, 16, 3) and np.isfinite(x).all() and x.std() > 0
     assert Path(tmp_path / "grid.png").is_file()
+
+
+@pytest.mark.parametrize("name", [pytest.param("diffusers", marks=pytest.mark.slow), "edm"])
+def test_a_published_checkpoint_is_measured_beside_its_data(name, tmp_path):
+    """Its samples are those that sampling draws, and its held-out loss that of its own score, by hand."""
+    label = np.arange(60) % 10
+    images = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3)).astype(np.uint8)
+    np.savez(tmp_path / "x.npz", x=images, label=label)
+    found, config, trained = loaded(name, sampler="ddim", steps=2)
+    config.data.update(name="array", root=str(tmp_path / "x.npz"), holdout=20, labels=name == "edm")
+    config.evaluation.update(n=8, levels=2, measures=("held_out_loss", "nearest_neighbours"))
+    made = run.of_published(build.experiment_of(config, found), found, tmp_path / "runs")
+    numbers = evaluation.evaluate(made)
+    assert numbers["checkpoint"] == found.checkpoint and numbers["n"] == 8 and numbers["left_out"] == {}
+    drawn = samples.draw_samples(trained, n=8, labels=samples.classes_in_turn(trained.examples, 8)).x.clip(0, 1)
+    nearest = metrics.nearest_neighbours(drawn, made.experiment.data.train.batch(np.arange(40))["x"] / np.float32(255))
+    assert numbers["nearest_neighbour_distance"] == pytest.approx(float(np.median(nearest[1])), rel=1e-5)
+    assert all(np.isfinite(v) and v > 0 for v in numbers["loss_by_sigma"].values())
+    config.data.update(name="digits", root="")
+    refused(r"is of examples \(16, 16, 3\), and data 'digits' are of \(8, 8, 1\)", build.experiment_of, config, found)

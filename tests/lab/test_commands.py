@@ -77,7 +77,7 @@ def test_a_run_folder_holds_what_the_readme_says(digits_run):
     assert [record["step"] for record in records] == [20, 40]
     assert json.loads((digits_run.workdir / "evaluation.json").read_text()) == numbers
     folder = evaluation.evaluation_folder(digits_run, 0)
-    assert {path.name for path in folder.iterdir()} == {"evaluation.json", "class_shares.png"}
+    assert {path.name for path in folder.iterdir()} == {"evaluation.json", "class_shares.png", "grid.png"}
     assert set(numbers["left_out"]) == {"score_error", "distances", "mode_weights"} and numbers["not_finite"] == 0
     assert numbers["held_out_accuracy"] > 0.95 and numbers["n"] == 20 and numbers["conditional_n"] == 20
     assert sum(numbers["class_shares"]) == pytest.approx(1, abs=1e-3)
@@ -305,7 +305,7 @@ def test_another_evaluation_replaces_none(digits_run, tmp_path, monkeypatch):
     """Another sampler, seed, checkpoint or average has a folder of its own; evaluation.json is by its own."""
     monkeypatch.setattr(measures, "measure", lambda measured, chosen, **options: {})
     nothing = draw.Samples(np.zeros((20, 8, 8, 1), np.float32), np.empty(0), np.empty(0), 1)
-    monkeypatch.setattr(samples, "draw_samples", lambda trained, **options: nothing)
+    monkeypatch.setattr(samples, "draw_in_parts", lambda *given, **options: nothing)
     own = replace(digits_run, workdir=tmp_path)
     first = evaluation.evaluate(own)
     other_sampler, more_steps, raw, other_step_size, same = (tiny_digits() for _ in range(5))

@@ -178,7 +178,7 @@ def panels(named: Mapping[str, np.ndarray], side: int = 6) -> Figure:
     return fig
 
 
-def nearest(images: np.ndarray, train: np.ndarray, features: metrics.neighbours.Features | None) -> Figure:
+def nearest(images: np.ndarray, train: np.ndarray, features: metrics.neighbours.FeatureFunction | None) -> Figure:
     """Shows images beside their five nearest training images."""
     index, _ = metrics.nearest_neighbours(images, train, k=5, features=features)
     return plotting.neighbours(images, train[index])

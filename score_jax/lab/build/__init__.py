@@ -7,6 +7,8 @@ the config's section of that name: adding an SDE, a network, … to the settings
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,9 +29,11 @@ from score_jax.lab.build import training as of_training
 from score_jax.lab.build.checks import check_combinations, check_threshold, with_derived
 from score_jax.lab.build.described import summary
 from score_jax.lab.build.ranges import check_numbers
+from score_jax.lab.build.variants import Variants, variants
 from score_jax.lab.experiment import Before, Data, Examples, Experiment, Sampling, Trained
 from score_jax.lab.measures import Measure
 from score_jax.lab.published import Published
+from score_jax.lab.sharing import Shared
 from score_jax.losses.times import Times
 from score_jax.losses.weighting import Weighting
 from score_jax.parameterization import Parameterization
@@ -37,7 +41,7 @@ from score_jax.sampling import Sampler
 from score_jax.sde import SDE
 from score_jax.training.logging import LoggerFactory
 from score_jax.training.step import Objective
-from score_jax.types import Array, ScoreFn
+from score_jax.types import Array, ArrayLike, InputError, ScoreFn
 
 
 def experiment(
@@ -55,6 +59,7 @@ def experiment(
     optimizer: optax.GradientTransformation | None = None,
     measures: Mapping[str, Measure] | None = None,
     loggers: Sequence[LoggerFactory] | None = None,
+    shared: Shared | None = None,
 ) -> Experiment:
     """Makes everything that training, sampling and measuring need; nothing is written.
 
@@ -72,6 +77,7 @@ def experiment(
       optimizer: an optax transformation, clipping and learning rate included.
       measures: `(measured) -> numbers` by name.
       loggers: `(workdir, start) -> Logger`; as they change no number, config.json doesn't tell of them.
+      shared: of experiments that are made of names alone: data are read, and programs compiled, once for all of them.
 
     Raises:
       InputError: of a setting, of training or sampling, that cannot be used; of an object that is of another kind, or
@@ -84,7 +90,9 @@ def experiment(
     config = handed.marked(config, given, measures)
     theirs = [*own.names_in(config.to_dict()), *handed.names_of(given, measures)]
     check_combinations(config)
-    examples = of_data.data(config, data)
+    by_name = all(one is None for one in given.values())
+    shared = shared if shared is not None and by_name else Shared()
+    examples = of_data.shared_data(config, shared) if data is None else of_data.data(config, data)
     _require_memory(config, examples.train)
     kept = before.settings if before else None
     with own.blaming(theirs):
@@ -109,16 +117,70 @@ def experiment(
             ),
             summary=summary(config, examples, model),
             settings=records.as_json(config.to_dict()),
+            shared=shared,
         )
-    if theirs or any(one is not None for one in given.values()):
+    if theirs or not by_name:
         trial.require_traceable(made, theirs)
-    return made
+    return replace(made, with_numbers=partial(_with_numbers, config, made)) if by_name else made
+
+
+def _with_numbers(config: ConfigDict, made: Experiment, numbers: Mapping[str, ArrayLike]) -> Experiment:
+    """The experiment that `made` is, of the same names, with other numbers in what a train step is made of."""
+    config = config.copy_and_resolve_references()
+    with config.ignore_type():  # a traced number is no float
+        config.update_from_flattened_dict(dict(numbers))
+    process = of_noise.process(config)
+    stands_for, condition = of_network.output(config, process), of_network.condition(config, process)
+    return replace(
+        made,
+        model=made.model.replace(sde=process, parameterization=stands_for, condition=condition),
+        objective=_objective(config, process, made.data, None, None),
+        times=of_noise.draw_times(config, process),
+        training=replace(
+            made.training, optimizer=of_training.chosen_optimizer(config), decay=of_training.average_decay(config)
+        ),
+    )
+
+
+def variants_of(config: ConfigDict) -> Variants:
+    """Returns the experiments that differ from a config in a few settings, for `sweep.ablate`."""
+    return variants(experiment, config)
 
 
 def other_sampling(config: ConfigDict, trained: Trained) -> Sampling:
     """Returns how to sample a model that is trained already by other settings."""
     check_numbers(config)
     return of_sampling.plan(config, trained.model.sde, trained.model)
+
+
+def experiment_of(config: ConfigDict, published: Published) -> Experiment:
+    """Makes an experiment of a published checkpoint and the data that the config names, to be measured.
+
+    Raises:
+      InputError: of other data than the checkpoint's network takes.
+    """
+    check_numbers(config)
+    trained, found = of_checkpoint(config, published), of_data.data(config)
+    source, process, sampling = found.train, published.model.sde, trained.sampling
+    if source.shape != published.shape:
+        raise InputError(
+            f"{published.checkpoint} is of examples {published.shape}, and data {config.data.name!r} are of "
+            f"{source.shape}: give those it was trained on, --config.data.name, and --config.data.size if need be"
+        )
+    return Experiment(
+        seed=config.seed,
+        examples=replace(trained.examples, grey_levels=source.grey_levels),
+        model=published.model,
+        sampling=sampling,
+        data=found,
+        prepare=of_data.preparation(config, source),
+        objective=_objective(config, process, found, None, None),
+        times=of_noise.draw_times(config, process),
+        training=of_training.plan(config),
+        evaluation=of_evaluation.plan(config, process, sampling.ts, source.grey_levels),
+        summary=(),
+        settings=records.as_json(config.to_dict()),
+    )
 
 
 def of_checkpoint(config: ConfigDict, published: Published) -> Trained:

@@ -15,6 +15,7 @@ from score_jax.lab import own
 from score_jax.lab.build import names
 from score_jax.lab.build.kinds import OWN
 from score_jax.lab.experiment import Data, Modes, Preparation
+from score_jax.lab.sharing import Shared
 from score_jax.types import InputError
 
 
@@ -79,6 +80,12 @@ def data(config: ConfigDict, given: Source | None = None) -> Data:
         raise InputError(f"data {options.name!r} has no labels: set --config.data.labels=False")
     train = labelled if options.labels else datasets.unlabelled(labelled)
     return Data(options.name, train, held_out, labelled, oracle, modes)
+
+
+def shared_data(config: ConfigDict, shared: Shared) -> Data:
+    """Returns the data that `config.data` names, read once for all experiments of the same; toys by their seed."""
+    drawn_by = {"seed": config.seed} if config.data.name in toy.TOYS else {}
+    return shared.once("data", {**config.data.to_dict(), **drawn_by}, lambda: data(config))
 
 
 def _points(options: ConfigDict, seed: int) -> tuple[Source, Source]:

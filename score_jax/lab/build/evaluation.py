@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from score_jax import likelihood
 from score_jax.lab import measures, own, records
 from score_jax.lab.build.data import value_range
+from score_jax.lab.build.features import comparison
 from score_jax.lab.build.kinds import OWN
 from score_jax.lab.build.noise import level_times
 from score_jax.lab.build.sampling import chosen_threshold, learned_variance
@@ -47,10 +48,14 @@ def plan(
         likelihood_probes=options.likelihood_probes,
         likelihood_tolerance=options.likelihood_tolerance,
         t_min=float(level_times(config, sde)[-1] if config.times.name == "knots" else sde.t_min),
+        features=comparison(config),
         bound_n=options.bound_n,
         bound=bound_terms(config, sde, ts, grey_levels) if options.bound_n and grey_levels else None,
         bound_steps=config.sampler.steps,
-        conditions={"evaluation_settings": settings["evaluation"], "data_root": settings["data"]["root"]},
+        conditions={
+            "evaluation_settings": records.measured_by(settings["evaluation"]),
+            "data_root": settings["data"]["root"],
+        },
         of_the_run=kept is None or records.same_evaluation(settings, kept),
     )
 

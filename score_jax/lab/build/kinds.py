@@ -11,6 +11,7 @@ from flax import nnx
 from score_jax import adapters
 from score_jax.data import Source
 from score_jax.lab.own import Kind
+from score_jax.metrics import Features
 from score_jax.parameterization import Parameterization
 from score_jax.sde import SDE
 
@@ -25,6 +26,7 @@ OWN: dict[str, Kind] = {
     "sampler": Kind("sampler", takes=("sde", "score_fn")),
     "optimizer": Kind("optimizer", takes=("learning_rate",)),
     "measure": Kind("measure", takes=("measured",)),
+    "features": Kind("feature network", makes=(Features,)),
     "logger": Kind("logger", takes=("workdir", "start")),
 }
 HANDED = OWN | {"optimizer": Kind("optimizer", makes=(optax.GradientTransformation,))}

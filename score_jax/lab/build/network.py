@@ -221,7 +221,9 @@ def _adapted(module: Any) -> Network:
 
 
 def _first_variables(config: ConfigDict, apply: Network, key: Key, example: tuple) -> PyTree:
-    init = jax.jit(apply.init)
-    parameters = memory.of_parameters(jax.eval_shape(init, key, *example))
+    parameters = memory.of_parameters(jax.eval_shape(apply.init, key, *example))
     memory.require({f"the parameters of network.{config.network.name}": parameters})
-    return init(key, *example)
+    return _INIT(apply, key, *example)
+
+
+_INIT = jax.jit(lambda apply, key, *example: apply.init(key, *example), static_argnums=0)  # one for all seeds

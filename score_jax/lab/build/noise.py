@@ -39,18 +39,23 @@ def sde(config: ConfigDict, given: SDE | None = None) -> SDE:
     Raises:
       InputError: also of one that cannot be sampled, since its data or its noise vanish or overflow at an end.
     """
-    process = names.built("sde", config.sde, SDES, OWN["sde"]) if given is None else given
-    _require_shapes(process)
-    sdes.require_ends(process)
-    return process
+    made = process(config) if given is None else given
+    _require_shapes(made)
+    sdes.require_ends(made)
+    return made
 
 
-def _require_shapes(process: SDE) -> None:
+def process(config: ConfigDict) -> SDE:
+    """Returns the noising process of a config whose numbers are known to be right, or are traced."""
+    return names.built("sde", config.sde, SDES, OWN["sde"])
+
+
+def _require_shapes(sde: SDE) -> None:
     """Refuses an SDE whose functions are not of the shape of t, where its ends are numbers."""
-    if not all(isinstance(end, Number | np.ndarray | jax.Array) for end in (process.t_min, process.t_max)):
+    if not all(isinstance(end, Number | np.ndarray | jax.Array) for end in (sde.t_min, sde.t_max)):
         return  # which `require_ends` tells
-    for t in (jnp.asarray(process.t_max), jnp.full(3, process.t_max)):
-        for name, found in (("log_alpha", process.log_alpha(t)), ("variance", process.variance(t))):
+    for t in (jnp.asarray(sde.t_max), jnp.full(3, sde.t_max)):
+        for name, found in (("log_alpha", sde.log_alpha(t)), ("variance", sde.variance(t))):
             if jnp.shape(found) != t.shape:
                 raise InputError(f"{name} of the SDE must have the shape of t, {t.shape}, got {jnp.shape(found)}")
 

@@ -22,7 +22,7 @@ from score_jax.losses.variational import Decoder, gaussian_decoder, grey_level_d
 from score_jax.losses.weighting import Weighting
 from score_jax.sde import SDE
 from score_jax.training.step import Objective
-from score_jax.types import InputError
+from score_jax.types import InputError, is_on
 
 # Laws of the noise, of variance 1: sigma is the standard deviation whatever the law.
 NOISES: dict[str, Kernel] = {
@@ -115,7 +115,7 @@ def _check_objective(config: ConfigDict) -> None:
 
 def _denoising(sde: SDE, weigh: Weighting, *, noise: str, control_scale: float) -> Objective:
     options: dict[str, Any] = {"noise": names.choose("objective.dsm.noise", noise, NOISES), "weighting": weigh}
-    if control_scale:
+    if is_on(control_scale):
         options["control"] = weighting.small_noise(control_scale)
     return lambda key, s, x0, times: losses.diffusion_loss(key, sde, s, x0, times=times, **options)
 

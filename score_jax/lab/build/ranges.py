@@ -87,6 +87,7 @@ RANGES: dict[str, dict[str, str]] = {
     "sampler.dpm_solver_pp": {"eta": _NOT_NEGATIVE},
     "sampler.probability_flow": {"rtol": _POSITIVE, "atol": _POSITIVE},
     "sampler.langevin_corrector": {"snr": _POSITIVE, "n_steps": _COUNT, "num_scales": "[0, 1000000]"},
+    "evaluation.features": {"kept": "[20, inf)", "subset_size": "[2, inf)", "subsets": _COUNT, "k": _COUNT},
     "evaluation": {
         "n": "[2, 10000000]",
         "levels": "[2, 10000]",

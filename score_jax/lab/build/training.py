@@ -13,7 +13,7 @@ from score_jax.lab.build import names
 from score_jax.lab.build.kinds import HANDED, OWN
 from score_jax.lab.experiment import Intervals, Training
 from score_jax.training.logging import LoggerFactory, tensorboard, wandb
-from score_jax.types import InputError
+from score_jax.types import Array, InputError, is_on
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adam": training.optimizer}
 
@@ -62,7 +62,7 @@ def plan(
     return Training(
         optimizer=chosen_optimizer(config) if optimizer is None else optimizer,
         learning_rate=None if optimizer is not None else _schedule(config),
-        decay=training.ema_decay(options.ema_decay, warmup=options.ema_warmup),
+        decay=average_decay(config),
         steps=options.steps,
         batch_size=options.batch_size,
         accumulation=options.accumulation,
@@ -85,11 +85,17 @@ def _schedule(config: ConfigDict) -> optax.Schedule:
     )
 
 
+def average_decay(config: ConfigDict) -> Callable[[Array], Array]:
+    """Returns n -> the weight of the old average of the parameters."""
+    return training.ema_decay(config.training.ema_decay, warmup=config.training.ema_warmup)
+
+
 def chosen_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Returns the optimizer with warm-up, schedule and clipping; of the user's own, the moments are its own matter."""
     options = config.optimizer.to_dict()
     name, own_options = options.pop("name"), options.pop("options")
-    clip_norm = options.pop("clip_norm") or None
+    clip_norm = options.pop("clip_norm")
+    clip_norm = clip_norm if is_on(clip_norm) else None
     if own.is_own(name):
         make = own.function("optimizer.name", name, OWN["optimizer"], own_options)
         with own.blaming([name]):

@@ -16,11 +16,16 @@ from score_jax.lab.experiment import Numbers
 from score_jax.lab.measures.bound import bound
 from score_jax.lab.measures.classes import class_shares, conditional_accuracy
 from score_jax.lab.measures.distances import distances
+from score_jax.lab.measures.feature_tests import feature_tests
+from score_jax.lab.measures.frechet import frechet_of_data, frechet_of_samples
 from score_jax.lab.measures.held_out_loss import held_out_loss
+from score_jax.lab.measures.inception_score import score_of_inception
+from score_jax.lab.measures.kernel_distance import kernel_distance
 from score_jax.lab.measures.likelihood import held_out_likelihood
 from score_jax.lab.measures.measured import Measured
 from score_jax.lab.measures.mode_weights import sample_mode_weights
 from score_jax.lab.measures.neighbours import copies, neighbour_distance
+from score_jax.lab.measures.precision_recall import precision_recall
 from score_jax.lab.measures.score_error import score_error_by_sigma
 from score_jax.types import InputError
 
@@ -35,6 +40,12 @@ MEASURES: dict[str, Measure] = {
     "copies": copies,
     "class_shares": class_shares,
     "conditional_accuracy": conditional_accuracy,
+    "frechet": frechet_of_samples,
+    "frechet_of_data": frechet_of_data,
+    "kernel_distance": kernel_distance,
+    "precision_recall": precision_recall,
+    "inception_score": score_of_inception,
+    "feature_tests": feature_tests,
     "likelihood": held_out_likelihood,
     "bound": bound,
 }

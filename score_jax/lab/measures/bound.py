@@ -1,12 +1,12 @@
 """The variational bound of held-out images, in bits per dimension, with its parts."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import numpy as np
 
-from score_jax.lab.experiment import Numbers, Run
+from score_jax.lab.experiment import OF_SAMPLING, Numbers, Run
 from score_jax.lab.measures.batches import in_batches, mean_of
 from score_jax.lab.measures.likelihood import held_out_examples
 from score_jax.lab.measures.measured import Measured, keys
@@ -30,7 +30,8 @@ def bound_of_run(run: Run, seed: int) -> Numbers:
         return {}
     data.require_held_out()
     levels = data.held_out.grey_levels
-    if how.bound is None:
+    terms = how.bound
+    if terms is None:
         raise InputError(
             f"the variational bound is of grey levels, which {data.name!r} has not: set "
             "--config.evaluation.bound_n=0, and likelihood_n for the density of such data"
@@ -41,7 +42,7 @@ def bound_of_run(run: Run, seed: int) -> Numbers:
     grey = f"{levels} grey levels, {'uniformly dequantized' if dequantize else 'as stored'}"
     return in_bits(
         key_steps,
-        how.bound,
+        run.experiment.once("bound", lambda: terms, of=OF_SAMPLING),  # the same function: the same program
         run.model,
         x,
         labels,
@@ -74,16 +75,20 @@ def in_bits(
       offset: bits per dimension to add to the decoder's: of a density, the width of a grey level.
       batch_size: images at once; the last batch is filled up and cut.
     """
-
-    @jax.jit
-    def batch(keys, x, labels, model):
-        found = terms(keys, model.conditioned(label=labels), x)
-        return found.prior, found.steps.sum(0), found.decoder
-
     unit = 1 / (x[0].size * np.log(2))
-    parts = [part * unit for part in in_batches(partial(batch, model=model), key, x, labels, batch_size)]
+    parts = [part * unit for part in in_batches(partial(_of_batch(terms), model=model), key, x, labels, batch_size)]
     parts[2] += offset
     means = {
         f"bound_{name}": float(part.mean()) for name, part in zip(("prior", "steps", "decoder"), parts, strict=True)
     }
     return {**mean_of("bound_bits_per_dim", sum(parts)), **means, "bound_convention": convention}
+
+
+@lru_cache(maxsize=4)
+def _of_batch(terms: Callable[[Key, ScoreFn, Array], VariationalBound]) -> Callable[..., tuple[Array, Array, Array]]:
+    @jax.jit
+    def batch(keys, x, labels, model):
+        found = terms(keys, model.conditioned(label=labels), x)
+        return found.prior, found.steps.sum(0), found.decoder
+
+    return batch

@@ -27,14 +27,14 @@ def distances(measured: Measured) -> Numbers:
 
 def compared(key: Key, samples: np.ndarray, data: np.ndarray, fresh: np.ndarray) -> Numbers:
     """Compares samples `(n, *S)` with data; `data_*` compares `fresh` data, as many, with these."""
+    numbers: Numbers = {k: float(v) for k, v in _distances(key, samples, data).items()}
+    return numbers | {f"data_{k}": float(v) for k, v in _distances(key, fresh, data).items()}
 
-    @jax.jit
-    def compare(a: Array, b: Array) -> dict[str, Array]:
-        return {
-            "sliced_wasserstein2": metrics.sliced_wasserstein(key, a, b),
-            "mmd2": metrics.mmd(a, b),
-            "energy_distance": metrics.energy_distance(a, b),
-        }
 
-    numbers: Numbers = {k: float(v) for k, v in compare(samples, data).items()}
-    return numbers | {f"data_{k}": float(v) for k, v in compare(fresh, data).items()}
+@jax.jit
+def _distances(key: Key, a: Array, b: Array) -> dict[str, Array]:
+    return {
+        "sliced_wasserstein2": metrics.sliced_wasserstein(key, a, b),
+        "mmd2": metrics.mmd(a, b),
+        "energy_distance": metrics.energy_distance(a, b),
+    }

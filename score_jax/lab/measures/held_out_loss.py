@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from score_jax import training
-from score_jax.lab.experiment import Experiment, Numbers
+from score_jax.lab.experiment import OF_OBJECTIVE, Experiment, Numbers
 from score_jax.lab.measures.measured import Measured, by_sigma
 from score_jax.training import TrainState
 from score_jax.training.step import level_sigmas
@@ -33,13 +33,10 @@ def loss_of_state(experiment: Experiment) -> Callable[[TrainState], Numbers]:
     label = None if not examples.names else np.full(rows, -1, np.int32) if examples.null_label else batch["label"]
     stacked = {"x": batch["x"][None]} | ({} if label is None else {"label": label[None]})
     placed = training.put_batches(stacked, mesh)
-    evaluate = training.make_eval_step(
-        experiment.model,
-        experiment.objective,
-        mesh=mesh,
-        prepare=experiment.prepare,
-        levels=levels,
-        ema=experiment.sampling.ema,
+    ema = experiment.sampling.ema
+    make = lambda: training.make_eval_step(
+        experiment.model, experiment.objective, mesh=mesh, prepare=experiment.prepare, levels=levels, ema=ema
     )
+    evaluate = experiment.once("held-out loss", make, of=OF_OBJECTIVE, levels=levels, ema=ema)
     sigmas = level_sigmas(experiment.model.sde, levels)
     return lambda state: {"loss_by_sigma": by_sigma(sigmas, evaluate(state, placed))}

@@ -106,15 +106,8 @@ def log_prob(key: Key, model: ScoreModel, x: np.ndarray, labels: np.ndarray | No
     """
     exact = x[0].size <= _EXACT_DIMS
 
-    @jax.jit
-    def batch(keys, x, labels, model):
-        options: dict[str, Any] = {"t_min": flow.t_min, "t_max": flow.t_max}
-        options |= {"rtol": flow.tolerance, "atol": flow.tolerance}
-        options |= {} if exact else {"key": keys, "n_probes": flow.n_probes}
-        found = log_likelihood(model.sde, model.conditioned(label=labels), x, **options)
-        return found.log_prob, jnp.full(len(x), found.nfe)
-
-    values, calls = in_batches(partial(batch, model=model), key, x, labels, flow.batch_size)
+    batch = partial(_log_prob, model=model, flow=flow, exact=exact)
+    values, calls = in_batches(batch, key, x, labels, flow.batch_size)
     smallest, largest = (_noise(model, t) for t in (flow.t_min, flow.t_max))
     given = "" if labels is None or (labels < 0).all() else "of p(x|y) given the label y; "
     how = "exact divergence" if exact else f"Hutchinson's estimate with {flow.n_probes} probes"
@@ -123,6 +116,15 @@ def log_prob(key: Key, model: ScoreModel, x: np.ndarray, labels: np.ndarray | No
         f"(σ/α = {largest:.3g}), {how}, tolerance {flow.tolerance:g}"
     )
     return LogProb(values, int(calls.max()), convention)
+
+
+@partial(jax.jit, static_argnames=("flow", "exact"))
+def _log_prob(keys, x, labels, *, model, flow, exact):
+    options: dict[str, Any] = {"t_min": flow.t_min, "t_max": flow.t_max}
+    options |= {"rtol": flow.tolerance, "atol": flow.tolerance}
+    options |= {} if exact else {"key": keys, "n_probes": flow.n_probes}
+    found = log_likelihood(model.sde, model.conditioned(label=labels), x, **options)
+    return found.log_prob, jnp.full(len(x), found.nfe)
 
 
 def _noise(model: ScoreModel, t: float) -> float:

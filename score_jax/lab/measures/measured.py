@@ -1,16 +1,20 @@
 """What measures are of: a trained model, samples of it, and the data beside them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import jax
 import numpy as np
 
 from score_jax import metrics
 from score_jax.arrays import split
+from score_jax.lab import features
 from score_jax.lab.experiment import Run
+from score_jax.lab.features import FeatureSet, Reference
+from score_jax.lab.kept import Kept
 from score_jax.lab.samples import not_finite
+from score_jax.metrics import Features
 from score_jax.types import ArrayLike, InputError, Key
 
 _STREAM = 0x6576616C
@@ -28,6 +32,7 @@ class Measured:
       train: the first training examples, "x" and, where there are classes, "label"; images of grey levels in [0, 1].
       held_out: likewise, never trained on; "x" may be empty.
       names: of the classes.
+      unfinished: keeps what takes long.
     """
 
     run: Run
@@ -37,6 +42,7 @@ class Measured:
     train: Mapping[str, np.ndarray]
     held_out: Mapping[str, np.ndarray]
     names: tuple[str, ...]
+    unfinished: Kept = field(default_factory=lambda: Kept(None, {}))
 
     @property
     def samples(self) -> np.ndarray:
@@ -47,6 +53,41 @@ class Measured:
     def to_train(self) -> np.ndarray:
         """The distance of each sample to the nearest training example, `(n,)`."""
         return metrics.nearest_neighbours(self.samples, self.train["x"])[1][:, 0]
+
+    @cached_property
+    def feature_network(self) -> Features | None:
+        """What images are compared by; None where nothing was chosen."""
+        how = self.run.experiment.evaluation.features
+        return None if how is None else how.network(self.run.experiment.data)
+
+    @cached_property
+    def features(self) -> FeatureSet:
+        """Of the samples."""
+        read = lambda start, stop: self.samples[start:stop]
+        return self._features_of(read, len(self.samples), "samples")
+
+    @cached_property
+    def held_out_features(self) -> FeatureSet:
+        """Of as many held-out images."""
+        n, held_out = len(self.drawn), self.run.experiment.data.held_out
+        if len(held_out) < n:
+            raise InputError(
+                f"data are compared with data at equal n only: {len(held_out)} are held out, of {n} samples"
+            )
+        return self._features_of(partial(features.images_of, held_out), n, "held-out")
+
+    @cached_property
+    def reference(self) -> Reference:
+        """Of the training set."""
+        how, network = self.run.experiment.evaluation.features, self.feature_network
+        assert how is not None and network is not None
+        source = self.run.experiment.data.train
+        return features.reference(network, source, split="train", kept=how.kept, cache=how.cache)
+
+    def _features_of(self, read: Callable[[int, int], np.ndarray], n: int, name: str) -> FeatureSet:
+        how, network = self.run.experiment.evaluation.features, self.feature_network
+        assert how is not None and network is not None
+        return features.of_images(network, read, n, kept=how.kept, unfinished=self.unfinished, name=name)
 
     @cached_property
     def classifier(self) -> metrics.Classifier:

@@ -1,0 +1,85 @@
+"""What an evaluation has done so far: parts in a folder, which goes when the whole is written.
+
+Stopped at any moment and started again, what asks for the same parts goes on after the last whole one. They are of one
+evaluation by one version of the code: parts of another are thrown away.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from score_jax.data import npy
+from score_jax.training.logging import write_json
+from score_jax.types import InputError
+
+_log = logging.getLogger(__name__)
+
+Arrays = dict[str, np.ndarray]
+
+
+class Kept:
+    """Parts by name, each made once; kept in `folder`, or nowhere where that is None."""
+
+    def __init__(self, folder: Path | None, conditions: Mapping[str, Any]):
+        self._folder, self._conditions = folder, json.loads(json.dumps(conditions))
+        if folder is not None and folder.exists() and not self._is_ours():
+            shutil.rmtree(folder)
+
+    def once(self, name: str, make: Callable[[], Arrays]) -> Arrays:
+        """Returns arrays by name: those that were kept under `name`, or what `make` returns, which is kept."""
+        found = self._read(name)
+        if found is None:
+            found = make()
+            self._keep(name, found)
+        return found
+
+    def has(self, name: str) -> bool:
+        """Whether a part is there already."""
+        return self._folder is not None and self._path(name).is_file()
+
+    def clear(self) -> None:
+        """Removes all parts."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _is_ours(self) -> bool:
+        assert self._folder is not None
+        try:
+            return bool(json.loads((self._folder / "of.json").read_bytes()) == self._conditions)
+        except (OSError, ValueError):
+            return False
+
+    def _path(self, name: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{name}.npz"
+
+    def _read(self, name: str) -> Arrays | None:
+        if not self.has(name):
+            return None
+        path = self._path(name)
+        try:
+            return {key: npy.entry(path, key) for key in npy.names(path)}
+        except (InputError, OSError, ValueError, KeyError):
+            _log.warning("%s is damaged: it is made again", path)
+            return None
+
+    def _keep(self, name: str, arrays: Arrays) -> None:
+        if self._folder is None:
+            return
+        path = self._path(name)
+        draft = path.with_name(f".{path.name}-{os.getpid()}")  # another process may make the same
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_json(self._folder / "of.json", self._conditions)
+            with draft.open("wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+            os.replace(draft, path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            _log.warning("%s cannot be kept (%s): stopped now, it would be made again", path, error.strerror)
