@@ -231,7 +231,7 @@ def submitted(monkeypatch):
     return told
 
 
-def test_every_training_is_a_job_of_an_array_and_one_that_ended_without_numbers_has_failed(tmp_path, submitted):
+def test_trainings_that_go_together_are_a_job_of_an_array_and_one_without_numbers_has_failed(tmp_path, submitted):
     engine, said = Engine(), []
     made = engine.plan(tmp_path)
     options = slurm.options_of("partition=gpu,timeout_min=60,gpus_per_node=1,slurm_time=3")
@@ -257,13 +257,13 @@ def test_slurm_without_submitit_or_with_odd_options_is_one_line(monkeypatch):
     refused("written partition=gpu,timeout_min=60, got 'gpu'", slurm.options_of, "gpu")
 
 
-def test_a_worker_is_handed_trainings_one_by_one_and_replaced_where_it_ends(tmp_path, monkeypatch):
-    """Processes that answer, but for one training at which the first dies."""
+def test_a_worker_is_handed_job_by_job_and_replaced_where_it_ends(tmp_path, monkeypatch):
+    """Processes that answer, but for two trainings that go together, at which the first dies."""
     code = (
         "import sys, pathlib\n"
         "for line in sys.stdin:\n"
         f"    mark = pathlib.Path({str(tmp_path / 'mark')!r})\n"
-        "    if line.strip() == '4' and not mark.exists():\n"
+        "    if line.strip() == '0,1,2,3' and not mark.exists():\n"
         "        mark.touch()\n"
         "        sys.exit('no more memory')\n"
         "    print('ran', line.strip())\n"
@@ -274,8 +274,9 @@ def test_a_worker_is_handed_trainings_one_by_one_and_replaced_where_it_ends(tmp_
     made = engine.plan(tmp_path)
     (tmp_path / "cells").mkdir()
     workers.run_workers(tmp_path, made, [], 1, said.append)
-    assert [line for line in said if line.startswith("ran")] == ["ran 0,1,2,3"]
+    assert [line for line in said if line.startswith("ran")] == ["ran 4"]
     reason = "the process that ran it ended with exit code 1: no more memory"
-    assert [line for line in said if not line.startswith("ran")] == [f"{made.groups[2].run}: failed: {reason}"]
+    lost = [f"{group.run}: failed: {reason}" for group in made.groups[:2]]
+    assert [line for line in said if not line.startswith("ran")] == lost
     failed = [json.loads(path.read_text()) for path in (tmp_path / "cells").iterdir()]
-    assert len(failed) == 1 and all(re.match(reason, record["reason"]) for record in failed)
+    assert len(failed) == 4 and all(re.match(reason, record["reason"]) for record in failed)
