@@ -366,6 +366,8 @@ def bars(
 ) -> Figure:
     """Shows numbers as bars below each other, with their standard errors; on a log axis where they span a factor of 20.
 
+    Not where an error reaches below 0.
+
     Args:
       values: one a bar.
       errors: None where there is none.
@@ -378,10 +380,11 @@ def bars(
     ax = fig.add_subplot()
     ax.grid(axis="x")
     lengths = np.array([0.0 if error is None else error for error in errors])
-    wide = heights.min() > 0 and heights.max() > 20 * heights.min()
+    wide = (heights - lengths).min() > 0 and heights.max() > 20 * heights.min()
     if wide:  # a bar has no length there: points
         ax.errorbar(heights, places, xerr=lengths, fmt="o", color=COLORS[0], capsize=3, markersize=5)
         ax.set_xscale("log")
+        ax.xaxis.set_minor_formatter("")  # labels of whole decades alone: others would lie on each other
     else:
         ax.barh(places, heights, 0.7, xerr=lengths if lengths.any() else None, capsize=3, color=COLORS[0], ecolor=INK)
     ax.set_yticks(places, list(labels))

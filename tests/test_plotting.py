@@ -182,6 +182,17 @@ def test_histogram_bars_are_the_shares_in_per_cent():
     assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "b", "c"]
 
 
+def test_bars_with_errors_are_on_a_log_axis_only_where_all_of_them_can_be_there():
+    wide = {"labels": ["a", "b"], "xlabel": "distance"}
+    below_zero = plotting.bars([0.001, 0.1], [0.002, 0.01], **wide).axes[0]
+    assert below_zero.get_xscale() == "linear"
+    np.testing.assert_allclose([bar.get_width() for bar in below_zero.patches], [0.001, 0.1])
+    above = plotting.bars([0.001, 0.1], [0.0005, None], **wide).axes[0]
+    assert above.get_xscale() == "log" and above.xaxis.get_minor_formatter()(2e-3) == ""
+    ends = above.containers[0].lines[2][0].get_segments()[0][:, 0]
+    np.testing.assert_allclose(ends, [0.0005, 0.0015])
+
+
 def test_pictures_leave_no_global_state_and_need_no_pyplot(tmp_path):
     before = dict(matplotlib.rcParams)
     path = plotting.save_figure(plotting.curve([1, 2], [3.0, 2.0]), tmp_path / "figures" / "loss.png")
