@@ -215,7 +215,7 @@ def equivalence_holds(numbers):
 def ablations_hold(numbers):
     """05: four rows of three seeds. Sliced score matching is about as good as denoising, a larger batch better."""
     assert numbers.keys() == {"dsm 64", "dsm 256", "ssm 64", "ssm 256"}
-    assert all(entry[1] > 0 and entry[2] == 3 for row in numbers.values() for entry in row.values())
+    assert all(entry[1] >= 0 and entry[2] == 3 for row in numbers.values() for entry in row.values())
     error = {name: row["relative_score_error_by_sigma"] for name, row in numbers.items()}
     assert max(mean for mean, *_ in error.values()) < 0.5  # of 1, the error of no score
     for name in ("dsm", "ssm"):
@@ -264,7 +264,7 @@ def test_the_notebook_imports_the_package_and_defines_nothing(path):
     tree = ast.parse("\n".join(TransformerManager().transform_cell(source) for source in cells))
     nodes = list(ast.walk(tree))
     assert not [n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
-    assert max((n.end_lineno or 0) - n.lineno for n in nodes if isinstance(n, ast.Lambda)) < 5
+    assert all((n.end_lineno or 0) - n.lineno < 5 for n in nodes if isinstance(n, ast.Lambda))
     imported = {(n.module or "").split(".")[0] for n in nodes if isinstance(n, ast.ImportFrom)}
     assert imported == {"score_jax"}
 
