@@ -5,6 +5,7 @@ started again. A signal ends the process after a checkpoint, as it ends a traini
 """
 
 import contextlib
+import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -142,10 +143,11 @@ def _evaluate(
 
 
 def _seconds_a_step(trained: Run) -> float | None:
-    """The seconds of a step of a run, from the last line of its metrics."""
+    """The seconds of a step of a run, the median of its metrics: the first line compiles, the last may not have waited."""
     metrics = trained.workdir / "metrics.jsonl"
     rates = [record.get("examples_per_second") for record in (read_jsonl(metrics) if metrics.exists() else [])]
-    return float(trained.experiment.training.batch_size / rates[-1]) if rates and rates[-1] else None
+    known = [rate for rate in rates if rate]
+    return float(trained.experiment.training.batch_size / statistics.median(known)) if known else None
 
 
 def _place(cell: Planned) -> dict[str, Any]:
