@@ -143,7 +143,7 @@ def _evaluate(
 
 
 def _seconds_a_step(trained: Run) -> float | None:
-    """The seconds of a step of a run, the median of its metrics: the first line compiles, the last may not have waited."""
+    """The seconds of a step of a run, the median of its metrics: the first compiles, the last may not have waited."""
     metrics = trained.workdir / "metrics.jsonl"
     rates = [record.get("examples_per_second") for record in (read_jsonl(metrics) if metrics.exists() else [])]
     known = [rate for rate in rates if rate]
