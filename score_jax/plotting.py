@@ -393,6 +393,15 @@ def bars(
     return fig
 
 
+def _apart(places: Sequence[float]) -> list[float]:
+    """Of ascending places those whose labels on a log axis don't lie on each other's."""
+    kept: list[float] = []
+    for place in places:
+        if not kept or place > 1.2 * kept[-1]:
+            kept.append(place)
+    return kept
+
+
 @_styled
 def lines_with_errors(
     named: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float] | None]], *, xlabel: str, ylabel: str
@@ -403,7 +412,7 @@ def lines_with_errors(
         marker, color = "osD^v"[i // len(COLORS) % 5], COLORS[i % len(COLORS)]
         ax.errorbar(x, y, errors, marker=marker, markersize=4, capsize=2, color=color, label=name)
     ax.set_xscale("log")
-    places = sorted({float(v) for x, _, _ in named.values() for v in x})
+    places = _apart(sorted({float(v) for x, _, _ in named.values() for v in x}))
     if len(places) <= 8:
         ax.set_xticks(places, [f"{place:.3g}" for place in places])
         ax.minorticks_off()

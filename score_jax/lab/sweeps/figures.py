@@ -11,7 +11,7 @@ from score_jax import plotting
 from score_jax.lab.sweeps.outcomes import DONE, by_level, scalar
 from score_jax.lab.sweeps.table import Row, Table, in_text
 
-LINES = 8  # of one figure: more cannot be told apart
+LINES = 18  # of one figure: more cannot be told apart
 
 
 class Line(NamedTuple):
