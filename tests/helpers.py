@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import struct
 
-from score_jax import arrays, distributions, kernels, losses, parameterization, sampling
+from score_jax import arrays, data, distributions, kernels, losses, parameterization, sampling
 from score_jax import sde as sdes
 from score_jax.losses import times, weighting
 from score_jax.types import InputError
@@ -216,6 +216,21 @@ def trace_counter(fn):
 def key(seed: int = 0) -> jax.Array:
     """A typed key."""
     return jax.random.key(seed)
+
+
+def cut_off(monkeypatch, train, step):
+    """Calls `train`, whose loader raises once it has given out so many steps, as if the power went out."""
+    whole = data.Loader.__next__
+
+    def broken(loader):
+        if loader.get_state()["step"] >= step:
+            raise RuntimeError("the power went out")
+        return whole(loader)
+
+    monkeypatch.setattr(data.Loader, "__next__", broken)
+    with pytest.raises(RuntimeError, match="power"):
+        train()
+    monkeypatch.undo()
 
 
 def refused(message, call, *args, **kwargs):

@@ -27,6 +27,7 @@ from score_jax.lab.measures.measured import keys
 from score_jax.losses import variational
 from score_jax.sampling import draw
 from score_jax.types import InputError
+from tests.helpers import cut_off
 
 ROOT = Path(__file__).parents[2]
 
@@ -249,17 +250,7 @@ def still(variables, x, cond, label, key):
 
 def test_a_run_cut_off_by_an_error_goes_on_bit_for_bit(digits_run, tmp_path, monkeypatch):
     """With the real loader and the cosine, whose steps count from the start."""
-    whole = data.Loader.__next__
-
-    def broken(loader):
-        if loader.get_state()["step"] >= 20:
-            raise RuntimeError("the power went out")
-        return whole(loader)
-
-    monkeypatch.setattr(data.Loader, "__next__", broken)
-    with pytest.raises(RuntimeError, match="power"):
-        run.train(build.experiment(tiny_digits()), tmp_path / "run")
-    monkeypatch.undo()
+    cut_off(monkeypatch, lambda: run.train(build.experiment(tiny_digits()), tmp_path / "run"), 20)
     again = run.train(build.experiment(tiny_digits()), tmp_path / "run")
     for name in ("params", "ema", "opt_state"):
         chex.assert_trees_all_equal(getattr(again.state, name), getattr(digits_run.state, name))

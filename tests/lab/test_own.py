@@ -18,7 +18,7 @@ from configs import toy
 from score_jax import data, losses, networks, parameterization
 from score_jax.lab import build, evaluation, own, run, samples, settings
 from score_jax.losses import weighting
-from tests.helpers import refused
+from tests.helpers import cut_off, refused
 from tests.lab import outsider
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +93,7 @@ def test_every_name_may_be_an_object_of_ones_own(tmp_path, monkeypatch):
     moved = jax.tree.map(lambda a, b: abs(a - b).max(), whole.state.params, experiment.model.variables["params"])
     rate = config.optimizer.learning_rate
     assert 0 < max(jax.tree.leaves(moved)) <= 6.01 * rate
-    _cut_off(monkeypatch, experiment, tmp_path / "again")
+    cut_off(monkeypatch, lambda: run.train(experiment, tmp_path / "again"), 4)
     again = run.train(build.experiment(config, before=run.before(tmp_path / "again")), tmp_path / "again")
     jax.tree.map(np.testing.assert_array_equal, again.state.params, whole.state.params)
     restored = run.restore(experiment, tmp_path / "whole")
@@ -110,21 +110,6 @@ def test_every_name_may_be_an_object_of_ones_own(tmp_path, monkeypatch):
     assert evaluation_folder.name.startswith("mylab.samplers_slow_ddim-3-step6-seed0-")
 
 
-def _cut_off(monkeypatch, experiment, workdir):
-    """Trains until after the second dispatch."""
-    whole = data.Loader.__next__
-
-    def broken(loader):
-        if loader.get_state()["step"] >= 4:
-            raise RuntimeError("the power went out")
-        return whole(loader)
-
-    monkeypatch.setattr(data.Loader, "__next__", broken)
-    with pytest.raises(RuntimeError, match="power"):
-        run.train(experiment, workdir)
-    monkeypatch.undo()
-
-
 @pytest.mark.parametrize("name", ["mylab.nets:NNX", "mylab.nets:plain"])
 def test_networks_of_other_libraries_are_trained_resumed_and_sampled(tmp_path, name, monkeypatch):
     config = config_of(**{"network.name": name, "network.options": {"width": 5}})
@@ -132,7 +117,7 @@ def test_networks_of_other_libraries_are_trained_resumed_and_sampled(tmp_path, n
     whole = run.train(experiment, tmp_path / "whole")
     leaves = jax.tree.leaves(whole.state.params)
     assert {leaf.shape for leaf in leaves} <= {(3, 5), (5, 2), (5,), (2,)} and len(leaves) in (2, 4)
-    _cut_off(monkeypatch, experiment, tmp_path / "again")
+    cut_off(monkeypatch, lambda: run.train(experiment, tmp_path / "again"), 4)
     again = run.train(build.experiment(config, before=run.before(tmp_path / "again")), tmp_path / "again")
     jax.tree.map(np.testing.assert_array_equal, again.state.params, whole.state.params)
     jax.tree.map(np.testing.assert_array_equal, again.state.ema, whole.state.ema)

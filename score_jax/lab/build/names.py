@@ -9,6 +9,7 @@ from score_jax.lab import own
 from score_jax.types import InputError
 
 _T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def choose(section: str, name: str, table: Mapping[str, _T]) -> _T:
@@ -34,6 +35,15 @@ def options(section: ConfigDict) -> dict[str, Any]:
     """Returns the options of the section's chosen name, lists as tuples: modules must be hashable."""
     chosen = section.get("options" if own.is_own(section.name) else section.name, {})
     return {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in chosen.items()}
+
+
+def function(
+    section: str, settings: ConfigDict, table: Mapping[str, Callable[..., _F]], kind: own.Kind
+) -> _F | Callable[..., Any]:
+    """Returns the function that a section of the settings chooses: what the table's row makes, or the user's own."""
+    if own.is_own(settings.name):
+        return own.function(f"{section}.name", settings.name, kind, options(settings))
+    return choose(section, settings.name, table)(**options(settings))
 
 
 def built(section: str, settings: ConfigDict, table: Mapping[str, Callable[..., _T]], kind: own.Kind) -> _T:

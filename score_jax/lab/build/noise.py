@@ -9,7 +9,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from score_jax import sde as sdes
-from score_jax.lab import own
 from score_jax.lab.build import names
 from score_jax.lab.build.kinds import OWN
 from score_jax.losses import times
@@ -92,7 +91,4 @@ def draw_times(config: ConfigDict, sde: SDE) -> times.Times:
         "lognormal": times.lognormal,
         "importance": times.importance,
     }
-    options = names.options(config.times)
-    if own.is_own(config.times.name):
-        return own.function("times.name", config.times.name, OWN["times"], options)
-    return names.choose("times", config.times.name, table)(**options)
+    return names.function("times", config.times, table, OWN["times"])

@@ -44,10 +44,7 @@ def weights(config: ConfigDict) -> Weighting:
         "edm": weighting.edm,
         "min_snr": weighting.min_snr,
     }
-    options = names.options(config.weighting)
-    if own.is_own(config.weighting.name):
-        return own.function("weighting.name", config.weighting.name, OWN["weighting"], options)
-    return names.choose("weighting", config.weighting.name, table)(**options)
+    return names.function("weighting", config.weighting, table, OWN["weighting"])
 
 
 def _check_hybrid(config: ConfigDict) -> None:
