@@ -37,7 +37,7 @@ def options(section: ConfigDict) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in chosen.items()}
 
 
-def function(
+def chosen_function(
     section: str, settings: ConfigDict, table: Mapping[str, Callable[..., _F]], kind: own.Kind
 ) -> _F | Callable[..., Any]:
     """Returns the function that a section of the settings chooses: what the table's row makes, or the user's own."""

@@ -91,4 +91,4 @@ def draw_times(config: ConfigDict, sde: SDE) -> times.Times:
         "lognormal": times.lognormal,
         "importance": times.importance,
     }
-    return names.function("times", config.times, table, OWN["times"])
+    return names.chosen_function("times", config.times, table, OWN["times"])

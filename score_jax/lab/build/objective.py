@@ -44,7 +44,7 @@ def weights(config: ConfigDict) -> Weighting:
         "edm": weighting.edm,
         "min_snr": weighting.min_snr,
     }
-    return names.function("weighting", config.weighting, table, OWN["weighting"])
+    return names.chosen_function("weighting", config.weighting, table, OWN["weighting"])
 
 
 def _check_hybrid(config: ConfigDict) -> None:
