@@ -62,6 +62,9 @@ def at(key, sde, n, t=0.5):
 def late(key, sde, n):
     return at(key, sde, n, 2.0)[0], at(key, sde, n)[0]
 
+def early(key, sde, n):
+    return at(key, sde, n, -1.0)[0], at(key, sde, n)[0]
+
 def flat(sde, t, power=2):
     return sde.sigma(t) ** power
 

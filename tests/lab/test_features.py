@@ -256,5 +256,9 @@ def test_each_new_checkpoint_of_a_run_that_trains_is_measured(trained, monkeypat
     assert "at step 20" in said and "waiting for the next checkpoint" in said and "at step 40" in said
     evaluate._watch(trained.experiment, tmp_path / "run")  # again: nothing is left to measure
     assert "evaluating" not in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "run" / "evaluations")
+    evaluate._watch(trained.experiment, tmp_path / "run")  # of a run that has ended: each checkpoint, in order
+    said = capsys.readouterr().out
+    assert 0 < said.index("at step 20") < said.index("at step 40") and "waiting" not in said
     watching(monkeypatch, step=20)
     refused("leave --out and --step", evaluate._watch, trained.experiment, tmp_path)
