@@ -219,6 +219,7 @@ def test_objects_are_handed_over_from_python(tmp_path):
             {"times.name": "mylab.losses:at"},
             r"times must return \(t, weight\), of shape \(3,\) each .* got \[\(3,\), \(\)",
         ),
+        ({"times.name": "mylab.losses:early"}, r"times must lie between the SDE's t_min .* t_max .*, got \[-1.0"),
         (
             {"times.name": "mylab.losses:late"},
             r"times must lie between the SDE's t_min .* and t_max .*, got \[2.0, 2.0",
