@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
 from score_jax.lab import samples, show
@@ -21,13 +23,18 @@ _IMAGES, _POINTS = 64, 1000  # samples, at most
 
 
 def rates(how: Training) -> Callable[[int], dict[str, Any]]:
-    """Returns step -> the learning rate and the decay of the average at its last update, and examples seen so far."""
+    """Returns step -> the learning rate and the decay of the average at its last update, and examples seen so far.
 
-    def of_step(step: int) -> dict[str, Any]:
-        rate = {} if how.learning_rate is None else {"learning_rate": float(how.learning_rate(step - 1))}
-        return {**rate, "ema_decay": float(how.decay(jnp.asarray(step - 1))), "examples": step * how.batch_size}
-
-    return of_step
+    All are found at once, for the steps of records: asked for in the midst of training, a number of the device would
+    come after the dispatch in progress.
+    """
+    steps = np.arange(how.every.log, how.steps + 1, how.every.log)
+    of_updates = lambda function: np.asarray(jax.vmap(function)(jnp.asarray(steps - 1))).tolist()
+    columns = {"ema_decay": of_updates(how.decay), "examples": (steps * how.batch_size).tolist()}
+    if how.learning_rate is not None:
+        columns["learning_rate"] = of_updates(how.learning_rate)
+    records = {step: dict(zip(columns, row)) for step, *row in zip(steps.tolist(), *columns.values(), strict=True)}
+    return records.__getitem__
 
 
 def periodic(experiment: Experiment, workdir: Path) -> list[Every]:

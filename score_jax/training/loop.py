@@ -153,13 +153,25 @@ class Asked(NamedTuple):
     state: Callable[[], TrainState]
 
 
+class Arrival(NamedTuple):
+    """A report, as numbers of the host, and when it came: the clock in seconds."""
+
+    report: Report
+    at: float
+
+
+def arrival(report: Report) -> Arrival:
+    """Waits for a report of the device."""
+    return Arrival(jax.device_get(report), time.perf_counter())
+
+
 class Launched(NamedTuple):
-    """A dispatch in progress: what waits for its report, as numbers of the host, and what gives the state after it.
+    """A dispatch in progress: what waits for its report, and what gives the state after it.
 
     The state can be had until the next dispatch is launched.
     """
 
-    report: Callable[[], Report]
+    report: Callable[[], Arrival]
     state: Callable[[], TrainState]
 
 
@@ -172,7 +184,7 @@ class _Waiting(NamedTuple):
     """A dispatch whose report has not been read: the step it ends at, its report, and how many examples it takes."""
 
     step: int
-    report: Callable[[], Report]
+    report: Callable[[], Arrival]
     examples: int
 
 
@@ -198,20 +210,20 @@ class _Reports:
         Raises:
           TrainingDiverged: if it met a loss or gradient that is not finite.
         """
-        report = waiting.report()
+        report, now = waiting.report()
         if report.failure.step >= 0:
             self._saved.wait()
             raise _diverged(report.failure, self._saved.last_good())
         self.window = self.window.add(report)
         self._examples += waiting.examples
-        rate = self._examples / (time.perf_counter() - self._since)
+        rate = self._examples / (now - self._since)
         self._progress.dispatched(waiting.step, float(report.loss / report.steps), rate)
         if waiting.step % self._log_every:
             return {}
         left = self._progress.recorded(waiting.step, float(self.window.loss / self.window.steps), rate)
         speed = {"examples_per_second": round(rate, 1), "seconds_left": round(left, 1)}
         record = {**self.window.record(np.asarray(report.level_sigma)), **self._rates(waiting.step), **speed}
-        self.window, self._since, self._examples = Window(), time.perf_counter(), 0
+        self.window, self._since, self._examples = Window(), now, 0
         return record
 
     def write_record(self, step: int, record: Record, pictures: Mapping[str, Path] | None = None) -> None:
@@ -248,7 +260,7 @@ def train(state: TrainState, train_step: _Step, loader: Batches, *, mesh: Mesh, 
     def launch(asked: Mapping[int, Asked]) -> dict[int, Launched]:
         (only,) = asked.values()
         state, report = train_step(only.state(), put_batches(only.batches, mesh))
-        return {0: Launched(partial(jax.device_get, report), lambda: state)}
+        return {0: Launched(partial(arrival, report), lambda: state)}
 
     with signals.noted() as caught:
         (result,) = drive([course(state, loader, mesh=mesh, caught=caught, **told)], launch)

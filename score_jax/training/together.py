@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from score_jax.training import signals
-from score_jax.training.loop import Asked, Course, Launched, Result, drive
+from score_jax.training.loop import Arrival, Asked, Course, Launched, Result, arrival, drive
 from score_jax.training.sharding import replicate, replicated, stacked_batches
 from score_jax.training.state import TrainState
 from score_jax.training.step import Report
@@ -70,7 +70,7 @@ class _Program:
         batches = jax.tree.map(lambda *parts: np.stack(parts), *self._batches.values())
         placed = jax.device_put(batches, stacked_batches(self._mesh, 2))
         self._states, reports = self._step(self._numbers, self._states, placed)
-        read, states = cache(partial(jax.device_get, reports)), self._states
+        read, states = cache(partial(arrival, reports)), self._states
         return {
             place: Launched(partial(_report_of, read, row), partial(_row, states, row))
             for row, place in enumerate(self._batches)
@@ -96,5 +96,6 @@ def _row(tree: PyTree, row: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[row], tree)
 
 
-def _report_of(read: Callable[[], Report], row: int) -> Report:
-    return jax.tree.map(lambda leaf: leaf[row], read())
+def _report_of(read: Callable[[], Arrival], row: int) -> Arrival:
+    reports, at = read()
+    return Arrival(jax.tree.map(lambda leaf: leaf[row], reports), at)

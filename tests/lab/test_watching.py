@@ -3,6 +3,7 @@
 import json
 import sys
 import types
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from configs import digits, toy
-from score_jax.lab import build, run, samples, show
+from score_jax.lab import build, run, samples, show, watching
 from score_jax.lab.measures.held_out_loss import loss_of_state
 from score_jax.training import logging
 from score_jax.types import InputError
@@ -63,6 +64,20 @@ def test_the_record_has_rates_and_the_held_out_loss(tmp_path):
     assert "held_out_loss_by_sigma" not in found[10]
     expected = loss_of_state(experiment)(trained.state)["loss_by_sigma"]
     assert found[20]["held_out_loss_by_sigma"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_rates_ask_nothing_of_the_device_while_it_trains():
+    """They are those of the last update of each record's steps, found before the first."""
+    asked = []
+    how = build.experiment(watched(digits, "mlp")).training
+    counted = lambda name: lambda n: asked.append(name) or getattr(how, name)(n)
+    of_step = watching.rates(replace(how, learning_rate=counted("learning_rate"), decay=counted("decay")))
+    assert sorted(asked) == ["decay", "learning_rate"]
+    for step in (10, 20):
+        expected = float(how.learning_rate(step - 1)), float(how.decay(step - 1))
+        roundings = 2.0**-23 * max(1e-3, *expected)  # of the peak: a cosine's last rates are differences of it
+        assert (of_step(step)["learning_rate"], of_step(step)["ema_decay"]) == pytest.approx(expected, abs=roundings)
+    assert len(asked) == 2
 
 
 def test_points_have_a_scatter_and_the_score_field(tmp_path):

@@ -1,4 +1,5 @@
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -7,14 +8,29 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import chex
 import jax
 import numpy as np
 import pytest
 
-from score_jax.training import Every, TrainingDiverged, checkpoint, logging, put_batches, replicate, signals
+from score_jax.losses import times
+from score_jax.training import (
+    Every,
+    Recipe,
+    TrainingDiverged,
+    checkpoint,
+    logging,
+    loop,
+    make_joint_step,
+    put_batches,
+    replicate,
+    signals,
+    train_together,
+)
 from score_jax.training.loop import Seen, check_intervals
 from score_jax.types import InputError
 from tests.training import tiny
@@ -347,3 +363,29 @@ def test_settings_are_checked_before_the_folder_is_made(tmp_path):
     with pytest.raises(InputError, match="steps 42"):
         tiny.run(tmp_path / "run", 42)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_the_speed_is_that_of_the_reports_as_they_come(tmp_path, monkeypatch, runs):
+    """By a clock that goes on by 2 s for every report that is waited for, also where the last two are read at once."""
+    clock, whole = [0.0], loop.arrival
+
+    def arrival(report):
+        clock[0] += 2
+        return whole(report)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    for module in (loop, importlib.import_module("score_jax.training.together")):
+        monkeypatch.setattr(module, "arrival", arrival)
+    told = {"config": tiny.CONFIG, "progress": False, "steps": 4 * tiny.K, "steps_per_dispatch": tiny.K}
+    told |= {"log_every": tiny.K, "checkpoint_every": 4 * tiny.K}
+    folders = [tmp_path / str(i) for i in range(runs)]
+    if runs == 1:
+        tiny.train(tiny.state(), tiny.step(), tiny.Batches(), workdir=folders[0], mesh=tiny.mesh(), **told)
+    else:
+        recipe = lambda numbers: Recipe(tiny.model(), tiny.objective, tiny.chain(), times=times.uniform())
+        courses = [partial(loop.course, tiny.state(), tiny.Batches(), workdir=folder, **told) for folder in folders]
+        train_together(courses, make_joint_step(recipe, mesh=tiny.mesh()), [{}] * runs, mesh=tiny.mesh())
+    for folder in folders:
+        records = logging.read_jsonl(folder / "metrics.jsonl")
+        assert [record["examples_per_second"] for record in records] == 4 * [tiny.K * tiny.BATCH / 2]
