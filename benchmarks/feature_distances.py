@@ -66,7 +66,7 @@ def kernel(quick: bool) -> float:
 
 
 def network(make, images: int, quick: bool) -> float:
-    """Seconds that a network takes for so many images."""
+    """Seconds that a network takes for so many images, whole batches."""
     told = make({}, batch_size=8 if quick else 32)
     example = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     shapes = jax.eval_shape(told.module.init, jax.random.key(0), example)
@@ -82,8 +82,8 @@ CASES = {
     "PRDC, 10,000 and 10,000 rows": prdc,
     "moments of 50,000 rows, Fréchet distance": moments,
     "kernel distance, 100 subsets of 1,000": kernel,
-    "EfficientNet-Lite0, 1,000 images": partial(network, features.efficientnet, 1000),
-    "InceptionV3, 100 images": partial(network, features.inception, 100),
+    "EfficientNet-Lite0, 1,024 images": partial(network, features.efficientnet, 1024),
+    "InceptionV3, 128 images": partial(network, features.inception, 128),
 }
 
 

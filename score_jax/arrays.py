@@ -6,15 +6,27 @@ accumulation, nor on how the batch is spread over devices. `example_keys` makes 
 the global index of the first row; whoever cuts a batch into pieces calls it first.
 """
 
+import hashlib
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from score_jax.types import Array, ArrayLike, InputError, Key, require_at_least
+from score_jax.types import Array, ArrayLike, InputError, Key, PyTree, require_at_least
 
 # Above this many dimensions the exact trace is taken in blocks, so that memory stays that of 64 Jacobian columns.
 _TRACE_BLOCK = 64
+
+
+def tree_hash(tree: PyTree) -> str:
+    """Returns the first 16 digits of the SHA-256 of the arrays of a tree: their places, shapes, dtypes and bytes."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(np.asarray(leaf), np.dtype(leaf.dtype).newbyteorder("<"))
+        digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype.str}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def expand_right(t: ArrayLike, x: Array) -> Array:

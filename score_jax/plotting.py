@@ -376,7 +376,8 @@ def bars(
       title: above.
     """
     heights, places = np.asarray(values, np.float64), np.arange(len(values))
-    fig = Figure(figsize=(6.4, 1.2 + 0.3 * len(heights)), layout="constrained")
+    beside = 0.09 * max(map(len, labels), default=0)  # inches of the longest label
+    fig = Figure(figsize=(max(6.4, 4 + beside), 1.2 + 0.3 * len(heights)), layout="constrained")
     ax = fig.add_subplot()
     ax.grid(axis="x")
     lengths = np.array([0.0 if error is None else error for error in errors])

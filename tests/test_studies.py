@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.studies import study
+from experiments.studies import of_sweep, study
 from experiments.studies.ablation_objectives import sweep as ablation_objectives
 from experiments.studies.ddpm_equivalence import __main__ as equivalence
 from experiments.studies.ddpm_equivalence import (
@@ -126,6 +126,17 @@ def test_a_result_replaces_the_one_before_and_nothing_else(tmp_path, capsys):
     assert "old" not in page and "| a | b |\n| --- | --- |\n| 1.235 | x |" in page
     assert page.startswith("claim\n") and page.endswith("end\n") and (tmp_path / "a.png").exists()
     assert "a.png" in capsys.readouterr().out
+
+
+def test_a_sweep_is_put_between_the_marks_of_its_name(tmp_path):
+    (tmp_path / "out" / "figures").mkdir(parents=True)
+    (tmp_path / "out" / "table.md").write_text("| a |\n")
+    (tmp_path / "out" / "figures" / "bars_a.png").write_bytes(b"picture")
+    page = "words\n<!-- result -->\nkept\n<!-- /result -->\n<!-- digits -->\n{}\n<!-- /digits -->\n"
+    (tmp_path / "README.md").write_text(page.format("old"))
+    of_sweep.publish(tmp_path / "out", tmp_path, "digits", ["bars_a.png:error.png", "bars_a.png"])
+    assert (tmp_path / "README.md").read_text() == page.format("| a |\n")
+    assert (tmp_path / "error.png").read_bytes() == (tmp_path / "bars_a.png").read_bytes() == b"picture"
 
 
 def test_each_cell_changes_what_its_technique_names_and_nothing_else(monkeypatch):

@@ -7,9 +7,25 @@ The study is the sweep file and the words; everything else is the engine's.
 
 import argparse
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from experiments.studies import study
+
+
+def publish(out: Path, folder: Path, name: str, figures: Iterable[str]) -> None:
+    """Puts a sweep's table between marks of the README in a study's folder, and figures beside it.
+
+    Args:
+      out: folder of the sweep.
+      folder: of the study.
+      name: of the marks.
+      figures: of the sweep's figures/; after a colon, under which name.
+    """
+    study.write(folder, (out / "table.md").read_text(), {}, name=name)
+    for figure in figures:
+        file, _, new = figure.partition(":")
+        shutil.copy(out / "figures" / file, folder / (new or file))
 
 
 def main() -> None:
@@ -20,11 +36,7 @@ def main() -> None:
     parser.add_argument("--name", default="result", help="marks of the table in the README")
     parser.add_argument("--figure", action="append", default=[], help="of the sweep's figures/, and under which name")
     given = parser.parse_args()
-    folder = Path(__file__).parent / given.study
-    study.write(folder, (given.out / "table.md").read_text(), {}, name=given.name)
-    for figure in given.figure:
-        file, _, name = figure.partition(":")
-        shutil.copy(given.out / "figures" / file, folder / (name or file))
+    publish(given.out, Path(__file__).parent / given.study, given.name, given.figure)
 
 
 if __name__ == "__main__":

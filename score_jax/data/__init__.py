@@ -11,7 +11,18 @@ from score_jax.data.idx import fashion_mnist, mnist, read_idx
 from score_jax.data.image_folders import folder
 from score_jax.data.loader import Loader, batches
 from score_jax.data.resize import center_crop, resize, resized
-from score_jax.data.source import ArraySource, Source, View, hold_out, in_memory, occurring, subset, unlabelled
+from score_jax.data.source import (
+    ArraySource,
+    Source,
+    View,
+    content_hash,
+    hold_out,
+    in_memory,
+    occurring,
+    random_rows,
+    subset,
+    unlabelled,
+)
 
 __all__ = [
     "ArraySource",
@@ -22,6 +33,7 @@ __all__ = [
     "batches",
     "center_crop",
     "cifar10",
+    "content_hash",
     "digits",
     "fashion_mnist",
     "folder",
@@ -30,6 +42,7 @@ __all__ = [
     "in_memory",
     "mnist",
     "occurring",
+    "random_rows",
     "read_idx",
     "resize",
     "resized",

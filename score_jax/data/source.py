@@ -5,6 +5,7 @@ it; order, shuffling and position live in `loader`. Images are uint8, 0 … grey
 published (scaling is an explicit step, see `images`), points are float32.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from score_jax.data.order import permutation
 from score_jax.types import InputError
 
 _EXAMPLES_TO_SEE, _READ_AT_ONCE = 50, 64
+_HASHED_AT_ONCE = 4096
 
 
 class Source(Protocol):
@@ -192,6 +194,22 @@ def occurring(source: Source) -> np.ndarray:
         if seen.all():
             break
     return classes[seen]
+
+
+def random_rows(source: Source, n: int) -> np.ndarray:
+    """Returns the indices `(n,)` of examples that stand for a source: the same each time, in random order, since
+    examples often come class by class; all of them, in their order, where there are no more than n."""
+    return permutation(len(source), 0)[:n] if n < len(source) else np.arange(len(source))
+
+
+def content_hash(source: Source, *, labels: bool = False) -> str:
+    """Returns the first 16 digits of the SHA-256 of all examples of a source, and of their labels too."""
+    found = hashlib.sha256(f"{len(source)} {source.shape} {source.grey_levels}".encode())
+    for start in range(0, len(source), _HASHED_AT_ONCE):
+        batch = source.batch(np.arange(start, min(start + _HASHED_AT_ONCE, len(source))))
+        for name in ("x", "label") if labels else ("x",):
+            found.update(np.ascontiguousarray(batch[name]).tobytes())
+    return found.hexdigest()[:16]
 
 
 def subset(source: Source, indices: np.ndarray) -> Source:

@@ -21,6 +21,7 @@ at any moment and started again, it goes on with the samples that were drawn. --
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
@@ -56,38 +57,46 @@ def main() -> None:
         home = Path("runs", Path(given.checkpoint).stem)
         return _measure(run.of_published(build.experiment_of(given.config, published), published, home))
     workdir = Path(given.workdir)
-    experiment = build.experiment(given.config, before=run.before(workdir))
     if given.watch:
-        return _watch(experiment, workdir)
+        return _watch(lambda: build.experiment(given.config, before=run.before(workdir)), workdir)
+    experiment = build.experiment(given.config, before=run.before(workdir))
     return _measure(run.restore(experiment, workdir, step=given.step))
 
 
-def _watch(experiment: Experiment, workdir: Path) -> None:
+def _watch(make: Callable[[], Experiment], workdir: Path) -> None:
     """Measures checkpoints as they come, in their order, those that are measured already left out."""
     if flags.FLAGS.out is not None or flags.FLAGS.step is not None:
         raise InputError("--watch measures each checkpoint, into a folder of its own: leave --out and --step")
-    last, seen = experiment.training.steps, set[int]()
-    waiting = False
-    while last not in seen:
-        new = sorted(set(checkpoint.steps(workdir)) - seen)
-        for step in new:
-            trained = _still_there(experiment, workdir, step)
+    make()  # what is wrong with the settings is told before anything is waited for
+    seen = set[int]()
+    _await_checkpoint(workdir, seen)
+    experiment = make()  # which the run's own settings are known of by now
+    while True:
+        for step in sorted(set(checkpoint.steps(workdir)) - seen):
+            trained = _restored(experiment, workdir, step)
             if trained is not None and not evaluation.is_done(evaluation.evaluation_folder(trained, _seed(experiment))):
                 _measure(trained)
             seen.add(step)
-        if not new:
-            waiting or print(f"waiting for the next checkpoint of {workdir}, of {last} steps in all", flush=True)
-            time.sleep(_POLL)
-        waiting = not new
+        if experiment.training.steps in seen:
+            return
+        _await_checkpoint(workdir, seen)
 
 
-def _still_there(experiment: Experiment, workdir: Path, step: int) -> Run | None:
-    """The run at a step; None where training has removed that checkpoint meanwhile."""
+def _await_checkpoint(workdir: Path, seen: set[int]) -> None:
+    """Waits until there is a checkpoint that was not seen."""
+    if not set(checkpoint.steps(workdir)) - seen:
+        print(f"waiting for the next checkpoint of {workdir}", flush=True)
+    while not set(checkpoint.steps(workdir)) - seen:
+        time.sleep(_POLL)
+
+
+def _restored(experiment: Experiment, workdir: Path, step: int) -> Run | None:
+    """The run at a step; None where that checkpoint is gone meanwhile, or damaged, which is told."""
     try:
         return run.restore(experiment, workdir, step=step)
-    except InputError:
+    except InputError as error:
         if step in checkpoint.steps(workdir):
-            raise
+            print(f"left out: {error}", flush=True)
         return None
 
 
@@ -116,7 +125,7 @@ def _measure(trained: Run) -> None:
 
 def _shown(value: object) -> str:
     if isinstance(value, dict):
-        return _with_conditions(value) if "value" in value else "  ".join(f"{k}: {v:.4g}" for k, v in value.items())
+        return _with_conditions(value) if "value" in value else "  ".join(f"{k}: {_shown(v)}" for k, v in value.items())
     if isinstance(value, list):
         return "  ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

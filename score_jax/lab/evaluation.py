@@ -8,13 +8,14 @@ import json
 from functools import partial
 from pathlib import Path
 
+from score_jax.arrays import tree_hash
 from score_jax.lab import measures, pictures, records, samples, show
 from score_jax.lab.experiment import Experiment, Numbers, Run
 from score_jax.lab.kept import Kept
 from score_jax.lab.measures import Measured
 from score_jax.lab.records import Conditions
-from score_jax.lab.show import first_examples
-from score_jax.training.logging import git_revision, write_json
+from score_jax.lab.show import some_examples
+from score_jax.training.logging import revision, write_json
 
 _POOL = 20_000  # examples that samples are compared with
 
@@ -34,18 +35,18 @@ def evaluate(run: Run, *, seed: int | None = None, folder: Path | None = None) -
     """
     seed = run.experiment.seed if seed is None else seed
     chosen = evaluation_folder(run, seed) if folder is None else folder
-    numbers: Numbers = {**evaluation_conditions(run, seed), "revision": git_revision()}
-    unfinished = Kept(chosen / ".unfinished", numbers)
+    numbers: Numbers = {**evaluation_conditions(run, seed), "revision": revision()}
+    unfinished = Kept(chosen / ".unfinished", {**numbers, "parameters": tree_hash(run.model.variables)})
     measured, nfe = _drawn(run, seed, unfinished)
     numbers |= {"n": len(measured.drawn), "not_finite": samples.not_finite(measured.drawn), "nfe": nfe}
     numbers |= measures.measure(measured, run.experiment.evaluation.measures, taken=tuple(numbers))
     chosen.mkdir(parents=True, exist_ok=True)
     pictures.write_evaluation(chosen, numbers)
     show.show_drawn(run.examples, measured.drawn, measured.train["x"], chosen)
-    write_json(chosen / "evaluation.json", numbers)
-    unfinished.clear()
     if folder is None and _is_newest_of_its_own(run, seed):
         write_json(run.workdir / "evaluation.json", numbers)
+    write_json(chosen / "evaluation.json", numbers)
+    unfinished.clear()
     return numbers
 
 
@@ -103,8 +104,8 @@ def _drawn(run: Run, seed: int, unfinished: Kept) -> tuple[Measured, int]:
         seed,
         examples.as_stored(drawn.x),
         conditional,
-        first_examples(labelled, _POOL),
-        first_examples(data.held_out, _POOL),
+        some_examples(labelled, _POOL),
+        some_examples(data.held_out, _POOL),
         labelled.names,
         unfinished,
     )

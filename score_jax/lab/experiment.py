@@ -7,6 +7,7 @@ Nothing here is a setting, and nothing after `build` reads one: what the setting
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -15,7 +16,7 @@ import numpy as np
 import optax
 
 from score_jax import data as datasets
-from score_jax.data import Source
+from score_jax.data import Source, content_hash
 from score_jax.distributions import GaussianMixture
 from score_jax.lab.sharing import Shared
 from score_jax.likelihood import VariationalBound
@@ -73,6 +74,11 @@ class Data:
     labelled: Source
     oracle: GaussianMixture | None = None
     modes: Modes | None = None
+
+    @cached_property
+    def images_hash(self) -> str:
+        """The hash of the training images."""
+        return content_hash(self.train)
 
     def require_held_out(self) -> None:
         """Raises InputError where nothing was held out to measure against."""

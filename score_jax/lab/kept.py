@@ -4,6 +4,7 @@ Stopped at any moment and started again, what asks for the same parts goes on af
 evaluation by one version of the code: parts of another are thrown away.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -20,6 +21,8 @@ from score_jax.types import InputError
 
 _log = logging.getLogger(__name__)
 
+_OF = "of.json"
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -29,7 +32,7 @@ class Kept:
     def __init__(self, folder: Path | None, conditions: Mapping[str, Any]):
         self._folder, self._conditions = folder, json.loads(json.dumps(conditions))
         if folder is not None and folder.exists() and not self._is_ours():
-            shutil.rmtree(folder)
+            self.clear()
 
     def once(self, name: str, make: Callable[[], Arrays]) -> Arrays:
         """Returns arrays by name: those that were kept under `name`, or what `make` returns, which is kept."""
@@ -44,14 +47,20 @@ class Kept:
         return self._folder is not None and self._path(name).is_file()
 
     def clear(self) -> None:
-        """Removes all parts."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        """Removes all parts, at once: what is left of a folder is never taken for one of other conditions."""
+        if self._folder is None or not self._folder.exists():
+            return
+        going = self._folder.with_name(f"{self._folder.name}-{os.getpid()}-going")
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            os.replace(self._folder, going)
+        shutil.rmtree(going, ignore_errors=True)
 
     def _is_ours(self) -> bool:
         assert self._folder is not None
         try:
-            return bool(json.loads((self._folder / "of.json").read_bytes()) == self._conditions)
+            return bool(json.loads((self._folder / _OF).read_bytes()) == self._conditions)
+        except FileNotFoundError:
+            return True  # it comes before any part: another process has just made the folder
         except (OSError, ValueError):
             return False
 
@@ -76,10 +85,11 @@ class Kept:
         draft = path.with_name(f".{path.name}-{os.getpid()}")  # another process may make the same
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_json(self._folder / "of.json", self._conditions)
+            if not (self._folder / _OF).exists():
+                write_json(self._folder / _OF, self._conditions)
             with draft.open("wb") as file:
                 np.savez(file, **arrays)  # type: ignore[arg-type]
             os.replace(draft, path)
-        except OSError as error:
+        except (OSError, InputError) as error:
             draft.unlink(missing_ok=True)
-            _log.warning("%s cannot be kept (%s): stopped now, it would be made again", path, error.strerror)
+            _log.warning("%s cannot be kept (%s): stopped now, it would be made again", path, error)

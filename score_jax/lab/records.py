@@ -46,9 +46,8 @@ def of_sampling(sampler: Mapping[str, Any], value_range: Sequence[float], precis
 
 
 def measured_by(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a config's section "evaluation" but for where files lie, which changes no number."""
-    kept = {name: value for name, value in evaluation["features"].items() if name not in ("cache", "weights")}
-    return {**evaluation, "features": kept}
+    """Returns the settings of a config's section "evaluation" but for where it keeps files, which changes no number."""
+    return {**evaluation, "features": {k: v for k, v in evaluation["features"].items() if k != "cache"}}
 
 
 def same_evaluation(settings: Mapping[str, Any], kept: Mapping[str, Any]) -> bool:

@@ -25,7 +25,6 @@ from score_jax.types import InputError
 
 _log = logging.getLogger(__name__)
 
-_PART = 1024  # samples that are kept at once, about
 _STREAM = 0x73616D70  # of sampling keys, apart from training's of the same seed
 
 
@@ -101,8 +100,9 @@ def draw_in_parts(
 
     found, shown = [], Counted("sampling", n, "sample")
     for start, stop in itertools.pairwise(_edges(n, how.batch_size)):
-        earlier = unfinished.has(f"{name}-{start}")
-        found.append(unfinished.once(f"{name}-{start}", partial(part, start, stop)))
+        key = f"{name}-{start}-{stop}"
+        earlier = unfinished.has(key)
+        found.append(unfinished.once(key, partial(part, start, stop)))
         shown.add(stop - start, earlier=earlier)
     shown.close()
     x = np.concatenate([one["x"] for one in found])
@@ -111,9 +111,8 @@ def draw_in_parts(
 
 
 def _edges(n: int, batch_size: int) -> list[int]:
-    """Where parts of n samples begin and end: of whole batches but for the last, which is no smaller than others."""
-    part = batch_size * max(1, _PART // batch_size)
-    return [*range(0, n, part)][: max(1, n // part)] + [n]
+    """Where parts of n samples begin and end: a batch each, and the last what is left of one too."""
+    return [*range(0, n, batch_size)][: max(1, n // batch_size)] + [n]
 
 
 def _draw(trained: Trained, program: Program, *, seed: int, **options: Any) -> Samples:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax.data import Source
+from score_jax.data import Source, random_rows
 from score_jax.lab import pictures, samples
 from score_jax.lab.experiment import Data, Examples, Run, Trained
 from score_jax.lab.measures.score_error import error_of
@@ -21,11 +21,11 @@ _NEIGHBOUR_POOL = 20_000  # training images among which nearest neighbours are l
 _SIGMA = float(np.exp(-1))  # of the field shown: small enough to see the modes, large enough to be learned
 
 
-def first_examples(source: Source, n: int) -> dict[str, np.ndarray]:
-    """Returns the first n examples, images of grey levels as floats in [0, 1]."""
+def some_examples(source: Source, n: int) -> dict[str, np.ndarray]:
+    """Returns n examples, `data.random_rows` of the source, images of grey levels as floats in [0, 1]."""
     if not len(source):
         return {"x": np.empty((0, *source.shape), np.float32)}
-    batch = source.batch(np.arange(min(n, len(source))))
+    batch = source.batch(random_rows(source, n))
     x = batch["x"]
     return {**batch, "x": x / np.float32(source.grey_levels - 1) if source.grey_levels else x}
 
@@ -59,10 +59,10 @@ def show_samples(
       seed: of the particles that show the flow of points.
     """
     if data is not None and data.oracle is not None:
-        shown = first_examples(data.held_out, _SHOWN)["x"]
+        shown = some_examples(data.held_out, _SHOWN)["x"]
         return pictures.write_points(folder, drawn.x, _flow(trained, seed), shown, data.oracle)
     if trained.examples.picture == "points":
-        shown = drawn.x if data is None else first_examples(data.train, _SHOWN)["x"]
+        shown = drawn.x if data is None else some_examples(data.train, _SHOWN)["x"]
         return [pictures.write_scatter(folder, drawn.x, shown)]
     if trained.examples.picture == "none":
         return []
@@ -77,7 +77,7 @@ def _between_black_and_white(
     examples: Examples, drawn: Samples, data: Data | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Samples, path and training images in [0, 1]: the data's own extremes where they are not grey levels."""
-    train = None if data is None else first_examples(data.train, _NEIGHBOUR_POOL)["x"]
+    train = None if data is None else some_examples(data.train, _NEIGHBOUR_POOL)["x"]
     if examples.grey_levels or train is None:
         return drawn.x, drawn.path, train
     low, high = float(train.min()), float(train.max())
@@ -139,7 +139,7 @@ def show_field(trained: Trained, data: Data, folder: Path) -> list[Path]:
     """Writes the learned score of points beside the true one, at a level where the modes are seen."""
     assert data.oracle is not None
     t = trained.model.sde.time(jnp.asarray(-2 * np.log(_SIGMA)))
-    truth, shown = data.oracle.perturbed(trained.model.sde, t), first_examples(data.held_out, _SHOWN)["x"]
+    truth, shown = data.oracle.perturbed(trained.model.sde, t), some_examples(data.held_out, _SHOWN)["x"]
     return pictures.write_field(folder, partial(_FIELD, trained.model, t), truth, shown, sigma=_SIGMA)
 
 
@@ -149,10 +149,10 @@ _FIELD = jax.jit(lambda model, t, x: model(x, t))  # of any parameters
 def show_progress(trained: Trained, drawn: Samples, folder: Path, data: Data) -> dict[str, Path]:
     """Writes a grid of images, or scatter and score field of points, in the midst of a training; the paths by name."""
     if data.oracle is not None:
-        shown = first_examples(data.held_out, _SHOWN)["x"]
+        shown = some_examples(data.held_out, _SHOWN)["x"]
         scatter = pictures.write_scatter(folder, drawn.x, shown)
         return {"scatter": scatter, "score_field": show_field(trained, data, folder)[-1]}
     if trained.examples.picture == "points":
-        return {"scatter": pictures.write_scatter(folder, drawn.x, first_examples(data.train, _SHOWN)["x"])}
+        return {"scatter": pictures.write_scatter(folder, drawn.x, some_examples(data.train, _SHOWN)["x"])}
     x, _, _ = _between_black_and_white(trained.examples, drawn, data)
     return {"grid": pictures.write_grid(folder, x, columns_of(trained.examples))}

@@ -4,12 +4,11 @@
     told(images)                                # (n, 2048) float32; and told.with_probabilities(images)
 
 Images are uint8 or float in [0, 1], NHWC with 1 or 3 channels. Rows do not depend on how they are batched, nor on the
-number of devices. Only a Fréchet distance in features of InceptionV3 of 2015 is called FID: `distance_name` says what
-one is called.
+number of devices. Only a Fréchet distance in features of InceptionV3 of 2015, of images of 256 levels, is called FID:
+`distance_name` says what one is called.
 """
 
 import functools
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +17,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from score_jax import arrays
 from score_jax.networks import EfficientNetLite0, InceptionV3
 from score_jax.types import Array, ArrayLike, InputError, PyTree
 
@@ -68,18 +67,13 @@ class Features:
 
     @functools.cached_property
     def hash(self) -> str:
-        """The first 16 digits of the SHA-256 of the weights: their names, shapes and bytes."""
-        digest = hashlib.sha256()
-        for path, leaf in sorted(traverse_util.flatten_dict(self.variables).items()):
-            array = np.ascontiguousarray(np.asarray(leaf), np.dtype(leaf.dtype).newbyteorder("<"))
-            digest.update(f"{'/'.join(path)} {array.shape} {array.dtype.str}\n".encode())
-            digest.update(array.tobytes())
-        return digest.hexdigest()[:16]
+        """`arrays.tree_hash` of the weights."""
+        return arrays.tree_hash(self.variables)
 
     @property
     def distance_name(self) -> str:
         """What a Fréchet distance in these features is called."""
-        return "FID" if self.name == _INCEPTION else f"Fréchet distance, features of {self.name}"
+        return "FID" if self.name == _INCEPTION and self.quantize else f"Fréchet distance, features of {self.name}"
 
     @property
     def conditions(self) -> dict[str, str]:

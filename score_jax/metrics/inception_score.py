@@ -6,6 +6,9 @@
 """
 
 import itertools
+from collections.abc import Iterable
+from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,17 +33,45 @@ def inception_score(probabilities: ArrayLike, *, n_splits: int = 10) -> tuple[fl
     """
     p = np.asarray(probabilities, np.float64)
     require_at_least("inception_score", 1, n_splits=n_splits)
-    if p.ndim != 2 or p.shape[0] < n_splits or p.shape[1] == 0:
+    if p.ndim != 2 or p.shape[0] < n_splits:
         raise InputError(f"expected probabilities (N, K) of N ≥ {n_splits} rows, got shape {p.shape}")
-    if not (p >= 0).all() or not np.allclose(p.sum(1), 1, atol=1e-3):
-        raise InputError("rows are not probabilities, which are at least 0 and sum to 1: give a softmax of the logits")
     edges = [i * len(p) // n_splits for i in range(n_splits + 1)]
-    scores = [_score(p[start:stop]) for start, stop in itertools.pairwise(edges)]
+    scores = [ClassSums.of(p[start:stop]).score for start, stop in itertools.pairwise(edges)]
     return float(np.mean(scores)), float(np.std(scores))
 
 
-def _score(p: np.ndarray) -> float:
-    return float(np.exp(_entropy(p.mean(0)) - _entropy(p).mean()))  # mean KL(p ‖ p̄) = H(p̄) − mean H(p)
+class ClassSums(NamedTuple):
+    """What the score of n rows takes, which adds up: Σ_i p(·|x_i) `(K,)`, and the sum of the entropies of the rows."""
+
+    n: int
+    probabilities: np.ndarray
+    entropy: float
+
+    @classmethod
+    def of(cls, probabilities: ArrayLike) -> "ClassSums":
+        """Returns the sums of rows (N, K) of probabilities.
+
+        Raises:
+          InputError: for rows that are no probabilities.
+        """
+        p = np.asarray(probabilities, np.float64)
+        if p.ndim != 2 or p.size == 0:
+            raise InputError(f"expected probabilities (N, K), got shape {p.shape}")
+        if not (p >= 0).all() or not np.allclose(p.sum(1), 1, atol=1e-3):
+            raise InputError(
+                "rows are not probabilities, which are at least 0 and sum to 1: give a softmax of the logits"
+            )
+        return cls(len(p), p.sum(0), float(_entropy(p).sum()))
+
+    @classmethod
+    def merged(cls, parts: "Iterable[ClassSums]") -> "ClassSums":
+        """Returns the sums of the rows of all parts."""
+        return reduce(lambda a, b: cls(a.n + b.n, a.probabilities + b.probabilities, a.entropy + b.entropy), parts)
+
+    @property
+    def score(self) -> float:
+        """The inception score of the rows: mean KL(p ‖ p̄) = H(p̄) − mean H(p)."""
+        return float(np.exp(_entropy(self.probabilities / self.n) - self.entropy / self.n))
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:

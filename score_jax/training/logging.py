@@ -7,6 +7,7 @@ is removed: no step appears twice.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -230,7 +231,7 @@ def environment(seed: int | None = None) -> dict[str, Any]:
         "backend": jax.default_backend(),
         "settings": backend.in_force(),
         "processes": jax.process_count(),
-        "git_revision": git_revision(),
+        "revision": revision(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -247,17 +248,17 @@ def _version(package: str) -> str | None:
 
 
 @cache
-def git_revision() -> str | None:
-    """Returns the revision of the checkout this package is imported from, with "+changes" if it was edited, or None.
+def revision() -> str:
+    """Returns which code of this package runs, as it was the first time it is asked for: what is imported stays so.
 
-    It is that of the first time it is asked for: what is imported stays as it was.
+    The commit of the checkout it is imported from, with a hash of what was edited, "1a2b…+changes-3c4d5e6f"; else the
+    version that is installed.
     """
-    tracked, revision, changes = (
-        _git(*c) for c in (("ls-files", __file__), ("rev-parse", "HEAD"), ("status", "-s", "-uno"))
-    )
-    if not tracked or not revision:
-        return None
-    return revision + ("+changes" if changes else "")
+    commit = _git("rev-parse", "HEAD") if _git("ls-files", __file__) else None
+    if not commit:
+        return f"score-jax {_version('score-jax')}"
+    changes = _git("diff", "HEAD")
+    return commit + (f"+changes-{hashlib.sha256(changes.encode()).hexdigest()[:8]}" if changes else "")
 
 
 def _git(*command: str) -> str | None:

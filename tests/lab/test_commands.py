@@ -102,11 +102,12 @@ def test_bits_per_dim_of_held_out_images_are_evaluated_on_request(digits_run, tm
     for words in ("17 grey levels, uniformly dequantized", "p(x|y)", "from t = 0.001 (σ/α = 0.01)"):
         assert words in numbers["bits_per_dim_convention"]
     key_noise, key_probes = keys(0, 4)[2:]
+    held_out = tabled.experiment.data.held_out
     x = data.images.prepare(
-        key_noise, tabled.experiment.data.held_out.batch(np.arange(3))["x"], grey_levels=17, value_range=(0.0, 1.0)
+        key_noise, held_out.batch(data.random_rows(held_out, 3))["x"], grey_levels=17, value_range=(0.0, 1.0)
     )
     assert len(np.unique(x)) > 150  # dequantized
-    labels = tabled.experiment.data.held_out.batch(np.arange(3))["label"]
+    labels = held_out.batch(data.random_rows(held_out, 3))["label"]
     score_fn = lambda x, t: tabled.model(x, t, label=labels)
     options = {"key": key_probes, "n_probes": 2, "t_min": 1e-3, "rtol": 1e-3, "atol": 1e-3}
     found = jax.jit(lambda x: likelihood.log_likelihood(tabled.model.sde, score_fn, x, **options))(x)
@@ -142,7 +143,8 @@ def test_the_variational_bound_of_held_out_images_is_evaluated_on_request(digits
     words = "17 grey levels, uniformly dequantized" if dequantize else "17 grey levels, as stored"
     assert words in numbers["bound_convention"] and numbers["bound_bits_per_dim_n"] == 3
     key_noise, key_steps = keys(0, 6)[4:]
-    stored = ancestral.experiment.data.held_out.batch(np.arange(3))["x"]
+    held_out = ancestral.experiment.data.held_out
+    stored = held_out.batch(data.random_rows(held_out, 3))["x"]
     x = data.images.prepare(key_noise, stored, grey_levels=17, dequantize=dequantize)
     ts = ancestral.sampling.ts[1:]  # "levels" has its first twice
     decoder = variational.gaussian_decoder if dequantize else variational.grey_level_decoder(17)
@@ -181,7 +183,8 @@ def test_the_held_out_loss_is_given_the_labels_of_a_model_that_knows_no_other(mo
     experiment = build.experiment(config)
     loss_of_state(experiment)
     held_out = experiment.data.held_out
-    stored = held_out.batch(np.arange(given["x"].shape[1]) % len(held_out))
+    rows = given["x"].shape[1]
+    stored = held_out.batch(np.resize(data.random_rows(held_out, rows), rows))
     np.testing.assert_array_equal(given["x"][0], stored["x"])
     np.testing.assert_array_equal(given["label"][0], -1 if dropout else stored["label"])
 

@@ -12,14 +12,15 @@ from flax import struct
 from configs import toy
 from score_jax import sde as sdes
 from score_jax.data import ArraySource, hold_out
+from score_jax.data.order import permutation
 from score_jax.distributions import GaussianMixture, score_of
-from score_jax.lab import build, measures, run
+from score_jax.lab import build, measures, run, show
 from score_jax.lab.experiment import Data, Examples, Preparation
 from score_jax.lab.measures import Measured
 from score_jax.lab.measures.bound import bound_of_run
 from score_jax.lab.measures.held_out_loss import loss_of_state
 from score_jax.lab.measures.likelihood import FlowIntegration, likelihood_of_run, nats
-from score_jax.lab.measures.measured import by_sigma
+from score_jax.lab.measures.measured import by_sigma, labels_of
 from score_jax.lab.measures.score_error import error_of
 from score_jax.training.logging import write_json
 from score_jax.training.step import level_sigmas
@@ -43,6 +44,7 @@ def test_one_number_that_cannot_be_had_costs_no_other():
             "fourth": lambda subject: {
                 "weights": [1.0, float("nan")],
                 "all_by_sigma": {"0.1": float("nan"), "1": float("inf")},
+                "with_error": {"value": float("nan"), "standard_error": 0.1, "n": 512},
             },
         },
     )
@@ -54,6 +56,7 @@ def test_one_number_that_cannot_be_had_costs_no_other():
         "by_sigma": "not finite at 1",
         "weights": "not finite: [1.0, nan]",
         "all_by_sigma": "not finite at 0.1, 1",
+        "with_error": "not finite: nan",
     }
     # Of numpy's types and JAX's, and of none: what is returned is Python's, or a reason.
     found = measures.measure(
@@ -149,6 +152,24 @@ def test_float_images_of_any_range_are_measured_but_for_the_classifier():
     assert "expected training images in [0, 1], got [-" in numbers["left_out"]["class_shares"]
 
 
+def test_examples_that_come_class_by_class_are_measured_as_in_any_order():
+    """Two classes 10 apart, in the order of their names: half of the data are as the other half."""
+    x = RNG.normal(size=(400, 2)) + 10 * np.repeat([0, 1], 200)[:, None]
+    numbers = measured(x, np.repeat([0, 1], 200), holdout=200)
+    assert numbers["data_energy_distance"] < 0.5  # of the halves in their order: about 10
+    source = ArraySource(x.astype(np.float32), np.repeat([0, 1], 200))
+    drawn = show.some_examples(source, 100)
+    assert 30 < drawn["label"].sum() < 70 and len(show.some_examples(source, 1000)["x"]) == 400  # 50 ± 4·5
+    np.testing.assert_array_equal(show.some_examples(source, 400)["label"], source.label)
+
+
+def test_a_model_of_classes_beside_data_without_costs_no_other_number():
+    examples = Examples("array", (2,), 0, (0.0, 1.0), ("a", "b"), null_label=False)
+    refused("needs a class for each example", labels_of, examples, {"x": np.ones((3, 2))})
+    numbers = measured(IMAGES, asked=np.zeros(8, int))
+    assert numbers["left_out"]["conditional_accuracy"] == "a classifier needs classes, which the data 'array' have not"
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (6, 2), (2, 2, 2, 1)])
 def test_examples_of_any_shape_have_distances(shape):
     numbers = measured(RNG.normal(size=(60, *shape)))
@@ -158,7 +179,7 @@ def test_examples_of_any_shape_have_distances(shape):
 
 def test_without_held_out_data_distances_are_to_the_training_set_and_say_so():
     x = RNG.normal(size=(20, 3))
-    numbers = measured(x, holdout=0, drawn=x[:10].astype(np.float32))
+    numbers = measured(x, holdout=0, drawn=x[permutation(20, 0)[:10]].astype(np.float32))
     assert numbers["train_sliced_wasserstein2"] == 0 and numbers["train_data_sliced_wasserstein2"] > 0
     assert "energy_distance" not in numbers and set(numbers["left_out"]) == {"copies"}
 

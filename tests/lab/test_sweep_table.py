@@ -33,7 +33,6 @@ def written(out, cells):
             "cell": values,
             "run": f"run{place}",
             "evaluation": "evaluations/one",
-            "revision": "abc",
             "parameters": 7,
         }
         path = out / "cells" / f"{plan.record_name(values)}.json"
@@ -43,7 +42,13 @@ def written(out, cells):
         workdir = out / "runs" / f"run{place}"
         (workdir / "evaluations" / "one").mkdir(parents=True)
         conditions = {"ema": True, "sampler": "ddim", "sampler_steps": 5, "step": 10, "nfe": 6, "distances_n": 8}
-        seed = {"seed": values.get("seed", 0), "n": 16, "matmul_precision": "default", "left_out": {}}
+        seed = {
+            "revision": "abc",
+            "seed": values.get("seed", 0),
+            "n": 16,
+            "matmul_precision": "default",
+            "left_out": {},
+        }
         write_json(workdir / "evaluations" / "one" / "evaluation.json", conditions | seed | numbers)
         write_json(workdir / "config.json", SETTINGS | numbers.get("config", {}))
         write_json(path, told | {"state": "done"})
@@ -154,6 +159,26 @@ def test_means_over_other_noise_levels_and_losses_of_other_objectives_are_not_co
         assert [row.entries[0].mean for row in made.rows] == [2.0, 3.0]
 
 
+def test_numbers_of_each_data_set_have_conditions_of_their_own(tmp_path):
+    of = lambda data, seed: {"value": 1.0 + seed, "n": 8, "data": data}
+    cells = [
+        ({"data.name": data, "seed": seed}, {"mmd2": of(data, seed), "config": {"data": {"name": data}}})
+        for data in ("moons", "rings")
+        for seed in (0, 1)
+    ]
+    made = tables.table(written(tmp_path, cells))
+    assert not made.refused and made.columns[0].told == "n = 8; data=moons | n = 8; data=rings"
+
+
+def test_each_data_set_has_noise_levels_of_its_own(tmp_path):
+    name, named = "relative_score_error_by_sigma", lambda data: {"config": {"data": {"name": data}}}
+    at = {"moons": "10", "rings": "20"}
+    cells = [({"data.name": data}, {name: {"0.01": 1.0, top: 3.0}} | named(data)) for data, top in at.items()]
+    assert not tables.table(written(tmp_path / "apart", cells), [name]).refused
+    mixed = [*cells, ({"data.name": "moons", "seed": 1}, {name: {"0.01": 1.0, "40": 3.0}} | named("moons"))]
+    assert "end at 10 in some cells and at 40" in tables.table(written(tmp_path / "mixed", mixed), [name]).refused[name]
+
+
 def test_columns_can_be_chosen_and_a_name_that_is_none_is_one_line(tmp_path):
     read = written(tmp_path, grid({"ve": [1.0], "vp": [2.0]}, data_mmd2=0.1))
     assert [column.name for column in tables.table(read, ["data_mmd2", "nfe"]).columns] == ["data_mmd2", "nfe"]
@@ -262,7 +287,7 @@ def strange(tmp_path):
     (out / "sweep.json").write_text(json.dumps(json.loads((out / "sweep.json").read_text()) | {"more": NASTY}))
     run = out / "runs" / "run0"
     write_json(run / "config.json", SETTINGS | {"sde": {"name": "planted:code", NASTY: NASTY}})
-    write_json(run / "environment.json", {"git_revision": NASTY, "devices": [NASTY], "packages": {NASTY: NASTY}})
+    write_json(run / "environment.json", {"revision": NASTY, "devices": [NASTY], "packages": {NASTY: NASTY}})
     (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 0.5, "loss_by_sigma": {"1": 0.5}}) + "\n")
     (run / "evaluations" / "one" / "grid.png").write_text(f"<svg>{NASTY}")
     plotting.save_png(run / "evaluations" / "one" / "scatter.png", np.zeros((4, 4, 1)))

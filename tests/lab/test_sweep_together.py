@@ -273,6 +273,7 @@ def test_the_plan_says_which_go_together_and_a_job_is_theirs(tmp_path):
     cells = [{"seed": 0}, {"seed": 1}, {"seed": 0, "sampler.steps": 3}, {"objective.name": "ssm"}]
     made = Engine().plan(tmp_path / "out", cells)
     assert [plan.places_of(job) for job in made.jobs()] == [[0, 2, 1], [3]]
+    assert [plan.places_of(job) for job in made.jobs(8)] == [[0, 2], [1], [3]]  # a job for each of the workers
     lines = [*plan.plan_lines(made, estimated=False)]
     assert [line.endswith("in program 1") for line in lines] == [False, True, True, False, False]
     assert lines[-1] == "  program 1: 2 trainings go together"

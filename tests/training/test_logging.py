@@ -1,6 +1,7 @@
 import json
 import sys
 import types
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -116,6 +117,17 @@ def test_asking_for_a_logger_that_is_not_installed_says_what_to_install(tmp_path
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(InputError, match=r"pip install 'score-jax\["):
         factory(tmp_path, 0)
+
+
+@pytest.mark.parametrize(
+    ("tracked", "changes", "expected"),
+    [("logging.py", "", "1a2b"), ("logging.py", "+x", "1a2b+changes-04a6fb16"), ("", "", "score-jax ")],
+)
+def test_the_code_that_runs_has_a_name_also_where_it_was_edited_or_installed(monkeypatch, tracked, changes, expected):
+    said = {"ls-files": tracked, "rev-parse": "1a2b", "diff": changes}
+    monkeypatch.setattr(logging, "_git", lambda *command: said[command[0]])
+    found = logging.revision.__wrapped__()
+    assert found == expected or (not tracked and found == expected + metadata.version("score-jax"))
 
 
 def test_environment_is_json_and_names_versions_devices_and_seed():

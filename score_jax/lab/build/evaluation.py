@@ -54,7 +54,7 @@ def plan(
         bound_steps=config.sampler.steps,
         conditions={
             "evaluation_settings": records.measured_by(settings["evaluation"]),
-            "data_root": settings["data"]["root"],
+            "data_settings": settings["data"],
         },
         of_the_run=kept is None or records.same_evaluation(settings, kept),
     )

@@ -99,6 +99,8 @@ def _as_python(key: str, value: Any) -> Any:
 
 def _finite(value: Any) -> tuple[Any, str]:
     """What is finite of a number, list or mapping, None for nothing; and which are not."""
+    if isinstance(value, Mapping) and isinstance(value.get("value"), float) and not np.isfinite(value["value"]):
+        return None, f"not finite: {value['value']}"
     if isinstance(value, Mapping):
         strange = [key for key, v in value.items() if isinstance(v, float) and not np.isfinite(v)]
         kept = {key: v for key, v in value.items() if key not in strange}

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from score_jax import metrics
+from score_jax.data.order import permutation
 from score_jax.lab.experiment import Numbers
 from score_jax.lab.measures.measured import Measured, keys
 from score_jax.types import Array, InputError, Key
@@ -15,6 +16,7 @@ def distances(measured: Measured) -> Numbers:
         raise InputError("distances between arrays of pixels tell little of images: these have other measures")
     held_out = len(measured.run.experiment.data.held_out) > 0
     data = (measured.held_out if held_out else measured.train)["x"]
+    data = data[permutation(len(data), 0)]  # which may come class by class
     n = min(len(measured.drawn), len(data) // 2)
     if n < 2:
         raise InputError(

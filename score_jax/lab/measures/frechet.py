@@ -29,7 +29,7 @@ def _distance(measured: Measured, prefix: str, features: Any) -> Numbers:
     name = "fid" if network.distance_name == "FID" else "frechet_distance"
     found, to = features(), measured.reference
     told = {"value": found.moments.frechet(to.moments), "standard_error": _error(keys(measured.seed, 5)[4], found, to)}
-    return {f"{prefix}{name}": told | {"n": found.moments.n, **to.conditions, **_warnings(found)}}
+    return {f"{prefix}{name}": told | {"n": found.moments.n, **to.conditions, **_warnings(found, to)}}
 
 
 def _error(key: Key, found: FeatureSet, to: Reference) -> float:
@@ -39,8 +39,9 @@ def _error(key: Key, found: FeatureSet, to: Reference) -> float:
     return float(metrics.bootstrap(key, distance, found.parts, n_resamples=resamples))
 
 
-def _warnings(found: FeatureSet) -> dict[str, str]:
-    n, dim = found.moments.n, found.moments.dim
-    said = [f"n < {_ENOUGH:,}"] if n < _ENOUGH else []
+def _warnings(found: FeatureSet, to: Reference) -> dict[str, str]:
+    dim, there = found.moments.dim, to.moments
+    said = [f"n < {_ENOUGH:,}"] if found.moments.n < _ENOUGH else []
     said += [f"n <= {dim} features, so that the covariance lacks rank"] if found.moments.lacks_rank else []
+    said += [f"{there.n} training images <= {dim} features, likewise"] if there.lacks_rank else []
     return {"biased": "; ".join(said)} if said else {}

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 from score_jax import training
+from score_jax.data import random_rows
 from score_jax.lab.experiment import OF_OBJECTIVE, Experiment, Numbers
-from score_jax.lab.measures.measured import Measured, by_sigma
+from score_jax.lab.measures.measured import Measured, by_sigma, labels_of
 from score_jax.training import TrainState
 from score_jax.training.step import level_sigmas
 
@@ -28,9 +29,8 @@ def loss_of_state(experiment: Experiment) -> Callable[[TrainState], Numbers]:
     data.require_held_out()
     mesh = training.data_mesh()
     rows = max(_EXAMPLES // mesh.size, 1) * mesh.size
-    batch = data.held_out.batch(np.arange(rows) % len(data.held_out))
-    examples = experiment.examples
-    label = None if not examples.names else np.full(rows, -1, np.int32) if examples.null_label else batch["label"]
+    batch = data.held_out.batch(np.resize(random_rows(data.held_out, rows), rows))
+    label = labels_of(experiment.examples, batch)
     stacked = {"x": batch["x"][None]} | ({} if label is None else {"label": label[None]})
     placed = training.put_batches(stacked, mesh)
     ema = experiment.sampling.ema

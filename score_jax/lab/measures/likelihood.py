@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax import likelihood as likelihoods
+from score_jax.data import random_rows
 from score_jax.distributions import GaussianMixture
 from score_jax.lab.experiment import Numbers, Run
 from score_jax.lab.measures.batches import in_batches, mean_of
@@ -54,18 +55,18 @@ def likelihood_of_run(run: Run, seed: int, *, t_min: float | None = None, t_max:
     if grey_levels:
         low, high = run.examples.value_range
         return bits(key_probes, run.model, x, labels, flow, grey_levels=grey_levels, data_range=high - low)
-    likelihoods.refuse_grey_levels(data.train.batch(np.arange(min(1000, len(data.train))))["x"])
+    likelihoods.refuse_grey_levels(data.train.batch(random_rows(data.train, 1000))["x"])
     # The oracle's is the density of all classes together.
     oracle = data.oracle if labels is None or (labels < 0).all() else None
     return nats(key_probes, run.model, x, labels, flow, oracle=oracle)
 
 
 def held_out_examples(run: Run, n: int, key: Key, *, dequantize: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns the first n held-out examples in the range of training, and labels as `labels_of` has them."""
+    """Returns n held-out examples, or all, in the range of training, and labels as `labels_of` has them."""
     source = run.experiment.data.held_out
     prepare = replace(run.experiment.prepare, dequantize=dequantize, flip=False)
-    batch = source.batch(np.arange(min(n, len(source))))
-    return np.asarray(prepare(key, jnp.asarray(batch["x"]))), labels_of(run, batch)
+    batch = source.batch(random_rows(source, n))
+    return np.asarray(prepare(key, jnp.asarray(batch["x"]))), labels_of(run.examples, batch)
 
 
 class FlowIntegration(NamedTuple):

@@ -1,8 +1,8 @@
 """What measures are of: a trained model, samples of it, and the data beside them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 
 import jax
 import numpy as np
@@ -10,8 +10,8 @@ import numpy as np
 from score_jax import metrics
 from score_jax.arrays import split
 from score_jax.lab import features
-from score_jax.lab.experiment import Run
-from score_jax.lab.features import FeatureSet, Reference
+from score_jax.lab.experiment import Examples, Run
+from score_jax.lab.features import FeatureSet, Read, Reference
 from score_jax.lab.kept import Kept
 from score_jax.lab.samples import not_finite
 from score_jax.metrics import Features
@@ -29,7 +29,8 @@ class Measured:
       seed: of what measures draw.
       drawn: samples `(n, *S)`, finite or not, without a label where the model can do without, in the units of `train`.
       conditional: samples drawn with labels, and the labels; None of an unconditional model.
-      train: the first training examples, "x" and, where there are classes, "label"; images of grey levels in [0, 1].
+      train: training examples, all or a random 20,000: "x" and, where there are classes, "label"; images of grey levels
+        in [0, 1].
       held_out: likewise, never trained on; "x" may be empty.
       names: of the classes.
       unfinished: keeps what takes long.
@@ -74,17 +75,19 @@ class Measured:
             raise InputError(
                 f"data are compared with data at equal n only: {len(held_out)} are held out, of {n} samples"
             )
-        return self._features_of(partial(features.images_of, held_out), n, "held-out")
+        return self._features_of(features.reader(held_out), n, "held-out")
 
     @cached_property
     def reference(self) -> Reference:
         """Of the training set."""
         how, network = self.run.experiment.evaluation.features, self.feature_network
         assert how is not None and network is not None
-        source = self.run.experiment.data.train
-        return features.reference(network, source, split="train", kept=how.kept, cache=how.cache)
+        data = self.run.experiment.data
+        return features.reference(
+            network, data.train, data_hash=data.images_hash, split="train", kept=how.kept, cache=how.cache
+        )
 
-    def _features_of(self, read: Callable[[int, int], np.ndarray], n: int, name: str) -> FeatureSet:
+    def _features_of(self, read: Read, n: int, name: str) -> FeatureSet:
         how, network = self.run.experiment.evaluation.features, self.feature_network
         assert how is not None and network is not None
         return features.of_images(network, read, n, kept=how.kept, unfinished=self.unfinished, name=name)
@@ -92,6 +95,8 @@ class Measured:
     @cached_property
     def classifier(self) -> metrics.Classifier:
         """A classifier of the training examples."""
+        if "label" not in self.train:
+            raise InputError(f"a classifier needs classes, which the data {self.run.examples.name!r} have not")
         return metrics.train_classifier(self.train["x"], self.train["label"])
 
 
@@ -115,8 +120,16 @@ def keys(seed: int, n: int) -> Key:
     return split(jax.random.fold_in(jax.random.key(seed), _STREAM), n)
 
 
-def labels_of(run: Run, batch: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """Returns labels to measure a batch with: none, −1, of a model that can do without, else its own."""
-    if not run.examples.names:
+def labels_of(examples: Examples, batch: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Returns labels to measure a batch with: none, −1, of a model that can do without, else its own.
+
+    Raises:
+      InputError: where it cannot, and the data have none.
+    """
+    if not examples.names:
         return None
-    return np.full(len(batch["x"]), -1, np.int32) if run.examples.null_label else batch["label"]
+    if examples.null_label:
+        return np.full(len(batch["x"]), -1, np.int32)
+    if "label" not in batch:
+        raise InputError("this model needs a class for each example, and the data have none: --config.data.labels=True")
+    return batch["label"]

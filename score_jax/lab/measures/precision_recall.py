@@ -6,7 +6,8 @@ from score_jax import metrics
 from score_jax.lab.experiment import Numbers
 from score_jax.lab.measures.measured import Measured, keys
 
-_PRODUCTS = 2e11  # of features, that errors may cost: about two minutes on 2 cores
+_PRODUCTS = 4e11  # of features, that errors may cost: about a minute on 2 cores, until `_LEAST` take longer
+_LEAST = 10  # resamples: the error is known to a quarter
 
 
 def precision_recall(measured: Measured) -> Numbers:
@@ -19,7 +20,7 @@ def precision_recall(measured: Measured) -> Numbers:
     k = min(how.k, n // 2 - 1)
     compare = partial(metrics.prdc, k=k)
     found = compare(real[:n], fake[:n])
-    resamples = int(min(50, max(4, _PRODUCTS / (n**2 * real.shape[1]))))
+    resamples = int(min(50, max(_LEAST, _PRODUCTS / (1.5 * n**2 * real.shape[1]))))
     errors = metrics.bootstrap(keys(measured.seed, 7)[6], compare, real[:n], fake[:n], n_resamples=resamples)
     told = {"n": n, "k": k, **measured.reference.conditions}
     return {

@@ -173,7 +173,7 @@ def _cost(workdir: Path, records: Sequence[Mapping[str, Any]], found: Mapping[st
 
 def _environment(workdir: Path) -> Markup:
     there = read_object(workdir / "environment.json")
-    kept = ("backend", "devices", "git_revision", "python", "platform", "packages")
+    kept = ("backend", "devices", "revision", "python", "platform", "packages")
     body = [(name, in_line(there[name])) for name in kept if there.get(name)]
     return page.rows(["", ""], body, wide=True)
 

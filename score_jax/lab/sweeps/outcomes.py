@@ -18,7 +18,7 @@ DONE, FAILED, LEFT_OUT, NOT_RUN = "done", "failed", "left out", "not run yet"
 # What an evaluation says of itself beside numbers
 CONDITIONS = (
     *("seed", "step", "ema", "sampler", "sampler_steps", "nfe", "matmul_precision"),
-    *("n", "sampler_settings", "evaluation_settings", "value_range", "data_root", "left_out"),
+    *("n", "sampler_settings", "evaluation_settings", "value_range", "data_settings", "revision", "left_out"),
 )
 SHOWN = CONDITIONS[:7]  # those that have a column of their own
 _COMPANIONS = ("_n", "_standard_error", "_convention", "_settings")  # of the number whose name goes before

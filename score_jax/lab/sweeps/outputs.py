@@ -48,7 +48,7 @@ def as_csv(made_of: Outcomes) -> str:
     for place, outcome in enumerate(made_of.outcomes):
         start = [place, outcome.run, outcome.state, *(in_text(outcome.values[key]) for key in made_of.axes)]
         told = [_plain(outcome.numbers.get(name)) for name in conditions]
-        end = [_plain(outcome.record.get(name)) for name in ("parameters", "revision")]
+        end = [_plain(value) for value in (outcome.record.get("parameters"), outcome.numbers.get("revision"))]
         for number, reason in _numbers(outcome):
             writer.writerow([*start, *number[:5], *told, number[5], *end, reason])
     return file.getvalue()

@@ -83,12 +83,16 @@ class Plan(NamedTuple):
         left = [group for group in self.groups if not all(self.cells[i].done for i in group.cells)]
         return sorted(left, key=lambda group: order.index(group.program))
 
-    def jobs(self) -> list[list[Group]]:
-        """Returns the pending groups, those that are trained together in one list."""
+    def jobs(self, workers: int = 1) -> list[list[Group]]:
+        """Returns the pending groups, those that are trained together in one list, cut until each worker has one."""
         found: dict[Hashable, list[Group]] = {}
         for group in self.pending():
             found.setdefault(group.run if group.together is None else group.together, []).append(group)
-        return list(found.values())
+        jobs = list(found.values())
+        while 0 < len(jobs) < workers and len(largest := max(jobs, key=len)) > 1:
+            place, half = jobs.index(largest), (len(largest) + 1) // 2
+            jobs[place : place + 1] = [largest[:half], largest[half:]]
+        return jobs
 
 
 def places_of(groups: Iterable[Group]) -> list[int]:
@@ -259,7 +263,7 @@ def plan_lines(made: Plan, *, estimated: bool) -> Iterator[str]:
         yield (
             f"estimated time: {in_time(total)} one after another, of which training {in_time(training_time)} "
             "(an estimate: from a step and a network call, or from cells that are done; compilation and measures come "
-            "on top)"
+            "on top, and trainings that go together take less)"
         )
 
 

@@ -20,7 +20,7 @@ from score_jax.lab.sweeps import folder, joint
 from score_jax.lab.sweeps.axes import Cell
 from score_jax.lab.sweeps.plan import Build, Group, Plan, Planned, in_time, programs_of
 from score_jax.training import checkpoint
-from score_jax.training.logging import git_revision, read_jsonl
+from score_jax.training.logging import read_jsonl
 from score_jax.types import InputError
 
 _LINE = 600  # letters of an error that a table can bear
@@ -135,7 +135,6 @@ def _evaluate(
         "seconds_a_step": seconds_a_step,
         "evaluate_seconds": seconds,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(trained.state.params)),
-        "revision": git_revision(),
         "programs": programs_of(experiment),
     }
     folder.write_record(out, cell.record, _place(cell) | done)

@@ -59,7 +59,7 @@ def run_jobs(
     """
     submitit = require_submitit()
     begin(out, made.cells)
-    pending = made.jobs()
+    pending = made.jobs(n)
     if not pending:
         return
     options = {"name": "sweep", **options}

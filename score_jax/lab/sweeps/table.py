@@ -10,7 +10,7 @@ within themselves.
 import json
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -126,8 +126,24 @@ def _required(done: Sequence[Outcome], columns: Sequence[str]) -> list[str]:
 
 
 def incomparable(done: Sequence[Outcome], name: str) -> str:
-    """Returns why the values of a number in different cells cannot be compared; empty where they can."""
-    have = [outcome for outcome in done if scalar(outcome.numbers, name) is not None]
+    """Returns why the values of a number in different cells cannot be compared; empty where they can.
+
+    Those of different data sets are not compared.
+    """
+    found = (_of_one_data_set(outcomes, name) for outcomes in _by_data(done, name))
+    return next(filter(None, found), "")
+
+
+def _by_data(done: Sequence[Outcome], name: str) -> list[list[Outcome]]:
+    """The cells that have a number, by data set."""
+    found: dict[str, list[Outcome]] = {}
+    for outcome in done:
+        if scalar(outcome.numbers, name) is not None:
+            found.setdefault(data_of(outcome), []).append(outcome)
+    return list(found.values())
+
+
+def _of_one_data_set(have: Sequence[Outcome], name: str) -> str:
     asked: dict[str, Callable[[Outcome], Any]] = {
         "n": lambda outcome: n_of(outcome.numbers, name),
         "its convention": lambda outcome: convention_of(outcome.numbers, name),
@@ -155,11 +171,14 @@ def _chosen(section: str, outcome: Outcome) -> str:
 
 
 def _told(done: Sequence[Outcome], name: str) -> str:
-    have = [outcome.numbers for outcome in done if scalar(outcome.numbers, name) is not None]
-    n = n_of(have[0], name) if have else None
+    """What the entries of a column share, for each data set where that differs."""
+    return " | ".join(dict.fromkeys(_told_of(outcomes[0].numbers, name) for outcomes in _by_data(done, name)))
+
+
+def _told_of(numbers: Mapping[str, Any], name: str) -> str:
+    n, convention = n_of(numbers, name), convention_of(numbers, name)
     said = [f"n = {n:,}"] if n is not None else []
-    said += ["mean over noise levels"] if have and by_level(have[0], name) else []
-    convention = convention_of(have[0], name) if have else ""
+    said += ["mean over noise levels"] if by_level(numbers, name) else []
     return "; ".join([*said, *([convention] if convention else [])])
 
 
@@ -244,7 +263,7 @@ def caption(made: Table, read: Outcomes) -> list[str]:
             "more than twice the standard error of the difference, √(e₁² + e₂²); none where an error is unknown."
         )
     said += [f"{column.name}: {column.told}." for column in made.columns if column.told]
-    revisions = sorted({str(o.record.get("revision")) for o in read.outcomes if o.state == DONE})
+    revisions = sorted({str(o.numbers.get("revision")) for o in read.outcomes if o.state == DONE})
     known = [revision for revision in revisions if revision != "None"]
     if known:
         said.append(f"Code revision{'s' if len(known) > 1 else ''}: {', '.join(r[:12] + r[40:] for r in known)}.")

@@ -34,7 +34,7 @@ def run_workers(out: Path, made: Plan, arguments: Sequence[str], n: int, say: Ca
     """
     begin(out, made.cells)
     waiting: queue.Queue[list[Group]] = queue.Queue()
-    for job in made.jobs():
+    for job in made.jobs(n):
         waiting.put(job)
     crew = [_Worker(out, made, arguments, number, waiting, say) for number in range(1, min(n, waiting.qsize()) + 1)]
     threads = [threading.Thread(target=worker.work, daemon=True) for worker in crew]
