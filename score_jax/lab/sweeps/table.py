@@ -262,7 +262,10 @@ def caption(made: Table, read: Outcomes) -> list[str]:
             "↓ lower is better, ↑ higher. Bold: the best of its data set, where it differs from every other row by "
             "more than twice the standard error of the difference, √(e₁² + e₂²); none where an error is unknown."
         )
-    said += [f"{column.name}: {column.told}." for column in made.columns if column.told]
+    alike: dict[str, list[str]] = {}
+    for column in made.columns:
+        alike.setdefault(column.told, []).append(column.name)
+    said += [f"{', '.join(names)}: {told}." for told, names in alike.items() if told]
     revisions = sorted({str(o.numbers.get("revision")) for o in read.outcomes if o.state == DONE})
     known = [revision for revision in revisions if revision != "None"]
     if known:
