@@ -106,7 +106,8 @@ def train_together(
         courses: list[Callable[..., training.Course]] = []
         for experiment, workdir in zip(experiments, workdirs, strict=True):
             loader = stack.enter_context(contextlib.closing(_loader(experiment)))
-            told = _told(experiment, workdir) | {"progress": not courses}  # they go side by side: the first shows all
+            told = _told(experiment, workdir, together=len(experiments))
+            told |= {"progress": not courses}  # they go side by side: the first shows all
             courses.append(partial(training.course, first_state(experiment), loader, **told))
         results = training.train_together(courses, step, numbers, mesh=mesh)
     return [
@@ -126,7 +127,7 @@ def _loader(experiment: Experiment) -> datasets.Loader:
     )
 
 
-def _told(experiment: Experiment, workdir: Path) -> dict[str, Any]:
+def _told(experiment: Experiment, workdir: Path, *, together: int = 1) -> dict[str, Any]:
     """What the loop is told of an experiment whose batches the devices can share."""
     how = experiment.training
     training.check_batch_size(how.batch_size, training.data_mesh(), accumulation=how.accumulation)
@@ -138,7 +139,7 @@ def _told(experiment: Experiment, workdir: Path) -> dict[str, Any]:
         "log_every": how.every.log,
         "checkpoint_every": how.every.checkpoint,
         "periodic": watching.periodic(experiment, workdir),
-        "rates": watching.rates(how),
+        "rates": watching.rates(how, together=together),
         "keep_last": how.keep_last,
         "keep_every": how.every.keep,
         "may_differ": how.may_differ,

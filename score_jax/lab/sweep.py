@@ -99,7 +99,7 @@ def ablate(variants: Variants, cells: Sequence[Cell], out: str | Path) -> Path:
     Raises:
       InputError: of a folder or cells that cannot be used.
     """
-    out, cells = Path(out), axes.without_repeats(map(variants.normal, axes.require_cells(cells)))
+    out, cells = Path(out), axes.without_repeats(map(variants.normal, axes.require_cells(cells)), variants.base)
     folder.require_ours(out, variants.base, cells)
     made = plan.plan(out, cells, variants.build)
     print(*plan.plan_lines(made, estimated=False), sep="\n", flush=True)
@@ -155,7 +155,7 @@ def _cells(out: Path, variants: Variants) -> list[Cell]:
         parts.insert(0, found)
     if not parts:
         raise InputError("a sweep has axes: give --grid.KEY=VALUE,VALUE or --sweep=FILE.py")
-    return axes.without_repeats(map(variants.normal, sweeps.product(*parts)))
+    return axes.without_repeats(map(variants.normal, sweeps.product(*parts)), variants.base)
 
 
 def _value(key: str, text: str) -> object:
@@ -181,7 +181,11 @@ def _work(out: Path, cells: list[Cell], make: plan.Build) -> int:
 def _report(out: Path, columns: list[str] | None) -> int:
     """Makes tables, figures and report of what is there; 1 if a cell failed or is still to be run."""
     read = outcomes.read_outcomes(out)
-    written = outputs.write_outputs(out, read, columns)
+    try:
+        written = outputs.write_outputs(out, read, columns)
+    except InputError:  # of a column that there is none of: the table is not to be lost for it
+        outputs.write_outputs(out, read, None)
+        raise
     written.append(reports.write_sweep(out, read, columns))
     print(*outputs.counts(read), sep="\n")
     print(*(f"  {path}" for path in written), sep="\n")

@@ -22,8 +22,10 @@ from score_jax.training.loop import Every, Seen
 _IMAGES, _POINTS = 64, 1000  # samples, at most
 
 
-def rates(how: Training) -> Callable[[int], dict[str, Any]]:
+def rates(how: Training, *, together: int = 1) -> Callable[[int], dict[str, Any]]:
     """Returns step -> the learning rate and the decay of the average at its last update, and examples seen so far.
+
+    And how many runs share the time, where they are several.
 
     All are found at once, for the steps of records: asked for in the midst of training, a number of the device would
     come after the dispatch in progress.
@@ -33,6 +35,8 @@ def rates(how: Training) -> Callable[[int], dict[str, Any]]:
     columns = {"ema_decay": of_updates(how.decay), "examples": (steps * how.batch_size).tolist()}
     if how.learning_rate is not None:
         columns["learning_rate"] = of_updates(how.learning_rate)
+    if together > 1:
+        columns["trained_together"] = [together] * len(steps)
     records = {step: dict(zip(columns, row)) for step, *row in zip(steps.tolist(), *columns.values(), strict=True)}
     return records.__getitem__
 

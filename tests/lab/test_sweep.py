@@ -1,5 +1,6 @@
 """A sweep run in this process: what is trained, evaluated and compiled how often; what fails; how it goes on."""
 
+import contextlib
 import json
 import shutil
 
@@ -216,11 +217,24 @@ def test_a_sweep_in_which_nothing_can_run_is_refused(tmp_path):
 
 def test_length_and_attention_are_other_trainings_and_sampling_is_none(tmp_path):
     cells = [{}, {"training.steps": 24}, {"network.attention_implementation": "cudnn"}, {"sampler.name": "heun"}]
-    cells += [{"evaluation.n": 16}, {"training.log_every": 2}, {"sde.name": "vp"}]
+    cells += [{"evaluation.n": 16}, {"training.log_every": 2}, {"sde.name": "vp"}, {"data.root": "elsewhere"}]
     made = Engine().plan(tmp_path / "out", cells)
-    assert [group.cells for group in made.groups] == [(0, 3, 4, 5), (1,), (2,), (6,)]
-    assert [group.steps for group in made.groups] == [12, 24, 12, 12]
-    assert len({(cell.run, cell.evaluation) for cell in made.cells}) == 6  # records are not evaluations
+    assert [group.cells for group in made.groups] == [(0, 3, 4, 5), (1,), (2,), (6,), (7,)]
+    assert [group.steps for group in made.groups] == [12, 24, 12, 12, 12]
+    assert len({(cell.run, cell.evaluation) for cell in made.cells}) == 7  # records are not evaluations
+
+
+def test_a_damaged_last_checkpoint_is_made_again(whole, tmp_path):
+    engine, out = whole[0], tmp_path / "out"
+    shutil.copytree(whole[1], out)
+    made = engine.plan(out)
+    workdir = folder.run_folder(out, made.cells[0].run)
+    for path in (workdir / "checkpoints" / "12").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-9])
+    shutil.rmtree(workdir / "evaluations")
+    engine.run(out)
+    assert tables(out) == tables(whole[1])
 
 
 def test_the_folder_of_another_sweep_is_refused_and_left_alone(whole, tmp_path):
@@ -252,16 +266,31 @@ def test_the_folder_of_another_sweep_is_refused_and_left_alone(whole, tmp_path):
     refused("not the folder of a sweep", outcomes.read_outcomes, tmp_path)
 
 
-def test_a_training_that_another_process_works_on_is_left_to_it(whole, tmp_path):
-    engine, out, said = Engine(), tmp_path / "out", []
-    cells = [{"seed": 0}]
+def test_a_training_that_another_process_works_on_is_waited_for_and_not_done_again(whole, tmp_path, monkeypatch):
+    engine, out = whole[0], tmp_path / "out"
+    shutil.copytree(whole[1], out)
+    cells = [{"objective.name": "dsm", "seed": 0, "sampler.steps": 2}]
     made = engine.plan(out, cells)
-    with (
-        folder.claimed(out, json.loads(engine.config.to_json()), cells),
-        folder.locked(out / "locks" / made.groups[0].run),
-    ):
-        running.run_groups(out, made, engine.build, said.append)
-    assert said == [f"{made.groups[0].run}: another process works on it"] and not (out / "runs").exists()
+    place = folder.run_folder(out, made.cells[0].run) / made.cells[0].evaluation
+    record = folder.read_record(out, made.cells[0].record)
+    shutil.move(place, tmp_path / "there")
+    made = engine.plan(out, cells)
+    assert not made.cells[0].done
+    said = []
+
+    def say(line):
+        said.append(line)
+        if "waiting" in line:  # the other process ends, and leaves the numbers behind
+            shutil.move(tmp_path / "there", place)
+            other.close()
+
+    monkeypatch.setattr("score_jax.lab.evaluation.evaluate", lambda *_: pytest.fail("evaluated again"))
+    with contextlib.ExitStack() as other:
+        other.enter_context(folder.locked(out / "locks" / made.groups[0].run))
+        running.run_groups(out, made, engine.build, say)
+    assert said[0] == f"{made.groups[0].run}: another process works on it: waiting for it to end"
+    found = folder.read_record(out, made.cells[0].record)
+    assert found["state"] == "done" and found["run"] == record["run"]
 
 
 def test_the_time_is_estimated_from_a_step_and_a_call_or_from_cells_that_are_done(whole, tmp_path, monkeypatch):

@@ -20,7 +20,10 @@ def test_products_vary_the_last_axis_fastest_and_zips_go_side_by_side():
     ]
     assert sweeps.zip(a, b) == [{"seed": 0, "sde.name": "ve"}, {"seed": 1, "sde.name": "vp"}]
     mixed = [*sweeps.product(a, b), {"sde.name": "ve", "seed": 0}, {"objective.name": "ssm"}]
-    assert axes.without_repeats(mixed) == [*sweeps.product(a, b), {"objective.name": "ssm"}]
+    assert axes.without_repeats(mixed, {}) == [*sweeps.product(a, b), {"objective.name": "ssm"}]
+    base = {"objective": {"name": "ssm"}, "seed": 0}  # what it has is no other cell, set or not
+    cells = [{}, {"objective.name": "ssm"}, {"seed": 1}, {"objective.name": "ssm", "seed": 1}]
+    assert axes.without_repeats(cells, base) == [{}, {"seed": 1}]
     assert axes.keys_of(mixed) == ["seed", "sde.name", "objective.name"]
 
 

@@ -137,22 +137,19 @@ def test_numbers_that_cannot_be_compared_share_no_column(tmp_path, one, other, r
 
 
 @pytest.mark.parametrize(
-    ("name", "levels", "config", "reason"),
+    ("name", "levels", "values", "reason"),
     [
-        ("relative_score_error_by_sigma", ("0.01", "10"), {}, ""),
-        ("relative_score_error_by_sigma", ("0.0101", "10.1"), {}, ""),  # σ_max of other data
-        ("relative_score_error_by_sigma", ("0.05", "10"), {}, "its noise levels end at 0.01 in some cells and at 0.05"),
-        ("loss_by_sigma", ("0.01", "10"), {"objective": {"name": "ssm", "ssm": {}}}, "the objective is dsm"),
-        ("loss_by_sigma", ("0.01", "10"), {"objective": SETTINGS["objective"] | {"ssm": {}}}, ""),  # not chosen
+        ("relative_score_error_by_sigma", ("0.01", "10"), {"sde.name": "vp"}, ""),
+        ("relative_score_error_by_sigma", ("0.0101", "10.1"), {"sde.name": "vp"}, ""),  # σ_max of other data
+        ("relative_score_error_by_sigma", ("0.05", "10"), {"sde.name": "vp"}, "its noise levels end at 0.01 in some"),
+        ("loss_by_sigma", ("0.01", "10"), {"objective.name": "ssm"}, "the objective is dsm"),
+        ("loss_by_sigma", ("0.01", "10"), {"objective.ssm.variance_reduced": False}, ""),  # not chosen
     ],
 )
 def test_means_over_other_noise_levels_and_losses_of_other_objectives_are_not_compared(
-    tmp_path, name, levels, config, reason
+    tmp_path, name, levels, values, reason
 ):
-    cells = [
-        ({"sde.name": "ve"}, {name: {"0.01": 1.0, "10": 3.0}}),
-        ({"sde.name": "vp"}, {name: dict(zip(levels, (2.0, 4.0))), "config": config}),
-    ]
+    cells = [({}, {name: {"0.01": 1.0, "10": 3.0}}), (values, {name: dict(zip(levels, (2.0, 4.0)))})]
     made = tables.table(written(tmp_path, cells), [name])
     assert made.refused.get(name, "").startswith(reason) and bool(reason) == (name in made.refused)
     if not reason:
@@ -168,6 +165,36 @@ def test_numbers_of_each_data_set_have_conditions_of_their_own(tmp_path):
     ]
     made = tables.table(written(tmp_path, cells))
     assert not made.refused and made.columns[0].told == "n = 8; data=moons | n = 8; data=rings"
+
+
+def test_a_number_that_some_seeds_lack_says_of_how_many_it_is_and_is_no_best(tmp_path):
+    cells = grid({"ve": [1.0, 1.1, 1.2], "vp": [9.0, 9.1, 9.2]})
+    del cells[0][1]["mmd2"]  # of samples that diverged
+    read = written(tmp_path, cells)
+    made = tables.table(read)
+    assert tables.in_digits(made.rows[0].entries[0]) == "1.150 ± 0.050 (2 of 3)"
+    assert not any(row.entries[0].best for row in made.rows)
+    cells = [
+        ({"sde.name": name, "seed": seed}, {"bits_per_dim": v, "bits_per_dim_standard_error": 0.1})
+        for name, v, seed in [("ve", 3.0, 0), ("ve", 3.2, 1), ("vp", 4.0, 0)]
+    ]
+    assert tables.table(written(tmp_path / "own", cells)).rows[1].entries[0].error is None  # not over seeds, as others
+
+
+def test_what_follows_from_the_seed_does_not_set_cells_apart(tmp_path):
+    """σ_max is derived from toys that are drawn by the seed: the same was asked for."""
+    name = "loss_by_sigma"
+    cells = [
+        (
+            {"seed": seed},
+            {name: {"0.01": 1.0, str(top): 3.0}, "config": {"sde": {"name": "ve", "ve": {"sigma_max": top}}}},
+        )
+        for seed, top in enumerate((17.2, 17.3))
+    ]
+    assert not tables.table(written(tmp_path, cells), [name]).refused
+    told = lambda top: f"of the flow to t = 1 (σ/α = {top}), exact divergence"
+    cells = [({"seed": i}, {"mmd2": 1.0 + i, "mmd2_convention": told(top)}) for i, top in enumerate((17.2, 17.3))]
+    assert not tables.table(written(tmp_path / "other", cells)).refused
 
 
 def test_each_data_set_has_noise_levels_of_its_own(tmp_path):
@@ -220,7 +247,10 @@ def test_a_single_seed_has_the_error_that_its_number_came_with(tmp_path):
     ]
     read = written(tmp_path, cells)
     made = tables.table(read)
-    assert [(row.entries[0].error, row.entries[0].best) for row in made.rows] == [(0.1, True), (0.1, False)]
+    assert [(row.entries[0].error, row.entries[0].best) for row in made.rows] == [
+        (0.1, False),
+        (0.1, False),
+    ]  # no best of one
     assert "One seed each: ± is the standard error over examples" in outputs.as_markdown(made, read)
 
 
@@ -232,6 +262,27 @@ def test_digits_follow_the_error():
         (0.5, None, "0.5"),
     ]:
         assert tables.in_digits(tables.Average(mean, error, 2)) == text
+
+
+def test_samplers_that_differ_in_more_than_steps_have_lines_of_their_own(tmp_path):
+    cells = [
+        ({"sampler.name": "ddim", "sampler.ddim.eta": eta, "sampler.steps": n}, {"mmd2": eta + n, "nfe": n + 1})
+        for eta in (0.0, 1.0)
+        for n in (5, 10)
+    ]
+    cells += [({"sampler.name": "heun", "sampler.steps": n}, {"mmd2": 3.0 + n, "nfe": 2 * n}) for n in (5, 10)]
+    made = tables.table(written(tmp_path, cells))
+    lines = figures.against_calls(made, [column.name for column in made.columns].index("mmd2"))
+    assert [(line.name, line.y) for line in lines] == [
+        ("ddim, eta 0", [5, 10]),
+        ("ddim, eta 1", [6, 11]),
+        ("heun", [8, 13]),  # which heeds no eta
+    ]
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "bars_gone.png").touch()
+    assert "bars_gone.png" not in {
+        path.name for path in [*figures.write_figures(tmp_path / "figures", made), *(tmp_path / "figures").iterdir()]
+    }
 
 
 def test_lines_against_network_calls_and_noise(tmp_path):

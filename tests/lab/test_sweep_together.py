@@ -112,6 +112,7 @@ def test_records_are_those_of_its_own_run(double):
     for i in range(3):
         one, alone = (records(folder / how / str(i)) for how in ("together", "apart"))
         assert [record["step"] for record in one] == [20, 40, 60, 80, 100]
+        assert {record.pop("trained_together") for record in one} == {4}
         assert_equal(one, alone, 1e-10)
         exact = ("step", "learning_rate", "ema_decay", "examples")
         assert [[r[name] for name in exact] for r in one] == [[r[name] for name in exact] for r in alone]
@@ -274,6 +275,10 @@ def test_the_plan_says_which_go_together_and_a_job_is_theirs(tmp_path):
     made = Engine().plan(tmp_path / "out", cells)
     assert [plan.places_of(job) for job in made.jobs()] == [[0, 2, 1], [3]]
     assert [plan.places_of(job) for job in made.jobs(8)] == [[0, 2], [1], [3]]  # a job for each of the workers
+    # One of two workers' parts is done: the others go on as they began.
+    first, second = made.groups[0].cells
+    half = made._replace(cells=[cell._replace(done=i in (first, second)) for i, cell in enumerate(made.cells)])
+    assert [plan.places_of(job) for job in half.jobs(8)] == [[1], [3]] and [*map(len, half.jobs())] == [1, 1]
     lines = [*plan.plan_lines(made, estimated=False)]
     assert [line.endswith("in program 1") for line in lines] == [False, True, True, False, False]
     assert lines[-1] == "  program 1: 2 trainings go together"

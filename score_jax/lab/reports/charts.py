@@ -56,7 +56,8 @@ def line_chart(named: Sequence[Line], *, xlabel: str, ylabel: str, log_x: bool) 
       ylabel: above.
       log_x: whether x is positive and on a log axis.
     """
-    shown = [line for line in named if line.x][:HUES]
+    there = [line for line in named if line.x]
+    shown = there[:HUES]
     if not shown:
         return Markup()
     x_all, y_all = [v for line in shown for v in line.x], [v for line in shown for v in line.y]
@@ -67,7 +68,7 @@ def line_chart(named: Sequence[Line], *, xlabel: str, ylabel: str, log_x: bool) 
     y = _Scale(y_all if wide else [*y_all, *ends], _HEIGHT - _BOTTOM, _TOP, log=wide)
     drawn = [_frame(x, y, xlabel), *(_line(line, x, y, f"var(--c{i})") for i, line in enumerate(shown))]
     picture = element("svg", *drawn, viewBox=f"0 0 {_WIDTH:g} {_HEIGHT:g}", role="img", aria_label=ylabel)
-    return element("figure", element("h3", ylabel), picture, _keys([line.name for line in shown]))
+    return element("figure", element("h3", ylabel), picture, _keys([line.name for line in shown]), _more(len(there)))
 
 
 def _ends(line: Line) -> list[tuple[float, float]]:
@@ -80,6 +81,12 @@ def _keys(names: Sequence[str]) -> Markup:
         return Markup()
     square = lambda i: element("span", style=f"background: var(--c{i})")
     return element("ul", *(element("li", square(i), name) for i, name in enumerate(names)), class_="keys")
+
+
+def _more(n: int) -> Markup:
+    """That there are lines which are not shown."""
+    said = f"The first {HUES} of {n} lines; all numbers are in cells.csv."
+    return element("p", said, class_="soft") if n > HUES else Markup()
 
 
 def _frame(x: _Scale, y: _Scale, xlabel: str) -> Markup:
@@ -102,17 +109,19 @@ def _frame(x: _Scale, y: _Scale, xlabel: str) -> Markup:
 
 
 def _line(line: Line, x: _Scale, y: _Scale, color: str) -> Markup:
-    points = [(x(a), y(b)) for a, b in zip(line.x, line.y, strict=True) if math.isfinite(a) and math.isfinite(b)]
-    path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points)
+    found = [(a, b) for a, b in zip(line.x, line.y, strict=True) if math.isfinite(a) and math.isfinite(b)]
+    if not found:
+        return Markup()
+    path = "M" + "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in found)
     parts = [element("path", d=path, fill="none", stroke=color, stroke_width="1.8")]
     if line.errors:
         for at, (low, high) in zip(line.x, _ends(line), strict=True):
             if math.isfinite(low) and math.isfinite(high):
                 parts.append(element("path", d=f"M{x(at):.1f} {y(low):.1f}V{y(high):.1f}", stroke=color))
-    if len(points) <= 40:
-        for (a, b), at, value in zip(points, line.x, line.y, strict=False):
+    if len(found) <= 40:
+        for at, value in found:
             told = element("title", f"{line.name}: {value:.4g} at {at:.4g}")
-            parts.append(element("circle", told, cx=f"{a:.1f}", cy=f"{b:.1f}", r="3", fill=color))
+            parts.append(element("circle", told, cx=f"{x(at):.1f}", cy=f"{y(value):.1f}", r="3", fill=color))
     return joined(parts)
 
 

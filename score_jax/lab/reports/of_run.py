@@ -111,7 +111,8 @@ def _conventions(found: Mapping[str, Mapping[str, Any]]) -> list[Markup]:
     left_out = {
         f"{name} was left out: {' '.join(str(reason).split())}"
         for numbers in found.values()
-        for name, reason in (numbers.get("left_out") or {}).items()
+        if isinstance(numbers.get("left_out"), dict)
+        for name, reason in numbers["left_out"].items()
     }
     lines = [element("li", line) for line in [*sorted(said), *sorted(left_out)]]
     return [element("ul", *lines, class_="soft")] if lines else []

@@ -1,7 +1,8 @@
 """report.html of a sweep."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from score_jax.lab.reports import charts, page, parts
 from score_jax.lab.reports.page import Markup, element, section
@@ -9,7 +10,18 @@ from score_jax.lab.sweeps import folder
 from score_jax.lab.sweeps.figures import against_calls, against_noise, number_words, row_name
 from score_jax.lab.sweeps.outcomes import DONE, Outcome, Outcomes, scalar
 from score_jax.lab.sweeps.plan import in_time
-from score_jax.lab.sweeps.table import SEED, Row, Table, caption, in_digits, in_text, missing, seeds_of, table
+from score_jax.lab.sweeps.table import (
+    SEED,
+    Row,
+    Table,
+    caption,
+    in_digits,
+    in_text,
+    incomparable,
+    missing,
+    seeds_of,
+    table,
+)
 from score_jax.training.checkpoint import binding
 from score_jax.training.logging import write_text
 
@@ -31,11 +43,11 @@ def write_sweep(out: Path, read: Outcomes, columns: Sequence[str] | None = None)
         _heading(out, read),
         section("Results", _table(made), element("ul", *(element("li", line) for line in caption(made, read)))),
         _missing(read),
-        section("Numbers", element("div", *_charts(made), class_="grid") if _charts(made) else ""),
+        section("Numbers", element("div", *shown, class_="grid") if (shown := _charts(read, made)) else ""),
         section("Samples", *_samples(made)),
         _training(out, made),
         section("Cost", _cost(out, made)),
-        section("What differs between the runs", _between(out, read, made)),
+        section("What differs between the cells", _between(out, read, made)),
         section("Settings of all cells", _base(read)),
     ]
     path = out / "report.html"
@@ -70,7 +82,7 @@ def _missing(read: Outcomes) -> Markup:
     return section("Cells without numbers", element("ul", *lost) if lost else "")
 
 
-def _charts(made: Table) -> list[Markup]:
+def _charts(read: Outcomes, made: Table) -> list[Markup]:
     found = []
     for place, column in enumerate(made.columns):
         pairs = [(row, entry) for row in made.rows if (entry := row.entries[place])]
@@ -83,7 +95,7 @@ def _charts(made: Table) -> list[Markup]:
         title = f"{number_words(column.name)} against network calls"
         found.append(charts.line_chart(calls, xlabel="network calls a sample", ylabel=title, log_x=True))
     for number in ("relative_score_error_by_sigma", "loss_by_sigma"):
-        if number not in made.refused or number == "relative_score_error_by_sigma":
+        if number == "relative_score_error_by_sigma" or not incomparable(read, number):
             lines = against_noise(made.rows, number)
             title = f"{number_words(number)} by noise level"
             found.append(charts.line_chart(lines, xlabel="noise level σ/α", ylabel=title, log_x=True))
@@ -162,26 +174,34 @@ def _mean_time(found: Sequence[object]) -> str:
 
 
 def _between(out: Path, read: Outcomes, made: Table) -> Markup:
-    """Settings of the runs, derived ones too, that are not the same in all, with whose they are."""
-    flat = {}
-    for row in made.rows:
-        for outcome in row.outcomes:
-            if outcome.state == DONE and outcome.trained_by:
-                flat[outcome.run] = (row, binding(outcome.trained_by))
-    keys = sorted({key for _, one in flat.values() for key in one})
+    """Settings of the cells, derived ones too, that are not the same in all, with whose they are."""
+    flat = [
+        (row_name(row), binding({**outcome.trained_by, **_sampled_by(outcome)}))
+        for row in made.rows
+        for outcome in row.outcomes
+        if outcome.state == DONE and outcome.trained_by
+    ]
+    keys = sorted({key for _, one in flat for key in one})
     body = []
     for key in keys:
         values: dict[str, list[str]] = {}
-        for row, one in flat.values():
+        for name, one in flat:
             names = values.setdefault(in_text(one.get(key)), [])
-            if row_name(row) not in names:
-                names.append(row_name(row))
+            if name not in names:
+                names.append(name)
         if len(values) > 1:
             shown = [f"{value}: {'; '.join(names)}" for value, names in values.items()]
             shown = [", ".join(values)] if key in read.axes else shown
             more = [f"and {len(shown) - _VALUES} more"] if len(shown) > _VALUES else []
             body.append((key, element("div", *(element("div", line) for line in [*shown[:_VALUES], *more]))))
-    return page.rows(["setting", "values, and in which runs"], body, wide=True)
+    return page.rows(["setting", "values, and in which cells"], body, wide=True)
+
+
+def _sampled_by(outcome: Outcome) -> dict[str, Any]:
+    """The sections of settings that a cell may have of its own beside its run's, as far as they are heeded."""
+    told = {"sampler": "sampler_settings", "evaluation": "evaluation_settings"}
+    found = {section: outcome.numbers.get(name) for section, name in told.items()}
+    return {section: settings for section, settings in found.items() if isinstance(settings, Mapping)}
 
 
 def _base(read: Outcomes) -> Markup:

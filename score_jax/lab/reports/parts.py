@@ -67,11 +67,16 @@ def training_charts(named: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Ma
 
 
 def training_seconds(records: Sequence[Mapping[str, Any]]) -> float | None:
-    """Returns the seconds that training took, pauses left out: examples over examples a second, record by record."""
+    """Returns the seconds that training took, pauses left out: examples over examples a second, record by record.
+
+    Of runs that were trained together each has its share.
+    """
     seconds, before = 0.0, 0.0
     for record in records:
         examples, rate = record.get("examples"), record.get("examples_per_second")
         if not isinstance(examples, int | float) or not isinstance(rate, int | float) or not rate:
             return None
+        several = record.get("trained_together", 1)
+        rate *= several if isinstance(several, int) else 1
         seconds, before = seconds + (examples - before) / rate, examples
     return seconds if records else None

@@ -60,12 +60,22 @@ def require_cells(cells: Any) -> list[Cell]:
     return [dict(cell) for cell in cells]
 
 
-def without_repeats(cells: Iterable[Cell]) -> list[Cell]:
-    """Returns each cell once, in order of first appearance."""
-    found: dict[str, Cell] = {}
+def without_repeats(cells: Iterable[Cell], base: Mapping[str, Any]) -> list[Cell]:
+    """Returns each cell once, in order of first appearance; one that sets what the base has is the one that doesn't."""
+    cells = list(cells)
+    keys, found = keys_of(cells), dict[str, Cell]()
     for cell in cells:
-        found.setdefault(json.dumps(cell, sort_keys=True), cell)
+        whole = {key: cell.get(key, setting_of(base, key)) for key in keys}
+        found.setdefault(json.dumps(whole, sort_keys=True), cell)
     return list(found.values())
+
+
+def setting_of(base: Mapping[str, Any], key: str) -> Any:
+    """Returns a setting by dotted key; None where there is none."""
+    found: Any = base
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
 
 
 def keys_of(cells: Iterable[Cell]) -> list[str]:

@@ -12,6 +12,7 @@ from score_jax.lab.sweeps.outcomes import DONE, by_level, scalar
 from score_jax.lab.sweeps.table import Row, Table, in_text
 
 LINES = 18  # of one figure: more cannot be told apart
+_OF_CALLS = ("steps", "n_steps", "respacing", "num_scales")  # settings along which network calls grow
 
 
 class Line(NamedTuple):
@@ -25,6 +26,8 @@ class Line(NamedTuple):
 
 def write_figures(folder: Path, made: Table) -> list[Path]:
     """Writes bars_NUMBER.png, nfe_NUMBER.png where network calls differ, and NUMBER.png of those by noise level."""
+    for old in folder.glob("*.png"):
+        old.unlink()  # of numbers that are not in the table any more
     written = []
     for place, column in enumerate(made.columns):
         name = re.sub(r"[^\w.-]+", "_", column.name)
@@ -57,9 +60,15 @@ def write_figures(folder: Path, made: Table) -> list[Path]:
 
 
 def row_name(row: Row, but: Sequence[str] = ()) -> str:
-    """Returns what sets a row apart: its values, without `but`."""
-    shown = {key: value for key, value in row.values.items() if key not in but}
+    """Returns what sets a row apart: its values, without `but` and options of what the row did not choose."""
+    shown = {key: value for key, value in row.values.items() if key not in but and _is_heeded(key, row)}
     return ", ".join(_with_key(key, value) for key, value in shown.items()) or "base"
+
+
+def _is_heeded(key: str, row: Row) -> bool:
+    """Whether a setting is no option of another choice, as sampler.heun.churn is where sampler.name is ddim."""
+    path = key.split(".")
+    return len(path) < 3 or row.values.get(f"{path[0]}.name", path[1]) == path[1]
 
 
 def _with_key(key: str, value: Any) -> str:
@@ -79,11 +88,12 @@ def against_calls(made: Table, place: int) -> list[Line]:
     name = made.columns[place].name
     if len({calls for _, _, calls in points}) < 2 or name == "nfe" or name.endswith("_by_sigma"):  # of no samples
         return []
-    along = [key for key in made.axes if key.startswith("sampler.") and key != "sampler.name"]
-    lines: dict[str, list[tuple[float, float, float | None]]] = {}
+    along = [key for key in made.axes if key.startswith("sampler.") and key.split(".")[-1] in _OF_CALLS]
+    lines: dict[tuple[str, str], list[tuple[float, float, float | None]]] = {}
     for row, entry, calls in points:
-        lines.setdefault(row_name(row, along), []).append((calls, entry.mean, entry.error))
-    return [_line(name, found) for name, found in lines.items()][:LINES]
+        same = str([value for key, value in row.values.items() if key not in along])
+        lines.setdefault((row_name(row, along), same), []).append((calls, entry.mean, entry.error))
+    return [_line(name, found) for (name, _), found in lines.items()][:LINES]
 
 
 def _calls(row: Row) -> float | None:

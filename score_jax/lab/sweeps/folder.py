@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,15 +107,23 @@ def claimed(out: Path, base: Mapping[str, Any], cells: Sequence[Cell]) -> Iterat
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[bool]:
-    """Locks a file while the context lasts, or until the process dies; tells whether it was free."""
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
+    """Locks a file while the context lasts, or until the process dies; tells whether it was free.
+
+    Args:
+      path: of the file.
+      waiting: is called where it is not free, and then it is waited for; None goes on without.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
-            return
+            if waiting is None:
+                yield False
+                return
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:  # a file system without locks
             pass
         yield True

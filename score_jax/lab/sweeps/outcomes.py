@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from score_jax.lab import records
 from score_jax.lab.measures.numbers import facts
 from score_jax.lab.sweeps import folder
-from score_jax.lab.sweeps.axes import Cell, keys_of
+from score_jax.lab.sweeps.axes import Cell, keys_of, setting_of
 from score_jax.lab.sweeps.plan import record_name
 
 DONE, FAILED, LEFT_OUT, NOT_RUN = "done", "failed", "left out", "not run yet"
@@ -72,19 +72,12 @@ def read_outcomes(out: Path) -> Outcomes:
     """Returns what became of the cells of the sweep in a folder."""
     described = folder.read_sweep(out)
     keys = keys_of(described.cells)
-    values = [{key: cell.get(key, _setting(described.base, key)) for key in keys} for cell in described.cells]
+    values = [{key: cell.get(key, setting_of(described.base, key)) for key in keys} for cell in described.cells]
     axes = [key for key in keys if len({json.dumps(one[key], sort_keys=True) for one in values}) > 1]
     constant = {key: values[0][key] for key in keys if key not in axes}
     chosen = [{key: one[key] for key in axes} for one in values]
     found = [_outcome(out, cell, one) for cell, one in zip(described.cells, chosen, strict=True)]
     return Outcomes(described.base, axes, constant, found)
-
-
-def _setting(base: Mapping[str, Any], key: str) -> Any:
-    found: Any = base
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
 
 
 def _outcome(out: Path, cell: Cell, values: Cell) -> Outcome:
@@ -167,7 +160,7 @@ def by_level(numbers: Mapping[str, Any], name: str) -> dict[float, float]:
         return {}
     found = {}
     for level, one in value.items():
-        if re.fullmatch(r"[\d.]+(e[+-]?\d+)?", str(level)) and _is_number(one):
+        if re.fullmatch(r"\d+(\.\d*)?(e[+-]?\d+)?", str(level)) and _is_number(one):
             found[float(level)] = float(one)
     return dict(sorted(found.items()))
 
@@ -182,7 +175,5 @@ def chosen(trained_by: Mapping[str, Any], section: str) -> str:
 
 
 def data_of(outcome: Outcome) -> str:
-    """Returns what a cell's numbers were measured against: the data's settings but for where they lie."""
-    data = outcome.trained_by.get("data")
-    kept = {key: value for key, value in data.items() if key != "root"} if isinstance(data, Mapping) else {}
-    return records.digest(kept)
+    """Returns what a cell's numbers were measured against: the data's settings."""
+    return records.digest(outcome.trained_by.get("data"))

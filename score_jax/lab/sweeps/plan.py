@@ -23,7 +23,7 @@ from score_jax.types import InputError
 Build: TypeAlias = Callable[[Cell, Before | None], Experiment]  # a cell and what its run folder holds already
 
 # What a run may go on with changed, and is another training all the same: its parameters come out otherwise.
-_ANOTHER = {"training.steps", "network.attention_implementation"}
+_ANOTHER = {"training.steps", "network.attention_implementation", "data.root"}
 _OF_A_PROCESS = "device"
 
 
@@ -79,20 +79,30 @@ class Plan(NamedTuple):
 
     def pending(self) -> list[Group]:
         """Returns the groups with cells whose numbers are not there, those of one program beside each other."""
-        order = list(dict.fromkeys(group.program for group in self.groups))
-        left = [group for group in self.groups if not all(self.cells[i].done for i in group.cells)]
-        return sorted(left, key=lambda group: order.index(group.program))
+        return [group for group in self._ordered() if not self._is_done(group)]
 
     def jobs(self, workers: int = 1) -> list[list[Group]]:
-        """Returns the pending groups, those that are trained together in one list, cut until each worker has one."""
+        """Returns the pending groups, those that are trained together in one list, cut until each worker has one.
+
+        The cuts are those of the whole sweep, so that what was stopped goes on in the company that it began in.
+        """
         found: dict[Hashable, list[Group]] = {}
-        for group in self.pending():
+        for group in self._ordered():
             found.setdefault(group.run if group.together is None else group.together, []).append(group)
         jobs = list(found.values())
         while 0 < len(jobs) < workers and len(largest := max(jobs, key=len)) > 1:
             place, half = jobs.index(largest), (len(largest) + 1) // 2
             jobs[place : place + 1] = [largest[:half], largest[half:]]
-        return jobs
+        pending = [[group for group in job if not self._is_done(group)] for job in jobs]
+        return [job for job in pending if job]
+
+    def _ordered(self) -> list[Group]:
+        """All groups, those of one program beside each other."""
+        order = list(dict.fromkeys(group.program for group in self.groups))
+        return sorted(self.groups, key=lambda group: order.index(group.program))
+
+    def _is_done(self, group: Group) -> bool:
+        return all(self.cells[place].done for place in group.cells)
 
 
 def places_of(groups: Iterable[Group]) -> list[int]:
@@ -123,7 +133,7 @@ def plan(
     _require_axes(cells)
     planned: list[Planned] = []
     groups: dict[str, Group] = {}
-    joint_ones: dict[str, Experiment] = {}  # of others no experiment is kept: they may be large
+    joint_ones: dict[str, Experiment] = {}  # done ones too: which go together does not hang on what is done
     for place in range(len(cells)) if only is None else only:
         values = cells[place]
         one = Planned(values, record_name(values))
@@ -143,11 +153,12 @@ def plan(
             group = group._replace(seconds=max(group.seconds, left and speeds.training(experiment, left)))
         groups[identity] = group._replace(cells=(*group.cells, len(planned)))
         planned.append(one)
-        if not one.done and group.reached < group.steps and joint.may_be_joint(experiment):
+        if joint.may_be_joint(experiment):
             joint_ones.setdefault(identity, experiment)
     if only is None and not groups:
         raise InputError(f"no cell can be run: {cell_words(planned[0].values)}: {planned[0].left_out}")
-    return Plan(planned, list(_together(groups, joint_ones).values()))
+    unfinished = any(group.reached < group.steps for group in groups.values())
+    return Plan(planned, list((_together(groups, joint_ones) if unfinished else groups).values()))
 
 
 def _together(groups: Mapping[str, Group], experiments: Mapping[str, Experiment]) -> dict[str, Group]:

@@ -9,6 +9,7 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,23 +48,19 @@ def run_groups(out: Path, made: Plan, build: Build, say: Callable[[str], None]) 
 
 
 def run_together(out: Path, made: Plan, groups: Sequence[Group], build: Build, say: Callable[[str], None]) -> None:
-    """Trains groups that go together and evaluates their cells, but for those that another process works on."""
+    """Trains groups that go together and evaluates their cells; what another process works on is waited for."""
     with contextlib.ExitStack() as stack:
-        free = []
         for group in groups:
-            if stack.enter_context(folder.locked(out / "locks" / group.run)):
-                free.append(group)
-            else:
-                say(f"{group.run}: another process works on it")
-        cells = {group.run: [made.cells[i] for i in group.cells] for group in free}
-        workdirs = [folder.run_folder(out, group.run) for group in free]
+            waiting = partial(say, f"{group.run}: another process works on it: waiting for it to end")
+            stack.enter_context(folder.locked(out / "locks" / group.run, waiting))
+        cells = {group.run: [made.cells[i] for i in group.cells] for group in groups}
+        workdirs = [folder.run_folder(out, group.run) for group in groups]
         experiments = [_built(build, cells[workdir.name][0].values, workdir) for workdir in workdirs]
-        for group, trained in zip(free, train_all(experiments, workdirs), strict=True):
+        for group, trained in zip(groups, train_all(experiments, workdirs), strict=True):
             if not isinstance(trained, Run):
                 _record_failed(out, cells[group.run], trained, say)
                 continue
             seconds = _seconds_a_step(trained)
-            seconds = seconds and seconds / len(free)  # a step of one is a step of all
             done = [_evaluate(out, cell, trained, seconds, build, say) for cell in cells[group.run]]
             say(f"{group.run}: {sum(done)} of {len(done)} cells done")
 
@@ -86,7 +83,12 @@ def train_all(experiments: Sequence[Experiment | Exception], workdirs: Sequence[
         if isinstance(experiment, Exception):
             results[place] = experiment
         elif experiment.training.steps in checkpoint.steps(workdirs[place]):
-            results[place] = _restored(experiment, workdirs[place])
+            try:
+                results[place] = run.restore(experiment, workdirs[place], step=experiment.training.steps)
+            except InputError:  # the checkpoint is damaged: training goes on from the one before
+                left.append((place, experiment))
+            except Exception as error:
+                results[place] = error
         else:
             left.append((place, experiment))
     for part in joint.parts([experiment for _, experiment in left]):
@@ -94,13 +96,6 @@ def train_all(experiments: Sequence[Experiment | Exception], workdirs: Sequence[
         trained = _trained(some, [workdirs[place] for place in places], part.names)
         results.update(zip(places, trained, strict=True))
     return [results[place] for place in range(len(experiments))]
-
-
-def _restored(experiment: Experiment, workdir: Path) -> Run | Exception:
-    try:
-        return run.restore(experiment, workdir, step=experiment.training.steps)
-    except Exception as error:
-        return error
 
 
 def _trained(
@@ -142,9 +137,10 @@ def _evaluate(
 
 
 def _seconds_a_step(trained: Run) -> float | None:
-    """The seconds of a step of a run, the median of its metrics: the first compiles, the last may not have waited."""
+    """The seconds of a step of a run, its share of one with others: the median of its metrics, whose first compiles."""
     metrics = trained.workdir / "metrics.jsonl"
-    rates = [record.get("examples_per_second") for record in (read_jsonl(metrics) if metrics.exists() else [])]
+    records = read_jsonl(metrics) if metrics.exists() else []
+    rates = [record.get("examples_per_second", 0) * record.get("trained_together", 1) for record in records]
     known = [rate for rate in rates if rate]
     return float(trained.experiment.training.batch_size / statistics.median(known)) if known else None
 
@@ -156,7 +152,7 @@ def _place(cell: Planned) -> dict[str, Any]:
 def begin(out: Path, cells: Iterable[Planned]) -> None:
     """Forgets what became of cells that are tried again, and writes down why others cannot be."""
     for cell in cells:
-        if not cell.done:
+        if not cell.done and folder.read_record(out, cell.record).get("state") != "done":
             folder.forget_record(out, cell.record)
         if cell.left_out:
             folder.write_record(out, cell.record, _place(cell) | {"state": "left out", "reason": cell.left_out})

@@ -9,9 +9,10 @@ within themselves.
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 from score_jax.lab.measures.numbers import NUMBERS, facts
@@ -32,16 +33,18 @@ from score_jax.lab.sweeps.outcomes import (
 from score_jax.types import InputError
 
 _COLUMNS = 6  # by default
+_DERIVED = r" \(σ/α = [^)]*\)"  # of a convention: a noise level that may follow from the data
 _APART = 0.25  # of two ranges of noise levels, in log₂, from which on means over them are not of the same
 SEED = "seed"
 
 
 class Average(NamedTuple):
-    """A mean, its standard error where there is one, of how many seeds, and whether it is the best."""
+    """A mean, its standard error where there is one, of how many seeds; how many lack it; whether it is the best."""
 
     mean: float
     error: float | None
     seeds: int
+    lost: int = 0
     best: bool = False
 
 
@@ -86,12 +89,11 @@ def table(read: Outcomes, columns: Sequence[str] | None = None) -> Table:
         groups.setdefault(json.dumps([outcome.values[key] for key in axes]), []).append(outcome)
     done = [outcome for outcome in read.outcomes if outcome.state == DONE]
     names = _columns(done) if columns is None else _required(done, columns)
-    refused = {name: reason for name in names if (reason := incomparable(done, name))}
+    refused = {name: reason for name in names if (reason := incomparable(read, name))}
     names = [name for name in names if name not in refused][: _COLUMNS if columns is None else None]
-    rows = [
-        Row({key: group[0].values[key] for key in axes}, group, [_entry(group, name) for name in names])
-        for group in groups.values()
-    ]
+    several = any(len(group) > 1 for group in groups.values())
+    entries = lambda group: [_entry(group, name, several=several) for name in names]
+    rows = [Row({key: group[0].values[key] for key in axes}, group, entries(group)) for group in groups.values()]
     shown = [Column(name, facts(name).better, _told(done, name)) for name in names]
     return _with_best(Table(axes, shown, rows, refused))
 
@@ -125,12 +127,13 @@ def _required(done: Sequence[Outcome], columns: Sequence[str]) -> list[str]:
     return list(columns)
 
 
-def incomparable(done: Sequence[Outcome], name: str) -> str:
+def incomparable(read: Outcomes, name: str) -> str:
     """Returns why the values of a number in different cells cannot be compared; empty where they can.
 
     Those of different data sets are not compared.
     """
-    found = (_of_one_data_set(outcomes, name) for outcomes in _by_data(done, name))
+    done = [outcome for outcome in read.outcomes if outcome.state == DONE]
+    found = (_of_one_data_set(read, outcomes, name) for outcomes in _by_data(done, name))
     return next(filter(None, found), "")
 
 
@@ -143,13 +146,13 @@ def _by_data(done: Sequence[Outcome], name: str) -> list[list[Outcome]]:
     return list(found.values())
 
 
-def _of_one_data_set(have: Sequence[Outcome], name: str) -> str:
+def _of_one_data_set(read: Outcomes, have: Sequence[Outcome], name: str) -> str:
     asked: dict[str, Callable[[Outcome], Any]] = {
         "n": lambda outcome: n_of(outcome.numbers, name),
-        "its convention": lambda outcome: convention_of(outcome.numbers, name),
+        "its convention": lambda outcome: re.sub(_DERIVED, "", convention_of(outcome.numbers, name)),
         "matmul_precision": lambda outcome: outcome.numbers.get("matmul_precision"),
     }
-    asked |= {f"the {section}": partial(_chosen, section) for section in facts(name).same}
+    asked |= {f"the {section}": partial(_chosen, read, section) for section in facts(name).same}
     for what, find in asked.items():
         found = list(dict.fromkeys(str(find(outcome)) for outcome in have))
         if len(found) > 1:
@@ -166,8 +169,14 @@ def _of_one_data_set(have: Sequence[Outcome], name: str) -> str:
     return ""
 
 
-def _chosen(section: str, outcome: Outcome) -> str:
-    return chosen(outcome.trained_by, section)
+def _chosen(read: Outcomes, section: str, outcome: Outcome) -> str:
+    """What was asked for in a section, not what followed from the data, which follow from the seed."""
+    asked: dict[str, Any] = json.loads(json.dumps(read.base))
+    for key, value in (read.constant | outcome.values).items():
+        *path, last = key.split(".")
+        place = reduce(lambda found, part: found.setdefault(part, {}), path, asked)
+        place[last] = value
+    return chosen(asked, section)
 
 
 def _told(done: Sequence[Outcome], name: str) -> str:
@@ -182,14 +191,19 @@ def _told_of(numbers: Mapping[str, Any], name: str) -> str:
     return "; ".join([*said, *([convention] if convention else [])])
 
 
-def _entry(group: Sequence[Outcome], name: str) -> Average | None:
+def _entry(group: Sequence[Outcome], name: str, *, several: bool) -> Average | None:
+    """The average over a row's seeds; errors are of one kind in a table, over seeds where rows have several."""
     having = [outcome.numbers for outcome in group if scalar(outcome.numbers, name) is not None]
     values = [float(scalar(numbers, name) or 0.0) for numbers in having]
     if not values:
         return None
-    own = standard_error(having[0], name)
+    own = None if several else standard_error(having[0], name)
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else own
-    return Average(math.fsum(values) / len(values), error, len(values))
+    return Average(math.fsum(values) / len(values), error, len(values), lost=_n_done(group) - len(values))
+
+
+def _n_done(group: Sequence[Outcome]) -> int:
+    return sum(outcome.state == DONE for outcome in group)
 
 
 def _with_best(made: Table) -> Table:
@@ -210,7 +224,8 @@ def _with_best(made: Table) -> Table:
 
 def _best(entries: dict[int, Average], better: str) -> int | None:
     """The place of the entry that is better than every other by more than twice the error of the difference."""
-    if not better or len(entries) < 2 or any(entry.error is None for entry in entries.values()):
+    unknown = any(entry.error is None or entry.seeds < 2 or entry.lost for entry in entries.values())
+    if not better or len(entries) < 2 or unknown:
         return None
     sign = 1 if better == "lower" else -1
     first, *others = sorted(entries, key=lambda place: sign * entries[place].mean)
@@ -220,7 +235,11 @@ def _best(entries: dict[int, Average], better: str) -> int | None:
 
 
 def in_digits(entry: Average) -> str:
-    """Returns "0.0312 ± 0.0011": the error to two digits, the mean to its last."""
+    """Returns "0.0312 ± 0.0011": the error to two digits, the mean to its last; of how many seeds, if not of all."""
+    return _with_error(entry) + (f" ({entry.seeds} of {entry.seeds + entry.lost})" if entry.lost else "")
+
+
+def _with_error(entry: Average) -> str:
     if entry.error is None:
         return f"{entry.mean:.4g}"
     if not entry.error:
@@ -241,7 +260,7 @@ def in_text(value: Any) -> str:
 
 def seeds_of(row: Row) -> str:
     """Returns how many of a row's cells have numbers: "3", or "2 of 3"."""
-    done = sum(outcome.state == DONE for outcome in row.outcomes)
+    done = _n_done(row.outcomes)
     return str(done) if done == len(row.outcomes) else f"{done} of {len(row.outcomes)}"
 
 
@@ -260,7 +279,8 @@ def caption(made: Table, read: Outcomes) -> list[str]:
     if any(column.better for column in made.columns):
         said.append(
             "↓ lower is better, ↑ higher. Bold: the best of its data set, where it differs from every other row by "
-            "more than twice the standard error of the difference, √(e₁² + e₂²); none where an error is unknown."
+            "more than twice the standard error of the difference, √(e₁² + e₂²); none where a row has a single seed or "
+            "one without the number."
         )
     alike: dict[str, list[str]] = {}
     for column in made.columns:

@@ -85,8 +85,11 @@ class _Worker:
                 job = self._waiting.get_nowait()
             except queue.Empty:
                 break
-            if not self._handed(job) and not self._stopped:
-                self._fail(job)
+            try:
+                if not self._handed(job) and not self._stopped:
+                    self._fail(job)
+            except Exception as error:  # no process to be had, a full disk: the other jobs are not to be lost
+                self._say(f"{job[0].run}: not run: {' '.join(str(error).split())}")
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
             self._process.wait()
@@ -107,9 +110,11 @@ class _Worker:
         except OSError:
             return False
         for line in process.stdout:
-            if line.rstrip("\n") == ANSWER:
+            said = line.rstrip("\n").removesuffix(ANSWER)  # which an object's own output may stand before
+            if said:
+                self._say(said)
+            if line.rstrip("\n").endswith(ANSWER):
                 return True
-            self._say(line.rstrip("\n"))
         return False
 
     def _started(self) -> "subprocess.Popen[str]":
@@ -129,7 +134,8 @@ class _Worker:
     def _fail(self, job: Sequence[Group]) -> None:
         assert self._process is not None
         code = self._process.wait()
-        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        how += f" ({signal.Signals(-code).name})" if -code in set(signal.Signals) else ""
         reason = f"the process that ran it ended with {how}"
         said = self._log.read_text(errors="replace").strip().splitlines()
         if code >= 0 and said:
