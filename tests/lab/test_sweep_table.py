@@ -381,8 +381,37 @@ def test_a_record_leads_to_no_file_outside_its_sweep(tmp_path):
 
 
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+def whole(out):
+    """A sweep of three samplers, two numbers of calls and two seeds, with pictures, curves and errors by level."""
+    cells = [
+        ({"sampler.name": name, "sampler.steps": n, "seed": seed}, {"mmd2": 1 / n + seed / 9, "nfe": n + 1})
+        for name in ("ddim", "heun", "euler")
+        for n in (5, 10)
+        for seed in (0, 1)
+    ]
+    for place, (_, numbers) in enumerate(cells):
+        numbers |= {"relative_score_error_by_sigma": {"0.1": 0.2 + place, "1": 0.5}, "sampler_settings": {"n": place}}
+    read = written(out, cells)
+    for place in range(len(cells)):
+        run = out / "runs" / f"run{place}"
+        records = [{"step": n, "loss": 1 / n, "examples": 8 * n, "examples_per_second": 4.0} for n in (1, 2)]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(r | {"trained_together": 4}) + "\n" for r in records))
+        plotting.save_png(run / "evaluations" / "one" / "grid.png", np.zeros((4, 4, 1)))
+    return read
+
+
+def test_the_report_of_a_sweep_shows_what_its_numbers_say(tmp_path):
+    read = whole(tmp_path)
+    page = reports.write_sweep(tmp_path, read).read_text()
+    found = Elements(page)
+    assert page.count("data:image/png") == 6  # a row each, of one seed
+    assert all(title in found.text for title in ("mmd2 against network calls", "relative score error by noise level"))
+    assert "1.0 s" in found.text and "4.0 s" not in found.text  # 16 examples at 4 a second, a quarter of it each
+    assert "sampler.n" in found.text  # of the cells' own settings, which the runs' have not
+
+
 def test_reports_are_shown_by_a_browser_at_every_width_without_an_error(strange, tmp_path):
-    pages = pages_of(strange)
+    pages = [*pages_of(strange), reports.write_sweep(tmp_path / "whole", whole(tmp_path / "whole"))]
     with browser.opened(tmp_path / "profile") as opened:
         for page in pages:
             for width in (390, 1280):
@@ -390,4 +419,4 @@ def test_reports_are_shown_by_a_browser_at_every_width_without_an_error(strange,
                     shown = opened.show(page, width=width, dark=dark)
                     assert shown.said == [] and shown.asked == [] and shown.overflow <= 0
                     assert shown.ground == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
-                    assert shown.pictures == (1, 1)
+                    assert shown.pictures == ((6, 6) if page is pages[-1] else (1, 1))
