@@ -119,6 +119,7 @@ def main() -> int:
     cells = _cells(out, variants)
     base, make = variants.base, variants.build
     if given.worker or given.only is not None:
+        folder.require_same(out, base, cells)
         return _work(out, cells, make)
     folder.require_ours(out, base, cells)
     if given.slurm:
@@ -185,6 +186,7 @@ def _report(out: Path, columns: list[str] | None) -> int:
         written = outputs.write_outputs(out, read, columns)
     except InputError:  # of a column that there is none of: the table is not to be lost for it
         outputs.write_outputs(out, read, None)
+        reports.write_sweep(out, read, None)
         raise
     written.append(reports.write_sweep(out, read, columns))
     print(*outputs.counts(read), sep="\n")

@@ -19,7 +19,7 @@ from score_jax.data.order import permutation
 from score_jax.lab import build, evaluate, evaluation, features, measures, records, run, samples
 from score_jax.lab.experiment import FeatureComparison
 from score_jax.lab.kept import Kept
-from score_jax.lab.measures import Measured
+from score_jax.lab.measures import Measured, frechet
 from score_jax.lab.settings import changed
 from score_jax.metrics import Features
 from score_jax.networks.frozen import FeatureOutputs
@@ -46,27 +46,18 @@ class Corners(nn.Module):
         return FeatureOutputs(flat, 10 * flat)
 
 
-class Rows(nn.Module):
-    """500 features."""
-
-    @nn.compact
-    def __call__(self, x):
-        flat = jnp.sin(x.reshape(len(x), -1)[:, :4].astype(jnp.float32) @ jnp.arange(2000.0).reshape(4, 500))
-        return FeatureOutputs(flat, flat)
-
-
 def corners(name="corners"):
     return Features(name, 4, Corners(), {}, "none", channels=1, quantize=False, batch_size=32)
 
 
-def of_corners(tmp_path, *, name="corners", network=None, n=200, held_out=250, drawn=None, kept=150):
+def of_corners(tmp_path, *, network=None, n=200, held_out=250, drawn=None, kept=150):
     """What images with Gaussian corners are measured as, of a training set of 400 and samples that are lighter."""
     x = 0.5 + 0.1 * RNG.normal(size=(400 + held_out, 2, 2, 1)).astype(np.float32)
     config = digits.get_config("mlp")
     config.evaluation.n, config.network.mlp.hidden, config.data.labels = n, (4,), False
     sources = ArraySource(x[:400]), ArraySource(x[400:])
     made = build.experiment(config, data=sources[0])
-    how = FeatureComparison(lambda data: network or corners(name), kept, 50, 20, 5, tmp_path)
+    how = FeatureComparison(lambda data: network or corners(), kept, 50, 20, 5, tmp_path)
     made = replace(
         made,
         data=replace(made.data, train=sources[0], held_out=sources[1]),
@@ -124,17 +115,22 @@ def test_only_inceptions_distance_is_called_fid(tmp_path):
     assert found["left_out"] == {
         "frechet_of_data": "data are compared with data at equal n only: 100 are held out, of 200 samples"
     }
-    assert "fid" not in numbers_of(of_corners(tmp_path, name=name)[0])  # images of floats have none
+    assert of_levels.distance_name == "FID" != corners(name).distance_name  # which takes images of floats
     probabilities = np.asarray(of_levels.with_probabilities(of_corners(tmp_path)[0].drawn)[1])
     assert found["inception_score"]["splits"] == 10
     assert found["inception_score"]["value"] == pytest.approx(metrics.inception_score(probabilities)[0], rel=0.05)
 
 
 def test_covariances_without_rank_and_too_few_images_are_said(tmp_path):
-    narrow = replace(corners(), module=Rows(), dim=500)
-    of_rows = numbers_of(of_corners(tmp_path, network=narrow)[0])["frechet_distance"]
-    lacking = "n <= 500 features, so that the covariance lacks rank; 400 training images <= 500 features, likewise"
-    assert of_rows["biased"] == f"n < 10,000; {lacking}"
+    sets = [SimpleNamespace(moments=metrics.Moments.of(RNG.normal(size=(n, 5)))) for n in (4, 5, 30)]
+    told = {(a, b): frechet._warnings(sets[a], sets[b]).get("biased") for a in (0, 2) for b in (1, 2)}
+    lacking = "n < 10,000; n <= 5 features, so that the covariance lacks rank"
+    assert told == {
+        (0, 1): f"{lacking}; 5 training images <= 5 features, likewise",
+        (0, 2): lacking,
+        (2, 1): "n < 10,000; 5 training images <= 5 features, likewise",
+        (2, 2): "n < 10,000",
+    }
     few = of_corners(tmp_path, n=10)[0]
     assert set(numbers_of(few)["left_out"].values()) == {"features are compared of at least 20 images, got 10"}
     assert numbers_of(of_corners(tmp_path, drawn=np.full((200, 2, 2, 1), np.nan, np.float32))[0])["left_out"]["frechet"]
@@ -162,7 +158,7 @@ def test_features_of_the_training_set_are_made_once(tmp_path, monkeypatch):
     options["data_hash"] = content_hash(changed)
     assert not np.array_equal(features.reference(corners(), changed, **options).moments.mean, first.moments.mean)
     strange = ArraySource(source.x / np.float32(100) - 1)
-    refused(r"in \[0, 1\], and the data have values from -1", features.images_of, strange, np.arange(60))
+    refused(r"in \[0, 1\], and the data have values from -0.9", features.images_of, strange, np.arange(60))
 
 
 def test_the_classifier_of_grey_images_is_trained_once(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from score_jax import plotting
-from score_jax.lab import build, evaluation, run, settings
+from score_jax.lab import build, evaluation, records, run, settings
 from score_jax.lab.build import data as of_data
 from score_jax.lab.sweeps import estimate, folder, outcomes, plan, running
 from score_jax.training.checkpoint import steps
@@ -222,6 +222,27 @@ def test_length_and_attention_are_other_trainings_and_sampling_is_none(tmp_path)
     assert [group.cells for group in made.groups] == [(0, 3, 4, 5), (1,), (2,), (6,), (7,)]
     assert [group.steps for group in made.groups] == [12, 24, 12, 12, 12]
     assert len({(cell.run, cell.evaluation) for cell in made.cells}) == 7  # records are not evaluations
+
+
+def test_a_worker_of_a_config_that_was_edited_is_refused(whole):
+    engine, out, _ = whole
+    base = records.as_json(engine.config.to_dict())
+    folder.require_same(out, base, CELLS)
+    refused(r"with other settings \(seed: 0 → 7\): start it again", folder.require_same, out, base | {"seed": 7}, CELLS)
+    refused("with other settings", folder.require_same, out, base, CELLS[1:])
+
+
+def test_numbers_of_a_cell_that_cannot_be_built_here_are_kept(whole, tmp_path):
+    engine, out = whole[0], tmp_path / "out"
+    shutil.copytree(whole[1], out)
+    made = engine.plan(out)
+    cells = [cell._replace(done=False, left_out="no such device") for cell in made.cells]
+    running.begin(out, cells)
+    running.record_failed(out, cells, "no such device")
+    assert tables(out) == tables(whole[1])
+    folder.forget_record(out, cells[0].record)  # killed between the numbers and the record
+    running.record_failed(out, made.cells[:1], "killed")
+    assert folder.read_record(out, cells[0].record)["state"] == "done"
 
 
 def test_a_damaged_last_checkpoint_is_made_again(whole, tmp_path):

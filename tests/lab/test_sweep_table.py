@@ -181,6 +181,22 @@ def test_a_number_that_some_seeds_lack_says_of_how_many_it_is_and_is_no_best(tmp
     assert tables.table(written(tmp_path / "own", cells)).rows[1].entries[0].error is None  # not over seeds, as others
 
 
+@pytest.mark.parametrize("lost", ["diverged", {"nfe": 6}])
+def test_there_is_no_best_where_a_seed_failed_or_lacks_the_number(tmp_path, lost):
+    cells = grid({"ve": [1.0, 1.1, 1.2], "vp": [9.0, 9.1, 9.2]})
+    assert tables.table(written(tmp_path / "whole", cells)).rows[0].entries[0].best
+    cells[0] = (cells[0][0], lost)
+    assert not any(row.entries[0].best for row in tables.table(written(tmp_path, cells)).rows)
+
+
+def test_values_are_told_apart_in_every_file(tmp_path):
+    rates = [0.00012345678, 0.00012345679]
+    read = written(tmp_path, grid({rate: [1.0, 2.0] for rate in rates}, key="optimizer.learning_rate"))
+    assert all(repr(rate) in outputs.as_csv(read) for rate in rates) and tables.in_text(0.05) == "0.05"
+    read = written(tmp_path / "lists", grid({(64, 64): [1.0], (8,): [2.0]}, key="network.unet.widths"))
+    assert "\n{[}64, 64{]} &" in outputs.as_tex(tables.table(read), read)
+
+
 def test_what_follows_from_the_seed_does_not_set_cells_apart(tmp_path):
     """σ_max is derived from toys that are drawn by the seed: the same was asked for."""
     name = "loss_by_sigma"
@@ -380,7 +396,6 @@ def test_a_record_leads_to_no_file_outside_its_sweep(tmp_path):
         assert [outcome.state for outcome in outcomes.read_outcomes(tmp_path / "out").outcomes] == ["not run yet"]
 
 
-@pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 def whole(out):
     """A sweep of three samplers, two numbers of calls and two seeds, with pictures, curves and errors by level."""
     cells = [
@@ -410,6 +425,7 @@ def test_the_report_of_a_sweep_shows_what_its_numbers_say(tmp_path):
     assert "sampler.n" in found.text  # of the cells' own settings, which the runs' have not
 
 
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 def test_reports_are_shown_by_a_browser_at_every_width_without_an_error(strange, tmp_path):
     pages = [*pages_of(strange), reports.write_sweep(tmp_path / "whole", whole(tmp_path / "whole"))]
     with browser.opened(tmp_path / "profile") as opened:

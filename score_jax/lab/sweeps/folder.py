@@ -84,6 +84,15 @@ def require_ours(out: Path, base: Mapping[str, Any], cells: Sequence[Cell]) -> N
         )
 
 
+def require_same(out: Path, base: Mapping[str, Any], cells: Sequence[Cell]) -> None:
+    """Refuses, of a worker or job, another sweep than the folder's: a config that was edited since it was started."""
+    was = read_sweep(out)
+    differences = config_differences(was.base, base, _FREE)
+    if differences or list(was.cells) != list(cells):
+        changed = "; ".join(differences[:3]) or "other cells"
+        raise InputError(f"the sweep in {out} was started with other settings ({changed}): start it again")
+
+
 @contextlib.contextmanager
 def claimed(out: Path, base: Mapping[str, Any], cells: Sequence[Cell]) -> Iterator[None]:
     """While the context lasts, the folder is this sweep's and of no other process.

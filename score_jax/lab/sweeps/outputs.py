@@ -106,6 +106,9 @@ _TEX = {
     "↑": r"$\uparrow$",
     "–": "--",
     "−": "$-$",
+    "→": r"$\rightarrow$",
+    "[": "{[}",  # after a line's end it would be an option of that
+    "]": "{]}",
     "√": r"$\surd$",
     "σ": r"$\sigma$",
     "α": r"$\alpha$",

@@ -50,7 +50,7 @@ def run_groups(out: Path, made: Plan, build: Build, say: Callable[[str], None]) 
 def run_together(out: Path, made: Plan, groups: Sequence[Group], build: Build, say: Callable[[str], None]) -> None:
     """Trains groups that go together and evaluates their cells; what another process works on is waited for."""
     with contextlib.ExitStack() as stack:
-        for group in groups:
+        for group in sorted(groups, key=lambda group: group.run):  # in one order, so that none waits for each other
             waiting = partial(say, f"{group.run}: another process works on it: waiting for it to end")
             stack.enter_context(folder.locked(out / "locks" / group.run, waiting))
         cells = {group.run: [made.cells[i] for i in group.cells] for group in groups}
@@ -116,7 +116,7 @@ def _evaluate(
 ) -> bool:
     """Evaluates a cell, unless that is done, and writes down what became of it: whether it has numbers."""
     where = trained.workdir / cell.evaluation
-    start, seconds = time.perf_counter(), None
+    start, seconds = time.perf_counter(), folder.read_record(out, cell.record).get("evaluate_seconds")
     try:
         experiment = build(cell.values, run.before(trained.workdir))
         if not evaluation.is_done(where):
@@ -152,8 +152,9 @@ def _place(cell: Planned) -> dict[str, Any]:
 def begin(out: Path, cells: Iterable[Planned]) -> None:
     """Forgets what became of cells that are tried again, and writes down why others cannot be."""
     for cell in cells:
-        if not cell.done and folder.read_record(out, cell.record).get("state") != "done":
-            folder.forget_record(out, cell.record)
+        if cell.done or folder.read_record(out, cell.record).get("state") == "done":
+            continue  # also of one that cannot be built here, and was elsewhere
+        folder.forget_record(out, cell.record)
         if cell.left_out:
             folder.write_record(out, cell.record, _place(cell) | {"state": "left out", "reason": cell.left_out})
 
@@ -166,8 +167,9 @@ def _record_failed(out: Path, cells: Sequence[Planned], error: Exception, say: C
 def record_failed(out: Path, cells: Iterable[Planned], reason: str, trace: Sequence[str] = ()) -> None:
     """Writes down that cells failed, but for those whose numbers are there."""
     for cell in cells:
-        if not evaluation.is_done(folder.run_folder(out, cell.run) / cell.evaluation):
-            told = {"state": "failed", "reason": reason, "traceback": [*trace]}
+        done = evaluation.is_done(folder.run_folder(out, cell.run) / cell.evaluation)
+        told = {"state": "done"} if done else {"state": "failed", "reason": reason, "traceback": [*trace]}
+        if folder.read_record(out, cell.record).get("state") != "done":
             folder.write_record(out, cell.record, _place(cell) | told)
 
 

@@ -47,7 +47,7 @@ def run_jobs(
 ) -> None:
     """Submits the jobs of trainings that are not done, and waits for all.
 
-    Killed while it waits, the jobs go on; the same command submits what is left, and leaves alone what a job works on.
+    Killed while it waits, the jobs go on; the same command submits what is left, and what a job works on is waited for.
 
     Args:
       out: the folder of the sweep, which the machines share.

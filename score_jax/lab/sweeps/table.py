@@ -216,15 +216,21 @@ def _with_best(made: Table) -> Table:
     for column, told in enumerate(made.columns):
         for block in blocks.values():
             entries = {place: entry for place in block if (entry := rows[place].entries[column])}
-            best = _best(entries, told.better)
+            whole = all(_is_whole(rows[place], entries.get(place)) for place in block)
+            best = _best(entries, told.better) if whole else None
             if best is not None:
                 rows[best].entries[column] = entries[best]._replace(best=True)
     return made._replace(rows=rows)
 
 
+def _is_whole(row: Row, entry: Average | None) -> bool:
+    """Whether all seeds of a row have a number: what is left of those that failed would flatter it."""
+    return entry is not None and entry.seeds == len(row.outcomes)
+
+
 def _best(entries: dict[int, Average], better: str) -> int | None:
     """The place of the entry that is better than every other by more than twice the error of the difference."""
-    unknown = any(entry.error is None or entry.seeds < 2 or entry.lost for entry in entries.values())
+    unknown = any(entry.error is None or entry.seeds < 2 for entry in entries.values())
     if not better or len(entries) < 2 or unknown:
         return None
     sign = 1 if better == "lower" else -1
@@ -254,7 +260,7 @@ def _with_error(entry: Average) -> str:
 def in_text(value: Any) -> str:
     """Returns a setting as a table shows it."""
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -278,9 +284,9 @@ def caption(made: Table, read: Outcomes) -> list[str]:
         said.append("One seed each, so without errors.")
     if any(column.better for column in made.columns):
         said.append(
-            "↓ lower is better, ↑ higher. Bold: the best of its data set, where it differs from every other row by "
-            "more than twice the standard error of the difference, √(e₁² + e₂²); none where a row has a single seed or "
-            "one without the number."
+            "↓ lower is better, ↑ higher. Bold: the best of its data set, where it differs from every other row with "
+            "numbers by more than twice the standard error of the difference, √(e₁² + e₂²); none where one of these "
+            "has a single seed, or a seed without the number."
         )
     alike: dict[str, list[str]] = {}
     for column in made.columns:

@@ -77,6 +77,7 @@ class _Worker:
         self._command, self._log = [*_COMMAND, *arguments, "--worker"], out / "logs" / f"worker-{number}.log"
         self._process: subprocess.Popen[str] | None = None
         self._stopped = False
+        self._said_before = 0  # bytes of the log that are not this process's
 
     def work(self) -> None:
         """Takes one job after another until none waits."""
@@ -121,6 +122,7 @@ class _Worker:
         if self._process is None or self._process.poll() is not None:
             self._log.parent.mkdir(exist_ok=True)
             with self._log.open("a") as log:
+                self._said_before = log.tell()
                 self._process = subprocess.Popen(
                     self._command,
                     stdin=subprocess.PIPE,
@@ -129,6 +131,8 @@ class _Worker:
                     text=True,
                     start_new_session=True,  # a Ctrl-C is for the parent, which ends them with a checkpoint each
                 )
+            if self._stopped:  # meanwhile
+                self._process.terminate()
         return self._process
 
     def _fail(self, job: Sequence[Group]) -> None:
@@ -137,7 +141,7 @@ class _Worker:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         how += f" ({signal.Signals(-code).name})" if -code in set(signal.Signals) else ""
         reason = f"the process that ran it ended with {how}"
-        said = self._log.read_text(errors="replace").strip().splitlines()
+        said = self._log.read_bytes()[self._said_before :].decode(errors="replace").strip().splitlines()
         if code >= 0 and said:
             reason += f": {said[-1][:300]}"
         record_failed(self._out, [self._made.cells[i] for i in places_of(job)], reason)
