@@ -141,7 +141,7 @@ def noise_levels_hold(numbers):
     # The averaged parameters are better, by about a factor of three; by less on another machine's rounding.
     assert numbers["late_error"]["their average"] < 0.7 * numbers["late_error"]["parameters"]
 
-    # Inpainting: what is known is exact, the rest has all four places, with approximate weights (conditioning.inverse).
+    # Inpainting: what is known is exact, the rest has all four places, with approximate weights (replacement).
     assert numbers["known_exact"]
     shares = numbers["crossings"]
     for name in ("learnt score", "exact score"):

@@ -1,9 +1,37 @@
-"""Sampling from p(x | y): what was observed, and samplers and score functions that know of it.
+"""Sampling from p(x | y): score functions and samplers that know of a condition, made of others that don't.
 
-`operators` say what was observed of an example; `inverse` turns a sampler of p(x) into one of p(x | y).
+`classifier_free`, `class_guided`, `classifier_guidance`, `product` and `mixture` lean a score towards a condition.
+`operators` say what was observed of an example; `dps`, `pigdm`, `tmpd` and `mmps` make a posterior score of it, each by
+another approximation of p_t(y | x); `replacement` turns a sampler of p(x) into one of p(x | y).
 """
 
 from score_jax.conditioning import operators
-from score_jax.conditioning.inverse import impose, replacement
+from score_jax.conditioning.dps import dps
+from score_jax.conditioning.guidance import (
+    class_guided,
+    classifier_free,
+    classifier_guidance,
+    mixture,
+    product,
+    within,
+)
+from score_jax.conditioning.mmps import mmps
+from score_jax.conditioning.pigdm import pigdm
+from score_jax.conditioning.replacement import impose, replacement
+from score_jax.conditioning.tmpd import tmpd
 
-__all__ = ["impose", "operators", "replacement"]
+__all__ = [
+    "class_guided",
+    "classifier_free",
+    "classifier_guidance",
+    "dps",
+    "impose",
+    "mixture",
+    "mmps",
+    "operators",
+    "pigdm",
+    "product",
+    "replacement",
+    "tmpd",
+    "within",
+]

@@ -1,6 +1,6 @@
-"""Inverse problems: from a sampler of p(x) to one of p(x | y), for y = A x observed without noise.
+"""Replacement: from a sampler of p(x) to one of p(x | y), for y = A x observed without noise.
 
-`replacement` is the inpainting of Song & Ermon 2019 (algorithm 2) and Song et al. 2021 (appendix I.2): at every noise
+It is the inpainting of Song & Ermon 2019 (algorithm 2) and Song et al. 2021 (appendix I.2): at every noise
 level the observed part of x is overwritten by the observation noised to that level. It is an approximation: the rest is
 moved by its score given a noised observation that knows nothing of the rest, which is right for small σ only. So
 

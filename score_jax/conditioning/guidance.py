@@ -1,0 +1,150 @@
+"""Guidance: score functions that lean towards a condition, made of others.
+
+Bayes' rule ∇ log p_t(x | y) = ∇ log p_t(x) + ∇ log p_t(y | x) at every noise level is all there is to it. Where both
+terms are exact and the scale is 1, so is the result; any other scale w gives the score of p_t(x) p_t(y | x)^w at each t
+by itself, which is not the noised law of p(x) p(y | x)^w: what is sampled is neither, and depends on the path.
+
+A scale is a number, `(B,)` numbers, or a function of t that returns either: `within` makes one that acts on an interval
+of noise levels.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from score_jax import arrays
+from score_jax.score import ScoreModel
+from score_jax.sde import SDE
+from score_jax.types import Array, ArrayLike, InputError, ScoreFn
+
+Scale: TypeAlias = ArrayLike | Callable[[Array], ArrayLike]
+LogProbFn: TypeAlias = Callable[[Array, Array], Array]  # (x (B, *S), t () or (B,)) -> (B,)
+
+
+def within(sde: SDE, scale: ArrayLike, *, low: float = 0.0, high: float = np.inf) -> Callable[[Array], Array]:
+    """Returns t -> `scale` where low ≤ σ(t)/α(t) ≤ high, 1 elsewhere: guidance on an interval of noise levels.
+
+    (Kynkäänniemi et al. 2024, eq. 5.)
+
+    Raises:
+      InputError: unless 0 ≤ low < high.
+    """
+    if not 0 <= low < high:
+        raise InputError(f"within: an interval of σ/α goes from low to a higher high, got {low} and {high}")
+
+    def at(t: Array) -> Array:
+        ratio = jnp.exp(-0.5 * sde.log_snr(t))
+        return jnp.where((ratio >= low) & (ratio <= high), jnp.asarray(scale, ratio.dtype), 1)
+
+    return at
+
+
+def classifier_free(conditional: ScoreFn, unconditional: ScoreFn, scale: Scale) -> ScoreFn:
+    """Returns s_u + w (s_c − s_u): 0 is the unconditional score, 1 the conditional one, more is sharper.
+
+    (Ho & Salimans 2022, eq. 6, whose w is this one less 1.) Two calls of a network a call, also where the scale is 0 or
+    1; `class_guided` makes one of a class-conditional network. With a worse model of the same condition in place of the
+    unconditional one it is autoguidance (Karras et al. 2024, eq. 3).
+    """
+
+    def score_fn(x: Array, t: Array) -> Array:
+        return _extrapolated(conditional(x, t), unconditional(x, t), scale_at(scale, x, t))
+
+    return score_fn
+
+
+def class_guided(model: ScoreModel, label: Array, scale: Scale) -> ScoreFn:
+    """Returns `classifier_free` of one class-conditional network, whose two scores are one call on twice the rows.
+
+    Args:
+      model: trained with labels, and without (label −1).
+      label: classes `(B,)`; of rows with −1 the score is the unconditional one.
+      scale: w.
+    """
+
+    def score_fn(x: Array, t: Array) -> Array:
+        twice = lambda v: jnp.concatenate([v, v])
+        labels = jnp.concatenate([label, jnp.full_like(label, -1)])
+        both = model(twice(x), t if jnp.ndim(t) == 0 else twice(t), label=labels)
+        towards, away = jnp.split(both, 2)
+        return _extrapolated(towards, away, scale_at(scale, x, t))
+
+    return score_fn
+
+
+def classifier_guidance(score_fn: ScoreFn, log_prob_fn: LogProbFn, scale: Scale = 1.0) -> ScoreFn:
+    """Returns s + w ∇_x log p_t(y | x) (Sohl-Dickstein et al. 2015; Song et al. 2021, eq. 14; Dhariwal & Nichol 2021).
+
+    Args:
+      score_fn: of p_t(x).
+      log_prob_fn: `(x, t) -> (B,)`, log p_t(y | x) of the y that is wanted, up to a constant, row by row: a classifier
+        that was trained on noised data, say. One that knows clean data only, at x or at the denoised x, is not it.
+      scale: w; 1 is Bayes' rule.
+    """
+
+    def guided(x: Array, t: Array) -> Array:
+        gradient = jax.grad(lambda x: log_prob_fn(x, t).sum())(x)
+        return score_fn(x, t) + arrays.expand_right(scale_at(scale, x, t), x) * gradient
+
+    return guided
+
+
+def product(score_fns: Sequence[ScoreFn], weights: Sequence[Scale] | None = None) -> ScoreFn:
+    """Returns Σ_i w_i s_i, the score of Π_i p_{i,t}^{w_i} at each t by itself: a product of experts.
+
+    Args:
+      score_fns: one or more.
+      weights: 1 each unless given. With s_u of weight 1 − Σ w_i beside conditional scores of weights w_i it is the
+        conjunction of conditions of Liu et al. 2022 (eq. 11); a negative weight is the negation of its condition.
+
+    Raises:
+      InputError: for no score function, or weights of another number.
+    """
+    chosen = [1.0] * len(score_fns) if weights is None else list(weights)
+    if not score_fns or len(chosen) != len(score_fns):
+        raise InputError(f"product: one weight for each score function, got {len(chosen)} for {len(score_fns)}")
+
+    def score_fn(x: Array, t: Array) -> Array:
+        terms = [
+            arrays.expand_right(scale_at(weight, x, t), x) * one(x, t)
+            for weight, one in zip(chosen, score_fns, strict=True)
+        ]
+        return jnp.sum(jnp.stack(terms), 0)
+
+    return score_fn
+
+
+def mixture(score_fns: Sequence[ScoreFn], log_prob_fns: Sequence[LogProbFn], weights: ArrayLike) -> ScoreFn:
+    """Returns Σ_k r_k s_k with r_k ∝ w_k p_{k,t}(x), the exact score of the mixture Σ_k w_k p_k at every noise level.
+
+    Args:
+      score_fns: of each p_k.
+      log_prob_fns: `(x, t) -> (B,)`, log p_{k,t}(x) of each, all up to the same constant: of energies, or exact ones.
+      weights: `(K,)`, positive.
+
+    Raises:
+      InputError: for lists of different lengths.
+    """
+    if not len(score_fns) == len(log_prob_fns) == np.size(weights) > 0:
+        found = f"{len(score_fns)}, {len(log_prob_fns)} and {np.size(weights)}"
+        raise InputError(f"mixture: as many score functions as log-densities and weights, got {found}")
+
+    def score_fn(x: Array, t: Array) -> Array:
+        logs = jnp.stack([log_prob(x, t) for log_prob in log_prob_fns])
+        shares = jax.nn.softmax(logs + jnp.log(jnp.asarray(weights, logs.dtype))[:, None], axis=0)
+        scores = jnp.stack([one(x, t) for one in score_fns])
+        return (jax.vmap(arrays.expand_right)(shares, scores) * scores).sum(0)
+
+    return score_fn
+
+
+def _extrapolated(towards: Array, away: Array, scale: Array) -> Array:
+    return away + arrays.expand_right(scale, away) * (towards - away)
+
+
+def scale_at(scale: Scale, x: Array, t: Array) -> Array:
+    """Returns a scale at the times t of x, `()` or `(B,)`."""
+    return jnp.asarray(scale(t) if callable(scale) else scale, x.dtype)

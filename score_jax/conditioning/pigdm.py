@@ -1,0 +1,42 @@
+"""Pseudo-inverse guidance, ΠGDM (Song et al. 2023): the estimate's uncertainty taken for an isotropic Gaussian's.
+
+    p(x0 | x_t) ≈ N(x̂0, r² I),        ∇ log p_t(y | x) ≈ Jᵀ Aᵀ (r² A Aᵀ + σ_y² I)⁻¹ (y − A x̂0),        J = ∂x̂0/∂x
+
+(eq. 7.) With r² = Var[x0 | x_t] of data N(·, d² I) it is exact for these. Released code multiplies the term by r² and
+leaves the rest to the sampler's step; here it is the score that the equation is.
+"""
+
+from score_jax import arrays
+from score_jax.conditioning.observed import estimate, require_problem
+from score_jax.conditioning.operators import Decomposed, regularised_inverse, require_decomposed
+from score_jax.sde import SDE
+from score_jax.types import Array, ArrayLike, ScoreFn, require_positive
+
+
+def pigdm(
+    sde: SDE, score_fn: ScoreFn, operator: Decomposed, y: Array, *, noise_std: ArrayLike, data_std: ArrayLike = 1.0
+) -> ScoreFn:
+    """Returns the posterior score by ΠGDM: a score call and a vector–Jacobian product a call.
+
+    Args:
+      sde: the noising process.
+      score_fn: of p_t(x).
+      operator: A, with its singular values.
+      y: the observation in the units of x0, `(B, …)`, or `(1, …)` for one that all rows share.
+      noise_std: σ_y; 0 of an exact observation.
+      data_std: d, of which r² = σ² d²/(σ² + α² d²).
+
+    Raises:
+      InputError: for an operator without singular values, y that it doesn't give, or negative noise.
+    """
+    require_decomposed("pigdm", operator)
+    require_positive("pigdm", data_std=data_std)
+    fitting = require_problem("pigdm", operator, y, noise_std)
+
+    def guided(x: Array, t: Array) -> Array:
+        found = estimate(sde, score_fn, x, t)
+        variance = sde.variance(t) * data_std**2 / (sde.variance(t) + sde.alpha(t) ** 2 * data_std**2)
+        back = regularised_inverse(operator, fitting(found.x0) - operator(found.x0), noise_std**2 / variance)
+        return found.score + found.pull(back / arrays.expand_right(variance, x))
+
+    return guided
