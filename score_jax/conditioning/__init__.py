@@ -1,8 +1,8 @@
 """Sampling from p(x | y): score functions and samplers that know of a condition, made of others that don't.
 
-`classifier_free`, `class_guided`, `classifier_guidance`, `product` and `mixture` lean a score towards a condition.
-`operators` say what was observed of an example; `dps`, `pigdm`, `tmpd` and `mmps` make a posterior score of it, each by
-another approximation of p_t(y | x); `replacement` turns a sampler of p(x) into one of p(x | y).
+`classifier_free`, `class_guided`, `classifier_guidance`, `product_of_scores` and `mixture_of_scores` lean a score towards
+a condition. `operators` say what was observed of an example; `dps`, `pigdm`, `tmpd` and `mmps` make a posterior score of
+it, each by another approximation of p_t(y | x); `replacement` turns a sampler of p(x) into one of p(x | y).
 """
 
 from score_jax.conditioning import operators
@@ -11,9 +11,9 @@ from score_jax.conditioning.guidance import (
     class_guided,
     classifier_free,
     classifier_guidance,
-    mixture,
-    product,
-    within,
+    guidance_interval,
+    mixture_of_scores,
+    product_of_scores,
 )
 from score_jax.conditioning.mmps import mmps
 from score_jax.conditioning.pigdm import pigdm
@@ -25,13 +25,13 @@ __all__ = [
     "classifier_free",
     "classifier_guidance",
     "dps",
+    "guidance_interval",
     "impose",
-    "mixture",
+    "mixture_of_scores",
     "mmps",
     "operators",
     "pigdm",
-    "product",
+    "product_of_scores",
     "replacement",
     "tmpd",
-    "within",
 ]

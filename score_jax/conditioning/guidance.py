@@ -4,8 +4,8 @@ Bayes' rule ∇ log p_t(x | y) = ∇ log p_t(x) + ∇ log p_t(y | x) at every no
 terms are exact and the scale is 1, so is the result; any other scale w gives the score of p_t(x) p_t(y | x)^w at each t
 by itself, which is not the noised law of p(x) p(y | x)^w: what is sampled is neither, and depends on the path.
 
-A scale is a number, `(B,)` numbers, or a function of t that returns either: `within` makes one that acts on an interval
-of noise levels.
+A scale is a number, `(B,)` numbers, or a function of t that returns either: `guidance_interval` makes one that acts on
+an interval of noise levels.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,10 +21,12 @@ from score_jax.sde import SDE
 from score_jax.types import Array, ArrayLike, InputError, ScoreFn
 
 Scale: TypeAlias = ArrayLike | Callable[[Array], ArrayLike]
-LogProbFn: TypeAlias = Callable[[Array, Array], Array]  # (x (B, *S), t () or (B,)) -> (B,)
+NoisedLogProb: TypeAlias = Callable[[Array, Array], Array]  # (x (B, *S), t () or (B,)) -> (B,)
 
 
-def within(sde: SDE, scale: ArrayLike, *, low: float = 0.0, high: float = np.inf) -> Callable[[Array], Array]:
+def guidance_interval(
+    sde: SDE, scale: ArrayLike, *, low: float = 0.0, high: float = np.inf
+) -> Callable[[Array], Array]:
     """Returns t -> `scale` where low ≤ σ(t)/α(t) ≤ high, 1 elsewhere: guidance on an interval of noise levels.
 
     (Kynkäänniemi et al. 2024, eq. 5.)
@@ -33,7 +35,7 @@ def within(sde: SDE, scale: ArrayLike, *, low: float = 0.0, high: float = np.inf
       InputError: unless 0 ≤ low < high.
     """
     if not 0 <= low < high:
-        raise InputError(f"within: an interval of σ/α goes from low to a higher high, got {low} and {high}")
+        raise InputError(f"guidance_interval: an interval of σ/α goes from low to a higher high, got {low} and {high}")
 
     def at(t: Array) -> Array:
         ratio = jnp.exp(-0.5 * sde.log_snr(t))
@@ -75,7 +77,7 @@ def class_guided(model: ScoreModel, label: Array, scale: Scale) -> ScoreFn:
     return score_fn
 
 
-def classifier_guidance(score_fn: ScoreFn, log_prob_fn: LogProbFn, scale: Scale = 1.0) -> ScoreFn:
+def classifier_guidance(score_fn: ScoreFn, log_prob_fn: NoisedLogProb, scale: Scale = 1.0) -> ScoreFn:
     """Returns s + w ∇_x log p_t(y | x) (Sohl-Dickstein et al. 2015; Song et al. 2021, eq. 14; Dhariwal & Nichol 2021).
 
     Args:
@@ -92,7 +94,7 @@ def classifier_guidance(score_fn: ScoreFn, log_prob_fn: LogProbFn, scale: Scale 
     return guided
 
 
-def product(score_fns: Sequence[ScoreFn], weights: Sequence[Scale] | None = None) -> ScoreFn:
+def product_of_scores(score_fns: Sequence[ScoreFn], weights: Sequence[Scale] | None = None) -> ScoreFn:
     """Returns Σ_i w_i s_i, the score of Π_i p_{i,t}^{w_i} at each t by itself: a product of experts.
 
     Args:
@@ -105,7 +107,9 @@ def product(score_fns: Sequence[ScoreFn], weights: Sequence[Scale] | None = None
     """
     chosen = [1.0] * len(score_fns) if weights is None else list(weights)
     if not score_fns or len(chosen) != len(score_fns):
-        raise InputError(f"product: one weight for each score function, got {len(chosen)} for {len(score_fns)}")
+        raise InputError(
+            f"product_of_scores: one weight for each score function, got {len(chosen)} for {len(score_fns)}"
+        )
 
     def score_fn(x: Array, t: Array) -> Array:
         terms = [
@@ -117,7 +121,9 @@ def product(score_fns: Sequence[ScoreFn], weights: Sequence[Scale] | None = None
     return score_fn
 
 
-def mixture(score_fns: Sequence[ScoreFn], log_prob_fns: Sequence[LogProbFn], weights: ArrayLike) -> ScoreFn:
+def mixture_of_scores(
+    score_fns: Sequence[ScoreFn], log_prob_fns: Sequence[NoisedLogProb], weights: ArrayLike
+) -> ScoreFn:
     """Returns Σ_k r_k s_k with r_k ∝ w_k p_{k,t}(x), the exact score of the mixture Σ_k w_k p_k at every noise level.
 
     Args:
@@ -130,7 +136,7 @@ def mixture(score_fns: Sequence[ScoreFn], log_prob_fns: Sequence[LogProbFn], wei
     """
     if not len(score_fns) == len(log_prob_fns) == np.size(weights) > 0:
         found = f"{len(score_fns)}, {len(log_prob_fns)} and {np.size(weights)}"
-        raise InputError(f"mixture: as many score functions as log-densities and weights, got {found}")
+        raise InputError(f"mixture_of_scores: as many score functions as log-densities and weights, got {found}")
 
     def score_fn(x: Array, t: Array) -> Array:
         logs = jnp.stack([log_prob(x, t) for log_prob in log_prob_fns])

@@ -3,7 +3,7 @@
 An operator is called with a batch: `operator(x)` is A x for each row of x `(B, *S)`. A linear one has `adjoint(y)`,
 Aᵀ y; one whose singular value decomposition A = U Σ Vᵀ is known has the three functions of `Decomposed` too, in which
 pseudo-inverse and regularised inverse are a line each. Any other differentiable function of a batch, row by row, is an
-operator as it stands, for methods that need no more: `magnitudes`, `clipped`, `quantized`.
+operator as it stands, for methods that need no more: `magnitudes`, `saturated`, `quantized`.
 """
 
 import math
@@ -534,7 +534,7 @@ def magnitudes(x: Array, *, padding: int = 0) -> Array:
     return arrays.safe_sqrt(transform.real**2 + transform.imag**2)
 
 
-def clipped(x: Array, *, low: float = -1.0, high: float = 1.0) -> Array:
+def saturated(x: Array, *, low: float = -1.0, high: float = 1.0) -> Array:
     """Returns x within [low, high], as a sensor that saturates."""
     return jnp.clip(x, low, high)
 

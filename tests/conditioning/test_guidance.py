@@ -11,9 +11,9 @@ from score_jax.conditioning import (
     class_guided,
     classifier_free,
     classifier_guidance,
-    mixture,
-    product,
-    within,
+    guidance_interval,
+    mixture_of_scores,
+    product_of_scores,
 )
 from score_jax.score import ScoreModel
 from tests.helpers import SDES, key, refused
@@ -77,11 +77,11 @@ def test_the_scale_goes_from_the_unconditional_score_to_beyond_the_conditional_o
 
 
 def test_guidance_on_an_interval_is_none_outside_it():
-    scale = within(VE, 4.0, low=0.1, high=2.0)
+    scale = guidance_interval(VE, 4.0, low=0.1, high=2.0)
     times = VE.time(-2 * jnp.log(jnp.array([0.05, 0.11, 1.9, 2.1])))
     np.testing.assert_array_equal(scale(times), [1, 4, 4, 1])
     assert scale(times[1]).shape == ()
-    refused("an interval of σ/α goes from low to a higher high, got 2 and 1", within, VE, 4.0, low=2, high=1)
+    refused("an interval of σ/α goes from low to a higher high, got 2 and 1", guidance_interval, VE, 4.0, low=2, high=1)
 
 
 def labelled_model(calls):
@@ -112,14 +112,14 @@ def test_products_and_mixtures_of_gaussians_are_those_in_closed_form():
     a, b = (distributions.GaussianMixture(jnp.ones(1), jnp.full((1, 2), m), v) for m, v in ((1.0, 0.5), (-2.0, 2.0)))
     scores = [distributions.score_of(one, VE) for one in (a, b)]
     va, vb = (v + VE.variance(T)[:, None] for v in (0.5, 2.0))
-    close(product(scores)(X, T), (1 - X) / va + (-2 - X) / vb)
-    close(product(scores, [2.0, -1.0])(X, T), 2 * (1 - X) / va - (-2 - X) / vb)
+    close(product_of_scores(scores)(X, T), (1 - X) / va + (-2 - X) / vb)
+    close(product_of_scores(scores, [2.0, -1.0])(X, T), 2 * (1 - X) / va - (-2 - X) / vb)
     logs = [
         lambda x, t, one=one: jax.vmap(lambda r, t: one.perturbed(VE, t).log_prob(r[None])[0])(x, t) for one in (a, b)
     ]
     both = distributions.GaussianMixture(
         jnp.array([0.3, 0.7]), jnp.array([[1.0, 1.0], [-2.0, -2.0]]), jnp.array([0.5, 2.0])
     )
-    close(mixture(scores, logs, jnp.array([0.3, 0.7]))(X, T), distributions.score_of(both, VE)(X, T), 1e-4)
-    refused("one weight for each score function, got 1 for 2", product, scores, [1.0])
-    refused("got 2, 1 and 2", mixture, scores, logs[:1], jnp.ones(2))
+    close(mixture_of_scores(scores, logs, jnp.array([0.3, 0.7]))(X, T), distributions.score_of(both, VE)(X, T), 1e-4)
+    refused("one weight for each score function, got 1 for 2", product_of_scores, scores, [1.0])
+    refused("got 2, 1 and 2", mixture_of_scores, scores, logs[:1], jnp.ones(2))

@@ -124,7 +124,7 @@ def test_functions_have_derivatives_where_they_should():
     np.testing.assert_allclose(operators.quantized(levels, levels=5), levels, atol=1e-6)
     slope = jax.vmap(jax.grad(lambda v: operators.quantized(v, levels=5)))(jnp.linspace(-1, 1, 81))
     np.testing.assert_allclose([slope.min(), slope.max()], [0.1, 1.9], atol=1e-3)
-    np.testing.assert_array_equal(operators.clipped(jnp.array([-2.0, 0.5, 2.0])), [-1, 0.5, 1])
+    np.testing.assert_array_equal(operators.saturated(jnp.array([-2.0, 0.5, 2.0])), [-1, 0.5, 1])
 
 
 def test_what_does_not_fit_is_one_line():
