@@ -1,8 +1,8 @@
 """Sampling from p(x | y): score functions and samplers that know of a condition, made of others that don't.
 
-`classifier_free`, `class_guided`, `classifier_guidance`, `product_of_scores` and `mixture_of_scores` lean a score towards
-a condition. `operators` say what was observed of an example; `dps`, `pigdm`, `tmpd` and `mmps` make a posterior score of
-it, each by another approximation of p_t(y | x); `replacement` turns a sampler of p(x) into one of p(x | y).
+`classifier_free`, `class_guided`, `classifier_guidance`, `product_of_scores` and `mixture_of_scores` lean a score
+towards a condition. `operators` say what was observed of an example; `dps`, `pigdm`, `tmpd` and `mmps` make a posterior
+score of it, each by another approximation of p_t(y | x); `replacement` turns a sampler of p(x) into one of p(x | y).
 """
 
 from score_jax.conditioning import operators
