@@ -1,4 +1,4 @@
-"""What the Markdown files point to is there: relative links and pictures, files named in passing, modules to run."""
+"""What the Markdown files point to is there: links and pictures, files named in passing, modules to run."""
 
 import importlib.util
 import re
@@ -12,6 +12,13 @@ TRACKED = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=Tru
 PAGES = [name for name in TRACKED.split("\0") if name.endswith(".md")]
 FOLDERS = "benchmarks|configs|docs|experiments|notebooks|requirements|score_jax|tests"
 WRITTEN = {"benchmarks/results"}  # by commands, and not tracked
+
+
+def test_nothing_that_a_run_wrote_is_tracked():
+    """Checkpoints and environment.json name paths of the machine that they were written on."""
+    written = ("environment.json", "metrics.jsonl", "commit_success.txt", "report.html", "sweep.json")
+    names = TRACKED.split("\0")
+    assert [name for name in names if name.rsplit("/", 1)[-1] in written or "/checkpoints/" in name] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
