@@ -53,7 +53,8 @@ def require_problem(owner: str, operator: Any, y: Array, noise_std: Any) -> Call
 def conjugate_gradients(product: Callable[[Array], Array], b: Array, n_steps: int) -> Array:
     """Returns the solution of M x = b after `n_steps`, row by row: M is positive definite, `(B, …) -> (B, …)`.
 
-    Exact after as many steps as M has different eigenvalues; a row that has arrived stays.
+    Exact after as many steps as M has different eigenvalues; a row that has arrived stays. (JAX's own takes a batch for
+    one vector, so that what a row gets would hang on the others.)
     """
 
     def step(_, state):

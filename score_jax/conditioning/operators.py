@@ -491,32 +491,15 @@ class Separable:
 
 
 def bicubic(factor: int, height: int, width: int) -> Separable:
-    """Returns the reduction of images by a bicubic kernel (a = −½, antialiased: widened by the factor), edges repeated.
+    """Returns the reduction of images by JAX's antialiased bicubic resize, a = −½ and widened by the factor.
 
     Raises:
       InputError: for sizes that the factor does not divide.
     """
     if factor < 1 or height % factor or width % factor:
         raise InputError(f"bicubic: the factor divides both sizes, got {factor} of {height}×{width}")
-    return Separable(_reduction(height, factor), _reduction(width, factor))
-
-
-def _reduction(n: int, factor: int) -> np.ndarray:
-    """The matrix `(n/factor, n)` of one side: rows of the widened kernel, which sum to 1."""
-    matrix = np.zeros((n // factor, n))
-    for row in range(n // factor):
-        centre = (row + 0.5) * factor - 0.5
-        places = np.arange(math.floor(centre - 2 * factor), math.ceil(centre + 2 * factor) + 1)
-        weights = _cubic((places - centre) / factor)
-        np.add.at(matrix[row], np.clip(places, 0, n - 1), weights / weights.sum())
-    return matrix
-
-
-def _cubic(x: np.ndarray) -> np.ndarray:
-    """Keys's kernel with a = −½ (1981, eq. 15)."""
-    x = np.abs(x)
-    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-    return np.where(x < 1, near, np.where(x < 2, far, 0))
+    side = lambda n: jax.image.resize(jnp.eye(n), (n // factor, n), "cubic", antialias=True)
+    return Separable(side(height), side(width))
 
 
 def _product(spec: str, *operands: Array) -> Array:

@@ -28,6 +28,7 @@ from absl import flags
 
 from score_jax.lab import build, command, evaluation, opened, run
 from score_jax.lab.experiment import Experiment, Run
+from score_jax.lab.sharing import Shared
 from score_jax.training import checkpoint
 from score_jax.types import InputError
 
@@ -58,7 +59,8 @@ def main() -> None:
         return _measure(run.of_published(build.experiment_of(given.config, published), published, home))
     workdir = Path(given.workdir)
     if given.watch:
-        return _watch(lambda: build.experiment(given.config, before=run.before(workdir)), workdir)
+        shared = Shared()  # the data are read once
+        return _watch(lambda: build.experiment(given.config, before=run.before(workdir), shared=shared), workdir)
     experiment = build.experiment(given.config, before=run.before(workdir))
     return _measure(run.restore(experiment, workdir, step=given.step))
 

@@ -26,8 +26,9 @@ class Line(NamedTuple):
 
 def write_figures(folder: Path, made: Table) -> list[Path]:
     """Writes bars_NUMBER.png, nfe_NUMBER.png where network calls differ, and NUMBER.png of those by noise level."""
-    for old in folder.glob("*.png"):
-        old.unlink()  # of numbers that are not in the table any more
+    for pattern in ("bars_*.png", "nfe_*.png", "*_by_sigma.png"):
+        for old in folder.glob(pattern):
+            old.unlink()  # its number may not be in the table any more
     written = []
     for place, column in enumerate(made.columns):
         name = re.sub(r"[^\w.-]+", "_", column.name)
