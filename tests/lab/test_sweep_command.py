@@ -266,7 +266,7 @@ def test_a_worker_is_handed_job_by_job_and_replaced_where_it_ends(tmp_path, monk
         "    if line.strip() == '0,1,2,3' and not mark.exists():\n"
         "        mark.touch()\n"
         "        sys.exit('no more memory')\n"
-        "    print('ran', line.strip())\n"
+        "    print('ran', line.strip(), end='')\n"  # as an object's own progress, without an end of its line
         f"    print({workers.ANSWER!r}, flush=True)\n"
     )
     monkeypatch.setattr(workers, "_COMMAND", (sys.executable, "-c", code))
