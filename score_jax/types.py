@@ -61,7 +61,7 @@ def is_on(value: ArrayLike) -> bool:
     return isinstance(value, jax.core.Tracer) or bool(value)
 
 
-def require_at_least(owner: str, low: int, **values: ArrayLike) -> None:
+def require_at_least(owner: str, low: int, /, **values: ArrayLike) -> None:
     """Raises InputError for a concrete Python number below `low`; arrays and tracers pass."""
     for name, value in values.items():
         if isinstance(value, int | float) and not value >= low:

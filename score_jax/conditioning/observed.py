@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from score_jax import arrays
 from score_jax.conditioning.operators import require_observation
 from score_jax.sde import SDE
-from score_jax.types import Array, ScoreFn, require_at_least
+from score_jax.types import Array, ArrayLike, ScoreFn, require_at_least
 
 
 class Estimate(NamedTuple):
@@ -32,11 +32,22 @@ def estimate(sde: SDE, score_fn: ScoreFn, x: Array, t: Array) -> Estimate:
     """Returns the denoised estimate at x and t, with its derivative."""
 
     def denoised(x: Array) -> tuple[Array, Array]:
-        score = score_fn(x, t)
-        return sde.denoise(x, t, score), score
+        return estimate_alone(sde, score_fn, x, t)
 
     x0, pull, score = jax.vjp(denoised, x, has_aux=True)
     return Estimate(x0, score, lambda v: pull(v)[0], sde.variance(t) / sde.alpha(t))
+
+
+def estimate_alone(sde: SDE, score_fn: ScoreFn, x: Array, t: Array) -> tuple[Array, Array]:
+    """Returns x̂0 and the score, for methods that need no derivative."""
+    score = score_fn(x, t)
+    return sde.denoise(x, t, score), score
+
+
+def remaining_variance(sde: SDE, t: Array, data_std: ArrayLike) -> Array:
+    """Returns r² = σ² d²/(σ² + α² d²), Var[x0 | x_t] of data N(·, d² I); σ²/α² for d = ∞."""
+    ratio = jnp.exp(-sde.log_snr(t))
+    return ratio / (1 + ratio / jnp.square(data_std))
 
 
 def require_problem(owner: str, operator: Any, y: Array, noise_std: Any) -> Callable[[Array], Array]:

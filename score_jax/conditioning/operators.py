@@ -7,6 +7,7 @@ operator as it stands, for methods that need no more: `magnitudes`, `saturated`,
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -71,6 +72,18 @@ def regularised_inverse(operator: Decomposed, y: Array, ridge: ArrayLike) -> Arr
     return operator.from_spectrum(jnp.where(kept, values * seen / jnp.where(kept, squares, 1), 0))
 
 
+def observed_directions(operator: Decomposed, y: Array, noise_std: ArrayLike) -> tuple[Array, Array, Array]:
+    """Returns of each singular direction whether it is observed, what it is by y, Uᵀ y/s, and that one's noise, σ_y/s.
+
+    All three broadcast against a spectrum; the latter two are 0 where nothing is observed.
+    """
+    known = operator.observed_spectrum(y)
+    values = operator.singular_values(known)
+    seen = values > _RANK * values.max()
+    inverse = jnp.where(seen, 1 / jnp.where(seen, values, 1), 0)
+    return seen, inverse * known, jnp.asarray(noise_std, known.dtype) * inverse
+
+
 def observe(key: Key, operator: Any, x: Array, noise_std: ArrayLike) -> Array:
     """Draws y = A x + noise_std·z."""
     require_at_least("observe", 0, noise_std=noise_std)
@@ -84,6 +97,20 @@ def observe_counts(key: Key, operator: Any, x: Array, peak: ArrayLike) -> Array:
     rate = jnp.maximum(operator(x) * peak, 0)
     keys = arrays.example_keys(key, len(x))
     return jax.vmap(jax.random.poisson)(keys, rate).astype(rate.dtype) / peak
+
+
+def log_counts(operator: Any, y: Array, peak: ArrayLike) -> Callable[[Array], Array]:
+    """Returns x0 -> log p(y | x0) `(B,)` of `observe_counts`, up to a constant, for `likelihood_guidance`.
+
+    peak Σ (y log A x0 − A x0), where A x0 counts as no less than a thousandth of a count.
+    """
+    require_positive("log_counts", peak=peak)
+
+    def log_likelihood(x0: Array) -> Array:
+        rate = jnp.maximum(operator(x0), 1e-3 / peak)
+        return arrays.sum_dims(jnp.asarray(peak * (y * jnp.log(rate) - rate)))
+
+    return log_likelihood
 
 
 def require_linear(owner: str, operator: Any) -> None:

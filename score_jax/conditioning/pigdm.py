@@ -7,7 +7,7 @@ leaves the rest to the sampler's step; here it is the score that the equation is
 """
 
 from score_jax import arrays
-from score_jax.conditioning.observed import estimate, require_problem
+from score_jax.conditioning.observed import estimate, remaining_variance, require_problem
 from score_jax.conditioning.operators import Decomposed, regularised_inverse, require_decomposed
 from score_jax.sde import SDE
 from score_jax.types import Array, ArrayLike, ScoreFn, require_positive
@@ -35,7 +35,7 @@ def pigdm(
 
     def guided(x: Array, t: Array) -> Array:
         found = estimate(sde, score_fn, x, t)
-        variance = sde.variance(t) * data_std**2 / (sde.variance(t) + sde.alpha(t) ** 2 * data_std**2)
+        variance = remaining_variance(sde, t, data_std)
         back = regularised_inverse(operator, fitting(found.x0) - operator(found.x0), noise_std**2 / variance)
         return found.score + found.pull(back / arrays.expand_right(variance, x))
 

@@ -1,7 +1,8 @@
 """Replacement: from a sampler of p(x) to one of p(x | y), for y = A x observed without noise.
 
-It is the inpainting of Song & Ermon 2019 (algorithm 2) and Song et al. 2021 (appendix I.2): at every noise
-level the observed part of x is overwritten by the observation noised to that level. It is an approximation: the rest is
+It is the inpainting of Song & Ermon 2019 (algorithm 2) and Song et al. 2021 (appendix I.2), and with `Gray` the
+colorization of the latter (appendix I.3, whose decoupled channels are the spectrum): at every noise level the observed
+part of x, A⁺ A x, is overwritten by that of the observation noised to that level. It is an approximation: the rest is
 moved by its score given a noised observation that knows nothing of the rest, which is right for small σ only. So
 
 - within a mode, Langevin steps at the last levels put right what the first ones did; ancestral and ODE steps don't take
@@ -11,30 +12,48 @@ moved by its score given a noised observation that knows nothing of the rest, wh
   that lie far apart in the unobserved part keep nearly their prior weights, whatever y says.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
 from score_jax import arrays
-from score_jax.conditioning.operators import Operator
+from score_jax.conditioning.operators import Decomposed, pseudo_inverse, require_decomposed
 from score_jax.sampling import Sampler
 from score_jax.sampling.base import one_step, require_one_step
 from score_jax.sde import SDE
 from score_jax.types import Array, InputError, Key
 
 
-def impose(operator: Operator, x: Array, y: Array) -> Array:
-    """Returns x with the observation put in, x − Aᵀ A x + Aᵀ y: exactly y where a mask observes it.
+def impose(operator: Decomposed, x: Array, y: Array) -> Array:
+    """Returns x with the observation put in, x − A⁺ A x + A⁺ y: exactly y where a mask observes it.
 
-    For operators with A Aᵀ A = A, such as `Mask`. After `sde.denoise`, which moves all of x, it makes the end exact.
+    After `sde.denoise`, which moves all of x, it makes the end exact.
 
     Args:
       operator: A.
       x: `(B, *S)`.
       y: the observation, `(B, …)`, or `(1, …)` for one that all rows share.
     """
-    return x - operator.adjoint(operator(x)) + operator.adjoint(y)
+    return x - pseudo_inverse(operator, operator(x)) + pseudo_inverse(operator, y)
 
 
-def replacement(sampler: Sampler, sde: SDE, operator: Operator, y: Array) -> Sampler:
+def lifted(owner: str, operator: Decomposed, y: Array) -> Callable[[Array], Array]:
+    """Returns x -> A⁺ y of its shape and dtype, which is checked when these are known."""
+    require_decomposed(owner, operator)
+    known = pseudo_inverse(operator, jnp.asarray(y))
+
+    def of(x: Array) -> Array:
+        if known.shape not in (x.shape, (1, *x.shape[1:])):
+            raise InputError(
+                f"{owner}: y observes {len(known)} examples of shape {known.shape[1:]} and x has shape {x.shape}: "
+                "give one observation for each row of x, or one for all, y[None]"
+            )
+        return jnp.broadcast_to(known, x.shape).astype(x.dtype)
+
+    return of
+
+
+def replacement(sampler: Sampler, sde: SDE, operator: Decomposed, y: Array) -> Sampler:
     """Puts the observation into x at every step of `sampler`: noised to the level before it, exactly after it.
 
     A step t → s first sets the observed part to α_t y + σ_t z with fresh z, whatever x held there, then takes the
@@ -54,22 +73,17 @@ def replacement(sampler: Sampler, sde: SDE, operator: Operator, y: Array) -> Sam
     Args:
       sampler: a one-step sampler.
       sde: its noising process.
-      operator: A, with A Aᵀ A = A, such as `Mask`.
+      operator: A, with its singular values, such as `Mask`.
       y: the observation in the units of x0, `(B, …)`, or `(1, …)` for one that all rows share.
 
     Raises:
-      InputError: for a multistep sampler, or y that the operator or x doesn't fit.
+      InputError: for a multistep sampler, an operator without singular values, y that the operator or x doesn't fit.
     """
     require_one_step("replacement", sampler)
-    known = operator.adjoint(jnp.asarray(y))
+    known = lifted("replacement", operator, y)
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
-        if known.shape not in (x.shape, (1, *x.shape[1:])):
-            raise InputError(
-                f"replacement: y observes {len(known)} examples of shape {known.shape[1:]} and x has shape {x.shape}: "
-                "give one observation for each row of x, or one for all, y[None]"
-            )
-        x0 = jnp.broadcast_to(known, x.shape).astype(x.dtype)
+        x0 = known(x)
         key_noise, key_step = arrays.split(key)
         x = impose(operator, x, operator(sde.perturb(key_noise, x0, t)[0]))
         x = sampler.step(key_step, sampler.init(x), t, s).x

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from score_jax import arrays
 from score_jax.sampling.base import Sampler, one_step
+from score_jax.sampling.sde import StepVariance
 from score_jax.sde import SDE
 from score_jax.types import Array, ArrayLike, Key, ScoreFn
 
@@ -21,15 +22,21 @@ def euler(sde: SDE, score_fn: ScoreFn) -> Sampler:
     return one_step(step)
 
 
-def ddim(sde: SDE, score_fn: ScoreFn, *, eta: ArrayLike = 0.0) -> Sampler:
+def ddim(sde: SDE, score_fn: ScoreFn, *, eta: ArrayLike | StepVariance = 0.0) -> Sampler:
     """Steps t → s by re-noising the denoised estimate: α_s x̂_0 + √(σ_s² − τ²) ε̂ + τ z (Song et al. 2020, eq. 12).
 
     τ² = η² σ²_{t|s} σ_s²/σ_t². η = 0 is Euler in x/α coordinates, η = 1 is `ancestral` with the posterior variance.
+
+    Args:
+      sde: the noising process.
+      score_fn: `(x, t) -> score`.
+      eta: η, or τ² itself as a function `(x, t, s)`, `()` or `(B,)`, no more than σ_s².
     """
+    chosen = eta if callable(eta) else lambda x, t, s: eta**2 * sde.posterior_variance(t, s)
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:
         score = score_fn(x, t)
-        added = eta**2 * sde.posterior_variance(t, s)
+        added = jnp.where(s < t, chosen(x, t, s), 0)
         kept = arrays.safe_sqrt(jnp.maximum(sde.variance(s) - added, 0)) * sde.sigma(t)
         mean = arrays.expand_right(sde.alpha(s), x) * sde.denoise(x, t, score) - arrays.expand_right(kept, x) * score
         if isinstance(eta, int | float) and eta == 0:

@@ -1,0 +1,45 @@
+"""Plug-and-play restoration, DiffPIR (Zhu et al. 2023): the denoised estimate moved towards y, with no derivative.
+
+    x̂0_y = argmin_x ‖y − A x‖²/σ_y² + λ (α²/σ²) ‖x − x̂0‖² = x̂0 + Aᵀ (A Aᵀ + c I)⁻¹ (y − A x̂0),    c = λ σ_y² α²/σ²
+
+(eqs. 13 and 14.) It is the posterior's estimate where the prior says nothing but N(x̂0, σ²/(λα²) I): for λ = 1 where the
+data spread far wider than σ/α. With λ = 1 + σ²/(α² d²) it is exact on N(·, d² I), as `pigdm` is.
+"""
+
+from score_jax import arrays
+from score_jax.conditioning.guidance import Scale, scale_at
+from score_jax.conditioning.observed import estimate_alone, require_problem
+from score_jax.conditioning.operators import Decomposed, regularised_inverse, require_decomposed
+from score_jax.sde import SDE
+from score_jax.types import Array, ArrayLike, ScoreFn
+
+
+def diffpir(
+    sde: SDE, score_fn: ScoreFn, operator: Decomposed, y: Array, *, noise_std: ArrayLike, strength: Scale = 1.0
+) -> ScoreFn:
+    """Returns s + (α/σ²)(x̂0_y − x̂0): a score call a call.
+
+    The published sampler re-noises the estimate with a share ζ of fresh noise:
+    `ddim(sde, diffpir(…), eta=lambda x, t, s: ζ * sde.variance(s))`.
+
+    Args:
+      sde: the noising process.
+      score_fn: of p_t(x).
+      operator: A, with its singular values.
+      y: the observation in the units of x0, `(B, …)`, or `(1, …)` for one that all rows share.
+      noise_std: σ_y; 0 of an exact observation, which x̂0_y then agrees with.
+      strength: λ, a number or a function of t; published values are 1 to 20.
+
+    Raises:
+      InputError: for an operator without singular values, y that it doesn't give, or negative noise.
+    """
+    require_decomposed("diffpir", operator)
+    fitting = require_problem("diffpir", operator, y, noise_std)
+
+    def guided(x: Array, t: Array) -> Array:
+        x0, score = estimate_alone(sde, score_fn, x, t)
+        ridge = scale_at(strength, x, t) * noise_std**2 * sde.alpha(t) ** 2 / sde.variance(t)
+        moved = regularised_inverse(operator, fitting(x0) - operator(x0), ridge)
+        return score + arrays.expand_right(sde.alpha(t) / sde.variance(t), x) * moved
+
+    return guided
