@@ -94,8 +94,10 @@ class GaussianMixture:
         component = jax.vmap(lambda k: jax.random.categorical(k, self._log_weights(dtype)))(key_component)
         z = arrays.draw(jax.random.normal, key_noise, (n, *means.shape[1:]), dtype)
         if self._full():
-            factors = jnp.linalg.cholesky(self._variances(dtype))[component]
-            noise = jnp.einsum("nij,nj->ni", factors, z.reshape(n, -1)).reshape(z.shape)
+            factors = jnp.linalg.cholesky(self._variances(dtype))
+            # Of all components, and one chosen: K·D numbers a draw, where a factor for each would be D².
+            noise = jnp.einsum("kij,nj->nki", factors, z.reshape(n, -1))
+            noise = jax.vmap(lambda of_all, one: of_all[one])(noise, component).reshape(z.shape)
         else:
             noise = arrays.expand_right(jnp.sqrt(self._variances(dtype))[component], z) * z
         return means[component] + noise

@@ -17,7 +17,7 @@ from score_jax.conditioning.operators import Decomposed
 from score_jax.conditioning.replacement import replacement
 from score_jax.sampling import Sampler
 from score_jax.sde import SDE
-from score_jax.types import Array, Key, require_at_least
+from score_jax.types import Array, InputError, Key, require_at_least
 
 
 class RePaintState(NamedTuple):
@@ -45,7 +45,8 @@ def repaint(
       jump_length: steps of a block.
 
     Raises:
-      InputError: for a multistep sampler, y that the operator or x doesn't fit, or counts below 1.
+      InputError: for a multistep sampler, y that the operator or x doesn't fit, counts below 1, or a block that is longer
+        than the grid.
     """
     require_at_least("repaint", 1, n_resample=n_resample, jump_length=jump_length)
     inner = replacement(sampler, sde, operator, y)
@@ -61,6 +62,8 @@ def repaint(
 
     def along(ts: Array) -> Sampler:
         size = len(ts) - 1
+        if jump_length > size:
+            raise InputError(f"repaint: jump_length is at most the steps of the grid, {size}, got {jump_length}")
 
         def step(key: Key, state: RePaintState, t: Array, s: Array) -> RePaintState:
             key_first, key_again = arrays.split(key)

@@ -2,7 +2,7 @@
 
 `frechet`, `kid`, `prdc`, `inception_score` and `c2st` compare features, `features` tells those of images, `bootstrap`
 gives any of them its error bar; `two_sample` compares samples, `calibration` a score function with the exact one by
-noise level, `classifier` judges small images, `neighbours` finds the nearest training examples, by pixels or features,
+noise level, `posterior` samples of p(x | y) with the truths, `classifier` judges small images, `neighbours` finds the nearest training examples, by pixels or features,
 and tells copying from learning.
 """
 
@@ -18,6 +18,7 @@ from score_jax.metrics.inception_score import inception_score
 from score_jax.metrics.kid import kid
 from score_jax.metrics.moments_file import load_moments, save_moments
 from score_jax.metrics.neighbours import Memorisation, copying, memorisation, nearest_neighbours
+from score_jax.metrics.posterior import RankCalibration, energy_scores, posterior_ranks, rank_calibration
 from score_jax.metrics.prdc import PRDC, prdc
 from score_jax.metrics.two_sample import (
     ModeWeights,
@@ -38,12 +39,14 @@ __all__ = [
     "Memorisation",
     "ModeWeights",
     "Moments",
+    "RankCalibration",
     "ScoreError",
     "bootstrap",
     "c2st",
     "classification_report",
     "copying",
     "energy_distance",
+    "energy_scores",
     "features",
     "frechet",
     "frechet_distance",
@@ -59,7 +62,9 @@ __all__ = [
     "mode_coverage",
     "mode_weights",
     "nearest_neighbours",
+    "posterior_ranks",
     "prdc",
+    "rank_calibration",
     "save_moments",
     "score_error",
     "sliced_wasserstein",
