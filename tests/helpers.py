@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import struct
 
-from score_jax import arrays, data, distributions, kernels, losses, parameterization, sampling
+from score_jax import arrays, conditioning, data, distributions, kernels, losses, parameterization, sampling
 from score_jax import sde as sdes
 from score_jax.losses import times, weighting
 from score_jax.types import InputError
@@ -144,6 +144,31 @@ SAMPLERS = {
 # What remembers nothing can be corrected, conditioned by replacement, … between steps.
 MULTISTEP = {name: make for name, make in SAMPLERS.items() if make(SDES["vp"], jnp.sin).multistep}
 ONE_STEP = {name: make for name, make in SAMPLERS.items() if name not in MULTISTEP}
+
+# Samplers of p(x | y): (sde, score_fn, decomposed operator, y, noise_std) -> Sampler, with a step's score calls and
+# vector–Jacobian products.
+_told = lambda method, **options: lambda sde, s, a, y, noise: method(sde, s, a, y, noise_std=noise, **options)
+_guided = lambda method, **options: (
+    lambda sde, s, a, y, noise: sampling.ancestral(sde, method(sde, s, a, y, noise_std=noise, **options))
+)
+_noiseless = lambda wrap, **options: lambda sde, s, a, y, noise: wrap(sampling.ancestral(sde, s), sde, a, y, **options)
+POSTERIOR_SAMPLERS = {
+    "dps": (_guided(conditioning.dps), 1, 1),
+    "dps_ancestral": (lambda sde, s, a, y, noise: conditioning.dps_ancestral(sde, s, a, y, step_size=0.1), 1, 1),
+    "pigdm": (_guided(conditioning.pigdm, data_std=0.7), 1, 1),
+    "tmpd": (_guided(conditioning.tmpd), 1, 2),
+    "mmps": (_guided(conditioning.mmps, n_steps=3), 1, 4),
+    "diffpir": (_guided(conditioning.diffpir), 1, 0),
+    "ddrm": (_told(conditioning.ddrm), 1, 0),
+    "daps": (_told(conditioning.daps, draw=conditioning.langevin_draw(3)), 5, 0),
+    "daps_gaussian": (_told(conditioning.daps, data_std=0.7, n_flow=3, draw=conditioning.gaussian_draw), 3, 0),
+    "replacement": (_noiseless(conditioning.replacement), 1, 0),
+    "repaint": (_noiseless(conditioning.repaint, n_resample=3), 3, 0),
+    "ilvr": (_noiseless(conditioning.ilvr), 1, 0),
+    "tds": (_told(conditioning.tds, data_std=0.7), 1, 1),
+    "mcgdiff": (_told(conditioning.mcgdiff), 1, 0),
+}
+PARTICLES = ("tds", "mcgdiff")
 
 
 def mixture(dims: int = 2, full: bool = False) -> distributions.GaussianMixture:

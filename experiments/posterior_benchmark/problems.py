@@ -1,8 +1,8 @@
 """Inverse problems whose posterior is known: a mixture of Gaussians seen through a matrix, with Gaussian noise.
 
-The prior is a mixture of five Gaussians of standard deviation 0.3 in D dimensions, of weights 1 to 5, whose means lie on
-a circle of radius 1 in a plane drawn at random: four standard deviations apart, less in what is observed. Half as many
-numbers as there are dimensions are: the first coordinates, or, ill-posed, directions drawn at random with singular
+The prior is a mixture of five Gaussians of standard deviation 0.3 in D dimensions, of weights 1 to 5, whose means lie
+on a circle of radius 1 in a plane drawn at random: four standard deviations apart, less in what is observed. Half as
+many numbers as there are dimensions are: the first coordinates, or, ill-posed, directions drawn at random with singular
 values from 1 down to 0.01. p(x | y) is a mixture again (`GaussianMixture.posterior`).
 """
 

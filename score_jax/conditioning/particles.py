@@ -59,7 +59,8 @@ def particle_sampler(find: Find, move: Move, threshold: ArrayLike, calls: int) -
             log_weights = state.log_weights + gained
             few = jnp.exp(-jax.nn.logsumexp(2 * jax.nn.log_softmax(log_weights))) < threshold * len(x)
             again = few | (s == ts[-1])
-            rows = jnp.where(again, systematic(key_draw[0], log_weights), jnp.arange(len(x)))
+            rows = systematic(key_draw[0], log_weights)
+            rows = jnp.where(again, rows, jnp.arange(len(x), dtype=rows.dtype))
             x, found = jax.tree.map(lambda v: v[rows], (x, found))
             return Particles(x, jnp.where(again, 0, log_weights), found)
 

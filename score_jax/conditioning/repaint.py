@@ -45,8 +45,8 @@ def repaint(
       jump_length: steps of a block.
 
     Raises:
-      InputError: for a multistep sampler, y that the operator or x doesn't fit, counts below 1, or a block that is longer
-        than the grid.
+      InputError: for a multistep sampler, y that the operator or x doesn't fit, counts below 1, or a block longer than
+        the grid.
     """
     require_at_least("repaint", 1, n_resample=n_resample, jump_length=jump_length)
     inner = replacement(sampler, sde, operator, y)

@@ -2,8 +2,8 @@
 
 `frechet`, `kid`, `prdc`, `inception_score` and `c2st` compare features, `features` tells those of images, `bootstrap`
 gives any of them its error bar; `two_sample` compares samples, `calibration` a score function with the exact one by
-noise level, `posterior` samples of p(x | y) with the truths, `classifier` judges small images, `neighbours` finds the nearest training examples, by pixels or features,
-and tells copying from learning.
+noise level, `posterior` samples of p(x | y) with the truths, `classifier` judges small images, `neighbours` finds the
+nearest training examples, by pixels or features, and tells copying from learning.
 """
 
 from score_jax.metrics import features

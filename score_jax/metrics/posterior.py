@@ -1,6 +1,6 @@
-"""Whether samples are of p(x | y), from pairs of truths and observations: x* ~ p(x), y ~ p(y | x*), X_1 … X_L given y.
+"""Whether samples are of p(x | y), by truths and observations: x* ~ p(x), y ~ p(y | x*), X_1 … X_L given y.
 
-    energy score    E‖X − x*‖ − ½ E‖X − X'‖, least in the mean for the posterior itself (Gneiting & Raftery 2007, eq. 21)
+    energy score    E‖X − x*‖ − ½ E‖X − X'‖, least in the mean for the posterior (Gneiting & Raftery 2007, eq. 21)
     rank            of f(x*) among f(X_1) … f(X_L): uniform on 0 … L for draws of the posterior, whatever f
                     (simulation-based calibration; Talts et al. 2018, theorem 1)
     coverage        how often the central interval between two of the X holds f(x*): by its ranks
@@ -64,7 +64,7 @@ class RankCalibration(NamedTuple):
       coverage: share of truths inside the central interval.
       coverage_error: its standard error over observations.
       nominal: what it is for draws of the posterior.
-      deviation: largest distance between the ranks' distribution function and the uniform one, the mean over directions.
+      deviation: largest distance between the ranks' distribution function and the uniform one, mean over directions.
       p_value: of that deviation by Kolmogorov's law, the least over directions times their number (Bonferroni).
     """
 
@@ -89,7 +89,8 @@ def rank_calibration(found: ArrayLike, n_samples: int, *, level: float = 0.9) ->
     found = np.asarray(found)
     if found.ndim != 2 or found.size == 0 or found.min() < 0 or found.max() > n_samples or not 0 < level < 1:
         raise InputError(
-            f"rank_calibration takes ranks (N, P) in 0 … {n_samples} and a level between 0 and 1, got {found.shape}, {level}"
+            f"rank_calibration takes ranks (N, P) in 0 … {n_samples} and a level between 0 and 1, got {found.shape}, "
+            f"level {level}"
         )
     outside = round((1 - level) / 2 * (n_samples + 1))
     inside = ((found >= outside) & (found <= n_samples - outside)).mean(1)
