@@ -4,6 +4,8 @@ Data N(0, C), correlation 0.8, on VP, the first coordinate observed. A step x â†
 N(F m + b, F P Fáµ€ + Q); the samplers are run on 20,000 rows and compared with what their papers' equations say of m, P.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,7 +155,7 @@ def law_of(step, steps):
     ts = np.asarray(grids.log_snr(SDE, steps + 1))
     law = np.zeros(2), float(SDE.variance(SDE.t_max)) * EYE
     levels = [Level(float(t)) for t in ts]
-    for i, (t, s) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    for i, (t, s) in enumerate(itertools.pairwise(levels)):
         law = step(law, t, s, i == 0)
     return law
 
