@@ -8,6 +8,7 @@ Images are `(N, H, W, C)` in [0, 1] (values outside are clipped) or uint8, with 
 `(N, 2)`; an extent is `(x_min, x_max, y_min, y_max)`. `grid_image`, `save_png` and `save_gif` keep pixels exact.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -254,7 +255,7 @@ def clouds(named: Mapping[str, ArrayLike], *, extent: Extent | None = None) -> F
     sets = {title: _points(points) for title, points in named.items()}
     extent = extent or extent_of(next(iter(sets.values())))
     fig, axes = _planes(len(sets), extent)
-    for ax, (title, points), color in zip(axes, sets.items(), COLORS):
+    for ax, (title, points), color in zip(axes, sets.items(), itertools.cycle(COLORS)):
         # Fewer points are drawn larger and darker.
         crowd = np.clip(1000 / len(points), 0.1, 4)
         ax.scatter(
@@ -315,7 +316,7 @@ def curve(
 def curves(named: Mapping[str, tuple[ArrayLike, ArrayLike]], *, xlabel: str, ylabel: str) -> Figure:
     """Shows several lines `{name: (x, y)}`, y on a symmetric log axis where it spans more than a factor of 100."""
     fig, ax = _axes()
-    for (name, (x, y)), color in zip(named.items(), COLORS):
+    for (name, (x, y)), color in zip(named.items(), itertools.cycle(COLORS)):
         ax.plot(np.asarray(x), np.asarray(y), color=color, linewidth=1.2, label=name)
     sizes = np.abs(np.concatenate([np.asarray(y, np.float64) for _, y in named.values()]))
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]

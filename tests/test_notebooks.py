@@ -223,12 +223,32 @@ def ablations_hold(numbers):
         assert small > large - 2 * np.hypot(a, b)
 
 
+def conditioning_holds(numbers):
+    """06: Bayes' rule to rounding; what guidance samples; methods against an exact posterior, and half a digit."""
+    for exact, clean in numbers["bayes"].values():
+        assert exact < 1e-5 and clean > 0.3  # float32; the clean classifier is off by as much as the score
+    guided = numbers["guidance"]
+    assert guided["w = 1, to the class"] < 0.1 < 0.2 < guided["w = 4, to p(x) p(y | x)⁴"]
+
+    # 4,000 draws: the exact ones are 0.05 apart, shares have a standard error of 0.008.
+    found = numbers["inverse"]
+    floor, share = (found["exact"][name] for name in ("sliced W2", "first class"))
+    assert found["TDS"]["sliced W2"] < 3 * floor and abs(found["TDS"]["first class"] - share) < 0.06
+    assert all(found[name]["sliced W2"] > 3 * floor for name in ("RePaint", "ΠGDM", "MMPS"))
+    costs = {name: (row["calls"], row["products"]) for name, row in found.items() if name != "exact"}
+    assert costs["DPS"] == costs["ΠGDM"] == (1, 1) and costs["MMPS"] == (1, 2)
+    assert costs["RePaint"] == (9.1, 0) and costs["TDS"] == (1.1, 1.1)
+    # Shares of 64 samples among ten classes, whose posterior is in the hundreds of digits near: 0.1 by chance alone.
+    assert all(value < 0.6 for one in numbers["digits"].values() for value in one.values())
+
+
 HOLDS = {
     "01_score_matching": score_matching_holds,
     "02_ncsn": noise_levels_hold,
     "03_smld_and_ddpm": equivalence_holds,
     "04_samplers_and_likelihood": samplers_hold,
     "05_ablations": ablations_hold,
+    "06_conditional_generation": conditioning_holds,
 }
 
 

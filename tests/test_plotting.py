@@ -218,3 +218,12 @@ def test_pictures_leave_no_global_state_and_need_no_pyplot(tmp_path):
 def test_arrays_that_cannot_be_drawn_are_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_more_sets_than_colours_are_all_drawn():
+    """Colours come again: nothing that was named is left out."""
+    n = len(plotting.COLORS) + 2
+    named = {str(i): np.random.default_rng(i).normal(size=(20, 2)) for i in range(n)}
+    assert all(len(ax.collections) for ax in plotting.clouds(named).axes)
+    lines = plotting.curves({name: points.T for name, points in named.items()}, xlabel="x", ylabel="y")
+    assert len(lines.axes[0].lines) == n
