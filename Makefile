@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 WORKDIR ?= runs/digits
 
-.PHONY: help install demo test test-slow lint smoke claims reproduce techniques equivalence notebooks benchmarks check-device clean
+.PHONY: help install demo test test-slow lint smoke claims reproduce techniques equivalence posteriors notebooks benchmarks check-device clean
 STUDIES := score_accuracy mode_weights manifold_noise objective_cost small_noise few_steps
 
 help:  ## what there is
@@ -49,6 +49,9 @@ techniques: install  ## NCSN to NCSNv2 on Fashion-MNIST: 30 core-minutes
 
 equivalence: install  ## SMLD, DDPM and the samplers compared: 8 minutes on 2 cores
 	$(RUN) -m experiments.studies.ddpm_equivalence
+
+posteriors: install  ## conditional samplers against exact posteriors
+	$(RUN) -m experiments.posterior_benchmark
 
 notebooks: install  ## execute the notebooks in place
 	$(VENV)/bin/jupyter-execute --inplace notebooks/*.ipynb
