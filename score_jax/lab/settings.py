@@ -100,6 +100,8 @@ def get_config() -> ConfigDict:
     network.ncsn = {"features": 64, "depth": "base", "rescale": True}  # base deeper deepest; rescale: see 2x - 1
     network.ncsnv2 = {"features": 64, "depth": "base", "rescale": True}
     network.unet = {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1, "attention": (-1,), "remat": False}
+    # of classifiers: the way down of unet, and the mean of what is left
+    network.encoder = {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1, "attention": (-1,), "remat": False}
     # Of the published U-Nets: levels with attention, 0 the finest; rescale: see 2x - 1, for values in [0, 1].
     family = {"channels": 128, "multipliers": (1, 2, 2, 2), "attention": (1,), "rescale": False, "remat": False}
     # attention_up: every, or last: score SDE's, with fewer attention layers. group_channels: the fewest of a norm's
@@ -217,6 +219,12 @@ def get_config() -> ConfigDict:
     sampler.rho = 7.0  # of the karras grid
     sampler.denoise = True  # end with the posterior mean (Tweedie)
     sampler.ema = True  # sample with the averaged parameters
+    # What leans samples to their labels, or to good ones: unconditional (the network without a label: classifier-free
+    # guidance), autoguidance (a weaker run, in `workdir`, of the same data and noise; or this one at an earlier `step`),
+    # classifier (a run of objective classification). scale: 0 is the guide's own score, or no guidance by a classifier;
+    # 1 the model's own, or Bayes' rule by a classifier; more is sharper. Outside the interval of σ/α it is 1.
+    sampler.guidance = {"guide": "unconditional", "scale": 1.0, "interval": (0.0, 1e9)}
+    sampler.guidance.update(workdir="", step=0)  # the guide's run, and its checkpoint; 0: the newest
     sampler.n = 64  # samples drawn
     sampler.batch_size = 64
 
