@@ -66,6 +66,14 @@ def get_config(variant: str = "dsm") -> ConfigDict:
         "ssm": {"objective.name": "ssm"},
         "fd_ssm": {"objective.name": "fd_ssm"},
         "energy": {"network.conservative": True},
+        # No score but a classifier of noised digits, which guides runs of the same noise: every other variant's but
+        # those of another sde or value range
+        "classifier": {
+            "objective.name": "classification",
+            "network.name": "encoder",
+            "network.encoder.multipliers": (1, 2),
+            "network.dropout": 0.1,
+        },
         "compact_ncsn": {"network.name": "compact_ncsn"},
         "mlp": {
             "network.name": "mlp",

@@ -361,6 +361,34 @@ def by_noise_level(
 
 
 @_styled
+def shares_by_noise_level(
+    sigma: ArrayLike,
+    values: ArrayLike,
+    errors: ArrayLike | None = None,
+    *,
+    chance: float,
+    ylabel: str,
+    xlabel: str = "noise level σ/α",
+) -> Figure:
+    """Shows a share between 0 and 1 against the noise level, beside what it is by chance.
+
+    Args:
+      sigma: `(L,)`, positive.
+      values: `(L,)`.
+      errors: standard errors `(L,)`.
+      chance: the share without a look at the data.
+      ylabel: what it is a share of.
+      xlabel: what the levels are.
+    """
+    fig, ax = _axes()
+    ax.errorbar(np.asarray(sigma), np.asarray(values), errors, marker="o", markersize=4, capsize=2, color=COLORS[0])
+    ax.axhline(chance, color="0.5", linestyle="--", label=f"by chance: {chance:.2g}")
+    ax.set(xscale="log", ylim=(0, 1.02), xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+    return fig
+
+
+@_styled
 def bars(
     values: Sequence[float], errors: Sequence[float | None], *, labels: Sequence[str], xlabel: str, title: str = ""
 ) -> Figure:

@@ -115,6 +115,7 @@ def get_config() -> ConfigDict:
 
     # Which objective compares scores, at every noise level: esm (toys, whose score is known) ism ssm fd_ssm dsm, and
     # hybrid: dsm and `weight` times the variational bound, which teaches learned_eps its variance
+    # classification trains no score but a classifier of noised data, mlp or encoder, for sampler.guidance
     objective = config.objective = ConfigDict()
     objective.name = "dsm"
     objective.options = {}
@@ -127,6 +128,7 @@ def get_config() -> ConfigDict:
     objective.dsm = {"noise": "gaussian", "control_scale": 0.0}
     # Published: 0.001, of the bound in bits beside a loss without its ½. decoder: grey_levels, of 256, not dequantized,
     # on (-1.0, 1.0); or gaussian, of data with a density
+    objective.classification = {}
     objective.hybrid = {"weight": 0.001 / (2 * math.log(2)), "decoder": "grey_levels"}
 
     # Weight of the noise levels: sigma2 likelihood edm min_snr
@@ -162,7 +164,7 @@ def get_config() -> ConfigDict:
     training.accumulation = 1  # micro-batches a batch is cut into
     training.ema_decay = 0.999
     training.ema_warmup = True  # average less in the beginning: min(decay, (1 + n)/(10 + n))
-    training.label_dropout = 0.1  # share of labels withheld, so that the model is unconditional too
+    training.label_dropout = 0.1  # share of labels withheld, so that the model is unconditional too; of no classifier
     training.log_every = 100
     training.log_levels = 10  # noise levels at which the loss is reported
     training.checkpoint_every = 1000
@@ -219,10 +221,10 @@ def get_config() -> ConfigDict:
     sampler.rho = 7.0  # of the karras grid
     sampler.denoise = True  # end with the posterior mean (Tweedie)
     sampler.ema = True  # sample with the averaged parameters
-    # What leans samples to their labels, or to good ones: unconditional (the network without a label: classifier-free
-    # guidance), autoguidance (a weaker run, in `workdir`, of the same data and noise; or this one at an earlier `step`),
-    # classifier (a run of objective classification). scale: 0 is the guide's own score, or no guidance by a classifier;
-    # 1 the model's own, or Bayes' rule by a classifier; more is sharper. Outside the interval of σ/α it is 1.
+    # What leads samples. guide: unconditional, the network without a label, which is classifier-free guidance;
+    # autoguidance, a weaker run of the same data and noise, or this one at an earlier step; classifier, a run of
+    # objective classification. scale: 1 is the model by itself, or Bayes' rule by a classifier, 0 the guide, or the
+    # model without a classifier; more is sharper. Outside the interval of σ/α it is 1
     sampler.guidance = {"guide": "unconditional", "scale": 1.0, "interval": (0.0, 1e9)}
     sampler.guidance.update(workdir="", step=0)  # the guide's run, and its checkpoint; 0: the newest
     sampler.n = 64  # samples drawn
@@ -232,6 +234,7 @@ def get_config() -> ConfigDict:
     # What is measured, of what the data allow; or module:attribute, functions (measured) -> numbers
     evaluation.measures = (
         "held_out_loss",
+        "noised_accuracy",  # of classifiers, by noise level
         "score_error",  # of toys
         "distances",  # of all but images
         "mode_weights",  # of toys

@@ -9,8 +9,8 @@ from score_jax.types import Array, Key, ScoreFn
 def classification_loss(key: Key, sde: SDE, log_prob_fn: ScoreFn, x0: Array, *, times: Times = uniform()) -> Array:
     """Returns −log p_t(y | x_t), `(B,)`: cross-entropy in nats, with y the label of each x_0.
 
-    Its mean over data and noise is H(y | x_t) + E KL(p(y | x_t) ‖ p_t(y | x_t)): least, and the conditional entropy, for
-    the exact p(y | x_t), at every t (Dhariwal & Nichol 2021, section 4; Song et al. 2021, appendix I.1).
+    Its mean over data and noise is H(y | x_t) + E KL(p(y | x_t) ‖ p_t(y | x_t)): least for the exact p(y | x_t), where
+    it is the conditional entropy, at every t (Song et al. 2021, appendix I.1; Dhariwal & Nichol 2021, section 4).
 
     Args:
       key: `()` or `(B,)`.

@@ -1,8 +1,8 @@
-"""A classifier of noised sequences, images and volumes: the way down of the compact U-Net, and the mean of what is left.
+"""A classifier of noised sequences, images and volumes: the compact U-Net's way down, and the mean of what is left.
 
     conv → blocks of each resolution, halving between them → GroupNorm → swish → mean over space → dense, K
 
-The noise enters as in `UNet` (Dhariwal & Nichol 2021, section 4.1, whose classifier is such a half of their U-Net).
+The noise enters as in `UNet` (Dhariwal & Nichol 2021, section 4.3, whose classifier is such a half of their U-Net).
 """
 
 import flax.linen as nn

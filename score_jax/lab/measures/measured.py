@@ -48,6 +48,7 @@ class Measured:
     @property
     def samples(self) -> np.ndarray:
         """The samples if all are finite: those left of a sampler that diverged would flatter it."""
+        self.run.sampling.require_score()
         return all_finite(self.drawn, self.run.sampling.name)
 
     @cached_property
