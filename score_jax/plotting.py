@@ -361,29 +361,21 @@ def by_noise_level(
 
 
 @_styled
-def shares_by_noise_level(
-    sigma: ArrayLike,
-    values: ArrayLike,
-    errors: ArrayLike | None = None,
-    *,
-    chance: float,
-    ylabel: str,
-    xlabel: str = "noise level σ/α",
+def accuracy_by_noise_level(
+    sigma: ArrayLike, accuracy: ArrayLike, errors: ArrayLike | None = None, *, least: float
 ) -> Figure:
-    """Shows a share between 0 and 1 against the noise level, beside what it is by chance.
+    """Shows how often a classifier is right against the noise level, beside one that always says the same class.
 
     Args:
       sigma: `(L,)`, positive.
-      values: `(L,)`.
+      accuracy: shares `(L,)`.
       errors: standard errors `(L,)`.
-      chance: the share without a look at the data.
-      ylabel: what it is a share of.
-      xlabel: what the levels are.
+      least: the share of the most frequent class.
     """
     fig, ax = _axes()
-    ax.errorbar(np.asarray(sigma), np.asarray(values), errors, marker="o", markersize=4, capsize=2, color=COLORS[0])
-    ax.axhline(chance, color="0.5", linestyle="--", label=f"by chance: {chance:.2g}")
-    ax.set(xscale="log", ylim=(0, 1.02), xlabel=xlabel, ylabel=ylabel)
+    ax.errorbar(np.asarray(sigma), np.asarray(accuracy), errors, marker="o", markersize=4, capsize=2, color=COLORS[0])
+    ax.axhline(least, color="0.5", linestyle="--", label=f"the most frequent class: {least:.2g}")
+    ax.set(xscale="log", ylim=(0, 1.02), xlabel="noise level σ/α", ylabel="accuracy")
     ax.legend()
     return fig
 

@@ -161,10 +161,10 @@ def write_score_error(folder: Path, sigma: ArrayLike, relative: ArrayLike) -> li
 
 
 def write_accuracy(
-    folder: Path, sigma: ArrayLike, accuracy: ArrayLike, errors: ArrayLike | None = None, *, chance: float
+    folder: Path, sigma: ArrayLike, accuracy: ArrayLike, errors: ArrayLike | None = None, *, least: float
 ) -> list[Path]:
-    """Writes accuracy.png: how often a classifier is right against the noise level σ/α, beside chance."""
-    figure = plotting.shares_by_noise_level(sigma, accuracy, errors, chance=chance, ylabel="accuracy")
+    """Writes accuracy.png: how often a classifier is right against the noise level σ/α."""
+    figure = plotting.accuracy_by_noise_level(sigma, accuracy, errors, least=least)
     return [plotting.save_figure(figure, folder / "accuracy.png")]
 
 
@@ -175,7 +175,7 @@ def write_evaluation(folder: Path, numbers: Mapping[str, Any]) -> list[Path]:
         written += write_score_error(folder, *_by_level(numbers, "relative_score_error_by_sigma"))
     if "accuracy_by_sigma" in numbers:
         accuracy, errors = (_by_level(numbers, f"accuracy_{end}") for end in ("by_sigma", "standard_error_by_sigma"))
-        written += write_accuracy(folder, *accuracy, errors[1], chance=numbers["accuracy_by_chance"])
+        written += write_accuracy(folder, *accuracy, errors[1], least=numbers["most_frequent_class"])
     if "class_shares" in numbers:
         shares = np.array(numbers["class_shares"]), np.array(numbers["data_class_shares"])
         figure = plotting.histogram_classes(*shares, classes=numbers["class_names"])

@@ -145,7 +145,7 @@ def _accuracy(run: Run, folder: Path) -> list[Path]:
     if not len(run.experiment.data.held_out):
         return []
     found = accuracy_of(run, run.experiment.seed)
-    return pictures.write_accuracy(folder, found.sigma, found.accuracy, found.standard_error, chance=found.chance)
+    return pictures.write_accuracy(folder, found.sigma, found.accuracy, found.standard_error, least=found.least)
 
 
 def show_field(trained: Trained, data: Data, folder: Path) -> list[Path]:

@@ -105,7 +105,7 @@ def draw_batch(
     x, (path, counted) = sample(key_steps, sampler, x, ts, trace=trace, keep=keep)
     alphas = sde.alpha(ts[1:][keep]).reshape(-1, *[1] * (path.ndim - 1))
     end = sde.denoise(x, ts[-1], score_fn(x, ts[-1])) if denoise else x
-    scores = counted[-1] + (len(ts) - 1) * sampler.calls + bool(denoise)
+    scores = counted[-1] + (len(ts) - 1) * sampler.calls + int(denoise)
     return Drawn(end, path / alphas.astype(path.dtype), model.evaluations * scores)
 
 

@@ -22,14 +22,14 @@ _EXAMPLES = 1024  # held-out ones, at most
 class NoisedAccuracy(NamedTuple):
     """Of n examples: by noise level σ/α `(L,)` the share that is right, its error, and −log p of the class in nats.
 
-    `chance` is the share of the most frequent class, which needs no look at the data.
+    `least` is the share of the most frequent class: of one who doesn't look.
     """
 
     sigma: np.ndarray
     accuracy: np.ndarray
     standard_error: np.ndarray
     cross_entropy: np.ndarray
-    chance: float
+    least: float
     n: int
 
 
@@ -42,7 +42,7 @@ def noised_accuracy(measured: Measured) -> Numbers:
         "accuracy_by_sigma": by_sigma(found.sigma, found.accuracy),
         "cross_entropy_by_sigma": by_sigma(found.sigma, found.cross_entropy),
         "accuracy_standard_error_by_sigma": by_sigma(found.sigma, found.standard_error),
-        "accuracy_by_chance": found.chance,
+        "most_frequent_class": found.least,
         "noised_accuracy_n": found.n,
     }
 
@@ -65,8 +65,8 @@ def accuracy_of(run: Run, seed: int) -> NoisedAccuracy:
     right, lost = in_batches(batch, key_levels, x, labels, run.sampling.batch_size)
     accuracy = right.mean(0)
     error = np.sqrt(accuracy * (1 - accuracy) / len(x))
-    chance = float(np.bincount(labels).max() / len(labels))
-    return NoisedAccuracy(sigmas, accuracy, error, lost.mean(0), chance, len(x))
+    least = float(np.bincount(labels).max() / len(labels))
+    return NoisedAccuracy(sigmas, accuracy, error, lost.mean(0), least, len(x))
 
 
 @lru_cache(maxsize=1)
