@@ -6,7 +6,7 @@ Nothing here is a setting, and nothing after `build` reads one: what the setting
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -267,7 +267,10 @@ class Sampling:
 
     def of(self, examples: Examples) -> Examples:
         """Returns what samples are of a model of these examples."""
-        return examples if self.guidance is None else self.guidance.examples
+        if self.guidance is None:
+            return examples
+        led = self.guidance.examples
+        return replace(examples, names=led.names, occurring=led.occurring, null_label=led.null_label)
 
     @property
     def by_label(self) -> bool:

@@ -171,7 +171,7 @@ def experiment_of(config: ConfigDict, published: Published) -> Experiment:
         )
     return Experiment(
         seed=config.seed,
-        examples=replace(trained.examples, grey_levels=source.grey_levels),
+        examples=replace(_examples_of(config, published), grey_levels=source.grey_levels),
         model=published.model,
         sampling=sampling,
         data=found,
@@ -192,7 +192,13 @@ def of_checkpoint(config: ConfigDict, published: Published) -> Trained:
       InputError: of those that it cannot be sampled with.
     """
     check_numbers(config)
-    examples = Examples(
+    examples = _examples_of(config, published)
+    sampling = _sampling(config, published.model.sde, published.model, examples, None, Shared())
+    return Trained(sampling.of(examples), published.model, sampling, published.origin)
+
+
+def _examples_of(config: ConfigDict, published: Published) -> Examples:
+    return Examples(
         name=published.checkpoint,
         shape=published.shape,
         grey_levels=256,
@@ -202,8 +208,6 @@ def of_checkpoint(config: ConfigDict, published: Published) -> Trained:
         null_label=published.null_class,
         without_labels="has no classes",
     )
-    sampling = _sampling(config, published.model.sde, published.model, examples, None, Shared())
-    return Trained(sampling.of(examples), published.model, sampling, published.origin)
 
 
 def _sampling(
