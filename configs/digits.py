@@ -33,7 +33,7 @@ without the label, with their standard error; of the first 64, where `evaluate.p
 The variational bound (`--config.evaluation.bound_n=64`) is 2.73 ± 0.04 of ddpm's 1,000 steps, and 2.22 ± 0.04 of
 improved_ddpm's 100, whose variances are learned.
 
-Guidance. The variant `classifier` trains no score but a classifier of noised digits (1.3 core-minutes), which leads
+Guidance. The variant `classifier` trains no score but a classifier of noised digits (1.0 core-minutes), which leads
 samples of a model without labels; labels of the default lead its own, by classifier-free guidance:
 
     python experiments/train.py --config=configs/digits.py:classifier --workdir=runs/classifier

@@ -1,6 +1,9 @@
 """Guidance by settings: what is drawn, what it costs and is called, what shares a training, what is refused."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +22,7 @@ from score_jax.training.step import level_sigmas
 from tests.helpers import refused
 from tests.lab import sweeping
 
+ROOT = Path(__file__).parents[2]
 LABELS = np.arange(8, dtype=np.int32)
 
 
@@ -95,6 +99,7 @@ def test_a_classifiers_run_gives_its_classes_to_a_model_without_labels(runs):
     np.testing.assert_allclose(drawn(both).x, drawn(restored(runs)).x, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_earlier_checkpoint_of_a_run_guides_it(runs):
     """By itself a model is not led away from: s + w (s − s) = s."""
     itself = {"guide": "autoguidance", "workdir": str(runs / "labelled"), "scale": 4.0}
@@ -162,14 +167,33 @@ def test_cells_that_differ_in_guidance_share_a_training(tmp_path):
     assert len({cell.evaluation for cell in made.cells}) == 5
 
 
-def test_a_classifier_is_trained_stopped_and_measured_like_any_run(runs, tmp_path):
-    """Bit by bit the same after a stop; its pictures and numbers are those of a classifier, and it draws nothing."""
-    half = config_of(**CLASSIFIER, training__steps=6)
-    run.train(build.experiment(half), tmp_path / "half")
+@pytest.mark.slow
+def test_a_classifier_that_was_stopped_goes_on_bit_by_bit(runs, tmp_path):
+    run.train(build.experiment(config_of(**CLASSIFIER, training__steps=6)), tmp_path / "half")
     continued = run.train(build.experiment(config_of(**CLASSIFIER)), tmp_path / "half")
     whole = restored(runs, "classifier", **CLASSIFIER)
     for found, expected in zip(jax.tree.leaves(continued.state.ema), jax.tree.leaves(whole.state.ema), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.slow
+def test_the_commands_lead_samples_and_refuse_in_a_line(runs, tmp_path):
+    guidance = "--config.sampler.guidance"
+    call = ["experiments/sample.py", f"--workdir={runs / 'free'}", "--n=8", f"--out={tmp_path}", f"{guidance}.scale=5"]
+    by = [f"{guidance}.guide=classifier", f"{guidance}.workdir={runs / 'classifier'}", f"{guidance}.interval=0.1,5"]
+    done = subprocess.run([sys.executable, *call, *by], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    how = {"guide": "classifier", "workdir": str(runs / "classifier"), "scale": 5.0, "interval": (0.1, 5.0)}
+    with np.load(tmp_path / "samples.npz") as written:
+        np.testing.assert_array_equal(written["label"], LABELS)
+        np.testing.assert_allclose(written["x"], drawn(restored(runs, "free", data__labels=False, **how)).x, rtol=1e-3)
+    done = subprocess.run([sys.executable, *call], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "classifier-free guidance leads to labels, and this model was trained without labels" in done.stderr
+
+
+def test_a_classifier_is_measured_by_noise_level_and_draws_nothing(runs):
+    whole = restored(runs, "classifier", **CLASSIFIER)
     written = show.show_run(whole)
     assert {path.name for path in written} == {"loss.png", "loss_by_sigma.png", "accuracy.png"}
     numbers = evaluation.evaluate(whole)
