@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs import digits
 from score_jax import adapters
-from score_jax.data import toy
+from score_jax.data import ArraySource, toy
 from score_jax.lab import build, evaluation, records, run, samples, show
+from score_jax.lab.build import network as of_network
+from score_jax.lab.build import noise as of_noise
+from score_jax.lab.build import objective as of_objective
 from score_jax.lab.measures.held_out_loss import loss_of_state
 from score_jax.lab.measures.measured import Measured
 from score_jax.lab.measures.noised_accuracy import accuracy_of, noised_accuracy
 from score_jax.lab.measures.score_error import error_of
 from score_jax.training.step import level_sigmas
-from tests.helpers import refused
+from tests.helpers import key, refused
 from tests.lab import sweeping
 
 ROOT = Path(__file__).parents[2]
@@ -262,3 +266,37 @@ def test_the_accuracy_of_an_exact_classifier_is_bayes_at_every_noise_level():
         assert abs(found.cross_entropy[i] - entropy) < 0.15
     assert found.least == np.bincount(made.data.held_out.batch(np.arange(1000))["label"]).max() / 1000
     assert found.n == 1000
+
+
+def test_the_config_of_the_digits_classifier_is_built_and_shape_checked():
+    config = digits.get_config("classifier")
+    source = ArraySource(np.zeros((4, 8, 8, 1), np.uint8), np.arange(4, dtype=np.int32), 10, grey_levels=17)
+
+    def shapes(x, label):
+        sde = of_noise.sde(config)
+        model = of_network.model(config, sde, source)
+        objective, drawn = of_objective.objective(config, sde, None), of_noise.draw_times(config, sde)
+        losses = objective(key(), model.conditioned(label=label), x, drawn)
+        gradient = jax.grad(lambda x: model.conditioned(label=label)(x, jnp.full(4, 0.5)).sum())(x)
+        return losses, gradient, model(x, jnp.full(4, 0.5))
+
+    found = jax.eval_shape(shapes, jnp.zeros((4, 8, 8, 1)), jnp.arange(4))
+    assert [one.shape for one in found] == [(4,), (4, 8, 8, 1), (4, 10)]
+
+
+@pytest.mark.slow
+def test_a_learned_variance_is_sampled_with_under_guidance():
+    """By shapes: a step calls for it at twice the rows; at label −1 for all, it is the sampler's without guidance."""
+    config = digits.get_config("improved_ddpm")
+    config.network.ddpm.update(channels=8, multipliers=(1,), attention=())
+    config.sampler.update(steps=3, threshold="static")
+    plain = build.experiment(config)
+    config.sampler.guidance.scale = 2.0
+    led = build.experiment(config)
+    labels = np.full(4, -1)
+    found, expected = (
+        samples.draw_samples(run.of_state(one, run.first_state(one), "nowhere"), n=4, labels=labels, quiet=True)
+        for one in (led, plain)
+    )
+    np.testing.assert_allclose(found.x, expected.x, atol=1e-4)
+    assert found.nfe == 2 * expected.nfe
