@@ -22,6 +22,8 @@ from score_jax.lab.measures.held_out_loss import loss_of_state
 from score_jax.lab.measures.measured import Measured
 from score_jax.lab.measures.noised_accuracy import accuracy_of, noised_accuracy
 from score_jax.lab.measures.score_error import error_of
+from score_jax.lab.sweeps.figures import row_name
+from score_jax.lab.sweeps.table import Row
 from score_jax.training.step import level_sigmas
 from tests.helpers import key, refused
 from tests.lab import sweeping
@@ -169,6 +171,9 @@ def test_cells_that_differ_in_guidance_share_a_training(tmp_path):
     assert [len(group.cells) for group in made.groups] == [6]
     # At scale 1 there is no guidance, whatever its interval.
     assert len({cell.evaluation for cell in made.cells}) == 5
+    # Any sampler heeds guidance, where options of another's are left out of a row's name.
+    row = Row({"sampler.name": "ddim", "sampler.guidance.scale": 3.0, "sampler.heun.churn": 0.1}, [], [])
+    assert row_name(row) == "ddim, scale 3"
 
 
 @pytest.mark.slow
