@@ -32,6 +32,29 @@ held-out ones; none is a copy. Bits/dim: of 64 held-out digits of 17 grey levels
 without the label, with their standard error; of the first 64, where `evaluate.py` now takes 64 at random.
 The variational bound (`--config.evaluation.bound_n=64`) is 2.73 ± 0.04 of ddpm's 1,000 steps, and 2.22 ± 0.04 of
 improved_ddpm's 100, whose variances are learned.
+
+Guidance. The variant `classifier` trains no score but a classifier of noised digits (1.0 core-minutes), which leads
+samples of a model without labels; labels of the default lead its own, by classifier-free guidance:
+
+    python experiments/train.py --config=configs/digits.py:classifier --workdir=runs/classifier
+    python experiments/train.py --config=configs/digits.py --config.data.labels=False --workdir=runs/free
+    python experiments/evaluate.py --workdir=runs/digits --config.sampler.guidance.scale=2
+    python experiments/evaluate.py --workdir=runs/free --config.sampler.guidance.guide=classifier \\
+        --config.sampler.guidance.workdir=runs/classifier --config.sampler.guidance.scale=2
+
+Accuracy of 200 samples, 20 of each digit in turn, as above; seed 0, with the standard error of a share, and the lowest
+of a digit, of 20:
+
+| scale | by the label | lowest | by the classifier | lowest |
+|---|---|---|---|---|
+| 0 | 0.08 ± 0.02 | 0.00 | 0.09 ± 0.02 | 0.00 |
+| 1 | 0.86 ± 0.02 | 0.70 (9) | 0.61 ± 0.03 | 0.35 (1) |
+| 2 | 0.995 ± 0.005 | 0.95 (3) | 0.83 ± 0.03 | 0.55 (1) |
+| 4 | 1.00 (200 of 200) | 1.00 | 0.91 ± 0.02 | 0.70 (1) |
+
+A sample takes 322 network evaluations, by the label at scale 1 its 161: there a model is by itself. The classifier is
+right on 0.99 of 297 held-out digits up to σ = 0.04, on 0.91 ± 0.02 at 0.29, 0.51 ± 0.03 at 0.82 and 0.19 ± 0.02 at 2.3,
+where 0.15 are the most frequent digit.
 """
 
 from ml_collections import ConfigDict
@@ -66,6 +89,14 @@ def get_config(variant: str = "dsm") -> ConfigDict:
         "ssm": {"objective.name": "ssm"},
         "fd_ssm": {"objective.name": "fd_ssm"},
         "energy": {"network.conservative": True},
+        # No score but a classifier of noised digits, which guides runs of the same noise: every other variant's but
+        # those of another sde or value range
+        "classifier": {
+            "objective.name": "classification",
+            "network.name": "encoder",
+            "network.encoder.multipliers": (1, 2),
+            "network.dropout": 0.1,
+        },
         "compact_ncsn": {"network.name": "compact_ncsn"},
         "mlp": {
             "network.name": "mlp",

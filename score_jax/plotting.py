@@ -362,6 +362,26 @@ def by_noise_level(
 
 
 @_styled
+def accuracy_by_noise_level(
+    sigma: ArrayLike, accuracy: ArrayLike, errors: ArrayLike | None = None, *, least: float
+) -> Figure:
+    """Shows how often a classifier is right against the noise level, beside one that always says the same class.
+
+    Args:
+      sigma: `(L,)`, positive.
+      accuracy: shares `(L,)`.
+      errors: standard errors `(L,)`.
+      least: the share of the most frequent class.
+    """
+    fig, ax = _axes()
+    ax.errorbar(np.asarray(sigma), np.asarray(accuracy), errors, marker="o", markersize=4, capsize=2, color=COLORS[0])
+    ax.axhline(least, color="0.5", linestyle="--", label=f"the most frequent class: {least:.2g}")
+    ax.set(xscale="log", ylim=(0, 1.02), xlabel="noise level σ/α", ylabel="accuracy")
+    ax.legend()
+    return fig
+
+
+@_styled
 def bars(
     values: Sequence[float], errors: Sequence[float | None], *, labels: Sequence[str], xlabel: str, title: str = ""
 ) -> Figure:

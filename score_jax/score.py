@@ -6,7 +6,7 @@ Flax Linen, Flax NNX and any other library become one by `adapters`; a closed fo
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,12 @@ class ScoreModel(struct.PyTreeNode):
           label: class labels `(B,)` of a class-conditional network, −1 for none.
           key: `()` or `(B,)`: turns on training behaviour (dropout), drawn per example.
         """
-        return self.parameterization.to_score(self.sde, x, t, self._output(x, t, label, key))
+        return self.parameterization.to_score(self.sde, x, t, network_output(self, x, t, label, key))
+
+    @property
+    def evaluations(self) -> int:
+        """How many evaluations of a network a score takes: one; guided models take more."""
+        return 1
 
     def conditioned(self, *, label: Array | None = None, key: Key | None = None) -> "Conditioned":
         """Returns the score function `(x, t)` of these labels and dropout keys: see `__call__`."""
@@ -62,7 +67,7 @@ class ScoreModel(struct.PyTreeNode):
         Raises:
           InputError: unless the parameterization is `learned`.
         """
-        F = self._output(x, t, label, key)
+        F = network_output(self, x, t, label, key)
         score = self.parameterization.to_score(self.sde, x, t, F)
         return score, self.parameterization.variance(self.sde, t, s, F)
 
@@ -73,11 +78,23 @@ class ScoreModel(struct.PyTreeNode):
         """
         return self.with_variance(x, t, s, label=label)[1]
 
-    def _output(self, x: Array, t: Array, label: Array | None, key: Key | None) -> Array:
-        c_in, c_noise = self.parameterization.inputs(self.sde, t)
-        cond = c_noise if self.condition is None else self.condition(self.sde, t)
-        keys = None if key is None else arrays.example_keys(key, len(x))
-        return self.apply(self.variables, arrays.expand_right(c_in, x) * x, arrays.per_example(cond, x), label, keys)
+
+class OfNetwork(Protocol):
+    """What is made of a network that sees noised data: a `ScoreModel`, or a classifier."""
+
+    variables: PyTree
+    sde: SDE
+    apply: Network
+    parameterization: Parameterization
+    condition: Condition | None
+
+
+def network_output(model: OfNetwork, x: Array, t: Array, label: Array | None = None, key: Key | None = None) -> Array:
+    """Returns F = apply(variables, c_in x, cond, label, key), the network's own output at x `(B, *S)` and t."""
+    c_in, c_noise = model.parameterization.inputs(model.sde, t)
+    cond = c_noise if model.condition is None else model.condition(model.sde, t)
+    keys = None if key is None else arrays.example_keys(key, len(x))
+    return model.apply(model.variables, arrays.expand_right(c_in, x) * x, arrays.per_example(cond, x), label, keys)
 
 
 @struct.dataclass

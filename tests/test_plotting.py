@@ -173,6 +173,17 @@ def test_noise_level_curves_carry_values_and_error_bars():
     assert plain.get_legend() is None and not plain.containers[0].has_yerr
 
 
+def test_accuracies_stand_beside_that_of_the_most_frequent_class():
+    sigma, accuracy, errors = np.array([0.01, 1.0, 10.0]), np.array([0.9, 0.5, 0.2]), np.array([0.01, 0.02, 0.03])
+    ax = plotting.accuracy_by_noise_level(sigma, accuracy, errors, least=0.15).axes[0]
+    np.testing.assert_array_equal(ax.containers[0].lines[0].get_xydata(), np.stack([sigma, accuracy], 1))
+    ends = [segment[:, 1] for segment in ax.containers[0].lines[2][0].get_segments()]
+    np.testing.assert_allclose(ends, np.stack([accuracy - errors, accuracy + errors], 1))
+    (least,) = (line for line in ax.lines if line.get_label() == "the most frequent class: 0.15")
+    np.testing.assert_array_equal(least.get_ydata(), [0.15, 0.15])
+    assert ax.get_xscale() == "log" and ax.get_ylim() == (0, 1.02)
+
+
 def test_histogram_bars_are_the_shares_in_per_cent():
     shares, data = np.array([0.2, 0.5, 0.3]), np.array([0.3, 0.3, 0.4])
     ax = plotting.histogram_classes(shares, data, classes=["a", "b", "c"]).axes[0]

@@ -85,7 +85,13 @@ def test_the_network_is_a_score_network_of_zero_output_at_first():
 @pytest.mark.parametrize("n", [0, 3])
 def test_the_measure_has_numbers_or_the_reason(n):
     measured = Measured(
-        SimpleNamespace(sampling=SimpleNamespace(name="")), 0, np.ones((2, 2)), None, {}, {"x": 2 * np.ones((n, 2))}, ()
+        SimpleNamespace(sampling=SimpleNamespace(name="", require_score=lambda: None)),
+        0,
+        np.ones((2, 2)),
+        None,
+        {},
+        {"x": 2 * np.ones((n, 2))},
+        (),
     )
     found = measures.measure(measured, {"mine": filled("my_measure")})
     expected = {"mine": 1.0, "data_mine": 4.0, "mine_n": 3, "left_out": {}} if n else {"left_out": {"mine": "..."}}

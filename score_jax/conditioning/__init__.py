@@ -1,7 +1,8 @@
 """Sampling from p(x | y): score functions and samplers that know of a condition, made of others that don't.
 
 `classifier_free`, `class_guided`, `classifier_guidance`, `product_of_scores` and `mixture_of_scores` lean a score
-towards a condition. `operators` say what was observed of an example:
+towards a condition; `ClassGuided`, `Autoguided` and `ClassifierGuided`, which has a `NoisedClassifier`, are models that
+lean, for `sampling.draw`. `operators` say what was observed of an example:
 
     posterior scores, for any sampler     dps  likelihood_guidance  pigdm  tmpd  mmps  diffpir
     samplers of others                    replacement  repaint  ilvr
@@ -13,6 +14,7 @@ posteriors.
 """
 
 from score_jax.conditioning import operators
+from score_jax.conditioning.classifier import NoisedClassifier
 from score_jax.conditioning.daps import daps, gaussian_draw, langevin_draw
 from score_jax.conditioning.ddrm import ddrm
 from score_jax.conditioning.diffpir import diffpir
@@ -25,6 +27,7 @@ from score_jax.conditioning.guidance import (
     mixture_of_scores,
     product_of_scores,
 )
+from score_jax.conditioning.guided import Autoguided, ClassGuided, ClassifierGuided
 from score_jax.conditioning.ilvr import ilvr
 from score_jax.conditioning.mcgdiff import mcgdiff
 from score_jax.conditioning.mmps import mmps
@@ -35,6 +38,10 @@ from score_jax.conditioning.tds import tds, twisted
 from score_jax.conditioning.tmpd import tmpd
 
 __all__ = [
+    "Autoguided",
+    "ClassGuided",
+    "ClassifierGuided",
+    "NoisedClassifier",
     "class_guided",
     "classifier_free",
     "classifier_guidance",

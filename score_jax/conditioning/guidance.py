@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax import arrays
-from score_jax.score import ScoreModel
+from score_jax.score import ScoreModel, ScoreWithVariance
 from score_jax.sde import SDE
 from score_jax.types import Array, ArrayLike, InputError, ScoreFn
 
@@ -58,8 +58,11 @@ def classifier_free(conditional: ScoreFn, unconditional: ScoreFn, scale: Scale) 
     return score_fn
 
 
-def class_guided(model: ScoreModel, label: Array, scale: Scale) -> ScoreFn:
+def class_guided(model: ScoreModel, label: Array, scale: Scale) -> ScoreWithVariance:
     """Returns `classifier_free` of one class-conditional network, whose two scores are one call on twice the rows.
+
+    The two rows of an example stand beside each other, so that devices which share a batch exchange nothing. A learned
+    variance is that of the conditional step, of the same call.
 
     Args:
       model: trained with labels, and without (label −1).
@@ -67,14 +70,17 @@ def class_guided(model: ScoreModel, label: Array, scale: Scale) -> ScoreFn:
       scale: w.
     """
 
-    def score_fn(x: Array, t: Array) -> Array:
-        twice = lambda v: jnp.concatenate([v, v])
-        labels = jnp.concatenate([label, jnp.full_like(label, -1)])
-        both = model(twice(x), t if jnp.ndim(t) == 0 else twice(t), label=labels)
-        towards, away = jnp.split(both, 2)
-        return _extrapolated(towards, away, scale_at(scale, x, t))
+    labels = jnp.stack([label, jnp.full_like(label, -1)], axis=1).reshape(-1)
+    twice = lambda v: jnp.repeat(v, 2, axis=0) if jnp.ndim(v) else v
 
-    return score_fn
+    def score_fn(x: Array, t: Array) -> Array:
+        both = model(twice(x), twice(t), label=labels)
+        return _extrapolated(both[::2], both[1::2], scale_at(scale, x, t))
+
+    def variance(x: Array, t: Array, s: Array) -> Array:
+        return model.variance(twice(x), twice(t), twice(s), label=labels)[::2]
+
+    return ScoreWithVariance(score_fn, variance)
 
 
 def classifier_guidance(score_fn: ScoreFn, log_prob_fn: NoisedLogProb, scale: Scale = 1.0) -> ScoreFn:

@@ -112,9 +112,8 @@ def _measure(trained: Run) -> None:
     folder = command.require_writable(evaluation.evaluation_folder(trained, seed) if out is None else out)
     at = f" at step {trained.origin['step']}" if "step" in trained.origin else ""
     n, sampler = experiment.evaluation.n, experiment.sampling.name
-    print(
-        f"evaluating {trained.origin.get('checkpoint', trained.workdir)}{at} with {n} samples by {sampler}", flush=True
-    )
+    by = "" if trained.sampling.without_score else f" with {n} samples by {sampler}"
+    print(f"evaluating {trained.origin.get('checkpoint', trained.workdir)}{at}{by}", flush=True)
     numbers = evaluation.evaluate(trained, seed=seed, folder=out)
     left_out = numbers.pop("left_out")
     for name, value in numbers.items():

@@ -8,6 +8,8 @@ import json
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from score_jax.arrays import tree_hash
 from score_jax.lab import measures, pictures, records, samples, show
 from score_jax.lab.experiment import Experiment, Numbers, Run
@@ -37,12 +39,13 @@ def evaluate(run: Run, *, seed: int | None = None, folder: Path | None = None) -
     chosen = evaluation_folder(run, seed) if folder is None else folder
     numbers: Numbers = {**evaluation_conditions(run, seed), "revision": revision()}
     unfinished = Kept(chosen / ".unfinished", {**numbers, "parameters": tree_hash(run.model.variables)})
-    measured, nfe = _drawn(run, seed, unfinished)
-    numbers |= {"n": len(measured.drawn), "not_finite": samples.not_finite(measured.drawn), "nfe": nfe}
+    measured, of_samples = _drawn(run, seed, unfinished)
+    numbers |= of_samples
     numbers |= measures.measure(measured, run.experiment.evaluation.measures, taken=tuple(numbers))
     chosen.mkdir(parents=True, exist_ok=True)
     pictures.write_evaluation(chosen, numbers)
-    show.show_drawn(run.examples, measured.drawn, measured.train["x"], chosen)
+    if len(measured.drawn):
+        show.show_drawn(run.examples, measured.drawn, measured.train["x"], chosen)
     if folder is None and _is_newest_of_its_own(run, seed):
         write_json(run.workdir / "evaluation.json", numbers)
     write_json(chosen / "evaluation.json", numbers)
@@ -86,27 +89,40 @@ def _is_newest_of_its_own(run: Run, seed: int) -> bool:
         return True  # there is none, or what is there is damaged
 
 
-def _drawn(run: Run, seed: int, unfinished: Kept) -> tuple[Measured, int]:
-    """Draws what is measured, of every class in turn too where there are classes; and network calls of a batch."""
-    n, data, examples = run.experiment.evaluation.n, run.experiment.data, run.examples
-    labels, program = samples.classes_in_turn(examples, n), samples.program_of(run)
-    draw = partial(samples.draw_in_parts, run, unfinished, n=n, seed=seed, program=program)
-    drawn, conditional = draw("samples", labels=labels), None
-    if labels is not None:
-        conditional = examples.as_stored(drawn.x), labels
-        if examples.null_label:
-            drawn = draw("without_labels")
+def _drawn(run: Run, seed: int, unfinished: Kept) -> tuple[Measured, Numbers]:
+    """Draws what is measured, and says how much and at what cost; a classifier draws nothing."""
+    data, examples = run.experiment.data, run.examples
+    x, conditional, numbers = np.empty((0, *examples.shape), np.float32), None, Numbers()
+    if not run.sampling.without_score:
+        x, conditional, nfe = _samples(run, seed, unfinished)
+        numbers = {"n": len(x), "not_finite": samples.not_finite(x), "nfe": nfe}
     # Judged against everything there is to know of images: labels too, which an unconditional model never saw.
     judged = len(examples.shape) == 3 and data.held_out.num_classes
     labelled = data.labelled if judged else data.train
     measured = Measured(
         run,
         seed,
-        examples.as_stored(drawn.x),
+        x,
         conditional,
         some_examples(labelled, _POOL),
         some_examples(data.held_out, _POOL),
         labelled.names,
         unfinished,
     )
-    return measured, drawn.nfe
+    return measured, numbers
+
+
+def _samples(run: Run, seed: int, unfinished: Kept) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None, int]:
+    """Samples, those of every class in turn with their labels where there are classes, and evaluations of a network.
+
+    The samples are without labels where the model can do without, unless they are led to them.
+    """
+    n, examples = run.experiment.evaluation.n, run.examples
+    labels, program = samples.classes_in_turn(examples, n), samples.program_of(run)
+    draw = partial(samples.draw_in_parts, run, unfinished, n=n, seed=seed, program=program)
+    drawn, conditional = draw("samples", labels=labels), None
+    if labels is not None:
+        conditional = examples.as_stored(drawn.x), labels
+        if examples.null_label and not run.sampling.by_label:
+            drawn = draw("without_labels")
+    return examples.as_stored(drawn.x), conditional, drawn.nfe

@@ -6,7 +6,7 @@ Nothing here is a setting, and nothing after `build` reads one: what the setting
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -23,7 +23,7 @@ from score_jax.likelihood import VariationalBound
 from score_jax.losses.times import Times
 from score_jax.metrics import Features
 from score_jax.sampling import Sampler
-from score_jax.sampling.draw import Start, Transform
+from score_jax.sampling.draw import Sampled, Start, Transform
 from score_jax.score import ScoreModel
 from score_jax.sde import SDE
 from score_jax.training import TrainState
@@ -213,6 +213,23 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Guidance:
+    """What leads samples.
+
+    Attributes:
+      guided: from the model, of any parameters, to what is drawn from.
+      examples: what the samples are: of the guide's classes, where the model has none.
+      by_label: whether it leads to labels: without one nothing is led.
+      origin: of the guide's parameters, as JSON holds it: its step.
+    """
+
+    guided: Callable[[ScoreModel], Sampled]
+    examples: Examples
+    by_label: bool
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How samples are drawn.
 
@@ -227,6 +244,8 @@ class Sampling:
       n: samples drawn by default.
       batch_size: samples at once.
       conditions: what sets samples of one model apart but for the seed, as JSON holds it.
+      guidance: what leads them; None of a model by itself.
+      without_score: why nothing can be drawn, of a classifier; empty of all else.
     """
 
     name: str
@@ -239,6 +258,29 @@ class Sampling:
     n: int
     batch_size: int
     conditions: Mapping[str, Any]
+    guidance: Guidance | None = None
+    without_score: str = ""
+
+    def drawn_from(self, model: ScoreModel) -> Sampled:
+        """Returns what samples are drawn from: the model, guided if it is to be."""
+        return model if self.guidance is None else self.guidance.guided(model)
+
+    def of(self, examples: Examples) -> Examples:
+        """Returns what samples are of a model of these examples."""
+        if self.guidance is None:
+            return examples
+        led = self.guidance.examples
+        return replace(examples, names=led.names, occurring=led.occurring, null_label=led.null_label)
+
+    @property
+    def by_label(self) -> bool:
+        """Whether samples are led to their labels."""
+        return self.guidance is not None and self.guidance.by_label
+
+    def require_score(self) -> None:
+        """Raises InputError of a classifier, which has no score."""
+        if self.without_score:
+            raise InputError(self.without_score)
 
 
 @dataclass(frozen=True)
@@ -350,7 +392,7 @@ class Trained:
     """A trained score model, of a run or a published checkpoint, and how it is sampled.
 
     Attributes:
-      examples: what its examples are.
+      examples: what its samples are: its examples, with the classes of a classifier that guides them.
       model: the score function.
       sampling: how.
       origin: what sets this model apart from others, as JSON holds it: a run's step, a checkpoint's path.

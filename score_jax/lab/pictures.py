@@ -160,16 +160,30 @@ def write_score_error(folder: Path, sigma: ArrayLike, relative: ArrayLike) -> li
     return [plotting.save_figure(figure, folder / "score_error.png")]
 
 
+def write_accuracy(
+    folder: Path, sigma: ArrayLike, accuracy: ArrayLike, errors: ArrayLike | None = None, *, least: float
+) -> list[Path]:
+    """Writes accuracy.png: how often a classifier is right against the noise level σ/α."""
+    figure = plotting.accuracy_by_noise_level(sigma, accuracy, errors, least=least)
+    return [plotting.save_figure(figure, folder / "accuracy.png")]
+
+
 def write_evaluation(folder: Path, numbers: Mapping[str, Any]) -> list[Path]:
-    """Writes score_error.png and class_shares.png, of what of the two `evaluate` could measure."""
+    """Writes score_error.png, accuracy.png and class_shares.png, of what of them `evaluate` could measure."""
     written = []
     if "relative_score_error_by_sigma" in numbers:
-        error = numbers["relative_score_error_by_sigma"]
-        written += write_score_error(
-            folder, np.array([float(sigma) for sigma in error]), np.array(list(error.values()))
-        )
+        written += write_score_error(folder, *_by_level(numbers, "relative_score_error_by_sigma"))
+    if "accuracy_by_sigma" in numbers:
+        accuracy, errors = (_by_level(numbers, f"accuracy_{end}") for end in ("by_sigma", "standard_error_by_sigma"))
+        written += write_accuracy(folder, *accuracy, errors[1], least=numbers["most_frequent_class"])
     if "class_shares" in numbers:
         shares = np.array(numbers["class_shares"]), np.array(numbers["data_class_shares"])
         figure = plotting.histogram_classes(*shares, classes=numbers["class_names"])
         written.append(plotting.save_figure(figure, folder / "class_shares.png"))
     return written
+
+
+def _by_level(numbers: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Noise levels and values of a number by noise level."""
+    found = numbers[name]
+    return np.array([float(sigma) for sigma in found]), np.array(list(found.values()))

@@ -61,9 +61,15 @@ def heeded(sampler: Mapping[str, Any]) -> dict[str, Any]:
     chosen = sampler["name"] if sampler["name"] in sampler else "options"
     sections = {chosen, "langevin_corrector"} if sampler["corrector"] else {chosen}
     kept = {k: v for k, v in sampler.items() if k in sections or not isinstance(v, dict)}
+    kept |= {"guidance": sampler["guidance"]} if is_guided(sampler["guidance"]) else {}
     by_batch = sampler["corrector"] and sampler["langevin_corrector"]["norm"] == "batch"
     of_no_effect = ("n",) if by_batch else ("n", "batch_size")  # sample i depends on the seed and i alone
     return {k: v for k, v in kept.items() if k not in of_no_effect}
+
+
+def is_guided(guidance: Mapping[str, Any]) -> bool:
+    """Whether settings of a config's section "sampler.guidance" lead samples: by Bayes' rule a classifier does at 1."""
+    return bool(guidance["scale"] != 1 or guidance["guide"] == "classifier")
 
 
 def digest(of: Any) -> str:

@@ -24,14 +24,16 @@ def of_state(experiment: Experiment, state: TrainState, workdir: str | Path) -> 
     """Returns the run with trained parameters: their average if sampling takes it."""
     model = experiment.model.replace(variables=state.variables(ema=experiment.sampling.ema))
     origin = {"step": int(state.step)}
-    return Run(experiment.examples, model, experiment.sampling, origin, experiment, state, Path(workdir))
+    sampling = experiment.sampling
+    return Run(sampling.of(experiment.examples), model, sampling, origin, experiment, state, Path(workdir))
 
 
 def of_published(experiment: Experiment, published: Published, workdir: str | Path) -> Run:
     """Returns a published checkpoint as the run whose end it is."""
     state = first_state(experiment)
     model, sampling = experiment.model, experiment.sampling
-    return Run(experiment.examples, model, sampling, published.origin, experiment, state, Path(workdir))
+    examples = sampling.of(experiment.examples)
+    return Run(examples, model, sampling, published.origin, experiment, state, Path(workdir))
 
 
 def first_state(experiment: Experiment) -> TrainState:

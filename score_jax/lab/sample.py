@@ -9,7 +9,9 @@ other data in units of their own: "units" says which), "seed", "conditions" (che
 JSON) and, of a class-conditional model, "label", and "names", what its classes are called. By default the folder
 is one in samples/ of the run, named after sampler, steps, checkpoint, number, label and seed, so that other samples
 replace none. Sample i depends on the seed and i alone. Any sampling setting can be overridden; --sampler and --steps
-set sampler.name and sampler.steps, and a grid and step size that suit them. A checkpoint (`interop.load` lists the
+set sampler.name and sampler.steps, and a grid and step size that suit them. --config.sampler.guidance.scale=2 leads
+samples to their labels, by the network itself, or with .guide and .workdir by another run, of a classifier or weaker;
+.interval=0.2,5 does so between two noise levels σ/α. A checkpoint (`interop.load` lists the
 kinds) needs no PyTorch and is sampled as its authors did, unless settings say otherwise; it comes without data, so
 without nearest neighbours, and its samples go to runs/NAME/samples/.
 """

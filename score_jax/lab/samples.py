@@ -50,6 +50,7 @@ def draw_samples(
     Raises:
       InputError: of labels that the model doesn't have, or more samples than memory holds.
     """
+    trained.sampling.require_score()
     examples = trained.examples
     labels = checked_labels(examples, n, labels)
     memory.require({f"{n} samples of shape {examples.shape}": memory.of_batches(examples.shape, n, 2)})
@@ -89,6 +90,7 @@ def draw_in_parts(
       program: of `program_of`, where it is there already.
     """
     examples, how = trained.examples, trained.sampling
+    how.require_score()
     labels = checked_labels(examples, n, labels)
     memory.require({f"{n} samples of shape {examples.shape}": memory.of_batches(examples.shape, n, 2)})
     program = program_of(trained) if program is None else program
@@ -117,7 +119,8 @@ def _edges(n: int, batch_size: int) -> list[int]:
 
 def _draw(trained: Trained, program: Program, *, seed: int, **options: Any) -> Samples:
     key = jax.random.fold_in(jax.random.key(seed), _STREAM)
-    return draw.draw_many(key, trained.model, program, batch_size=trained.sampling.batch_size, **options)
+    how = trained.sampling
+    return draw.draw_many(key, how.drawn_from(trained.model), program, batch_size=how.batch_size, **options)
 
 
 def _warn_of_not_finite(x: np.ndarray) -> None:

@@ -100,6 +100,8 @@ def get_config() -> ConfigDict:
     network.ncsn = {"features": 64, "depth": "base", "rescale": True}  # base deeper deepest; rescale: see 2x - 1
     network.ncsnv2 = {"features": 64, "depth": "base", "rescale": True}
     network.unet = {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1, "attention": (-1,), "remat": False}
+    # of classifiers: the way down of unet, and the mean of what is left
+    network.encoder = {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1, "attention": (-1,), "remat": False}
     # Of the published U-Nets: levels with attention, 0 the finest; rescale: see 2x - 1, for values in [0, 1].
     family = {"channels": 128, "multipliers": (1, 2, 2, 2), "attention": (1,), "rescale": False, "remat": False}
     # attention_up: every, or last: score SDE's, with fewer attention layers. group_channels: the fewest of a norm's
@@ -113,6 +115,7 @@ def get_config() -> ConfigDict:
 
     # Which objective compares scores, at every noise level: esm (toys, whose score is known) ism ssm fd_ssm dsm, and
     # hybrid: dsm and `weight` times the variational bound, which teaches learned_eps its variance
+    # classification trains no score but a classifier of noised data, mlp or encoder, for sampler.guidance
     objective = config.objective = ConfigDict()
     objective.name = "dsm"
     objective.options = {}
@@ -125,6 +128,7 @@ def get_config() -> ConfigDict:
     objective.dsm = {"noise": "gaussian", "control_scale": 0.0}
     # Published: 0.001, of the bound in bits beside a loss without its ½. decoder: grey_levels, of 256, not dequantized,
     # on (-1.0, 1.0); or gaussian, of data with a density
+    objective.classification = {}
     objective.hybrid = {"weight": 0.001 / (2 * math.log(2)), "decoder": "grey_levels"}
 
     # Weight of the noise levels: sigma2 likelihood edm min_snr
@@ -160,7 +164,7 @@ def get_config() -> ConfigDict:
     training.accumulation = 1  # micro-batches a batch is cut into
     training.ema_decay = 0.999
     training.ema_warmup = True  # average less in the beginning: min(decay, (1 + n)/(10 + n))
-    training.label_dropout = 0.1  # share of labels withheld, so that the model is unconditional too
+    training.label_dropout = 0.1  # share of labels withheld, so that the model is unconditional too; of no classifier
     training.log_every = 100
     training.log_levels = 10  # noise levels at which the loss is reported
     training.checkpoint_every = 1000
@@ -217,6 +221,12 @@ def get_config() -> ConfigDict:
     sampler.rho = 7.0  # of the karras grid
     sampler.denoise = True  # end with the posterior mean (Tweedie)
     sampler.ema = True  # sample with the averaged parameters
+    # What leads samples. guide: unconditional, the network without a label, which is classifier-free guidance;
+    # autoguidance, a weaker run of the same data and noise, or this one at an earlier step; classifier, a run of
+    # objective classification. scale: 1 is the model by itself, or Bayes' rule by a classifier, 0 the guide, or the
+    # model without a classifier; more is sharper. Outside the interval of σ/α it is 1
+    sampler.guidance = {"guide": "unconditional", "scale": 1.0, "interval": (0.0, 1e9)}
+    sampler.guidance.update(workdir="", step=0)  # the guide's run, and its checkpoint; 0: the newest
     sampler.n = 64  # samples drawn
     sampler.batch_size = 64
 
@@ -224,6 +234,7 @@ def get_config() -> ConfigDict:
     # What is measured, of what the data allow; or module:attribute, functions (measured) -> numbers
     evaluation.measures = (
         "held_out_loss",
+        "noised_accuracy",  # of classifiers, by noise level
         "score_error",  # of toys
         "distances",  # of all but images
         "mode_weights",  # of toys

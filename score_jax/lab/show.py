@@ -10,6 +10,7 @@ import numpy as np
 from score_jax.data import Source, random_rows
 from score_jax.lab import pictures, samples
 from score_jax.lab.experiment import Data, Examples, Run, Trained
+from score_jax.lab.measures.noised_accuracy import accuracy_of
 from score_jax.lab.measures.score_error import error_of
 from score_jax.sampling import draw, grids, heun
 from score_jax.sampling.draw import Samples
@@ -32,6 +33,8 @@ def some_examples(source: Source, n: int) -> dict[str, np.ndarray]:
 
 def show_run(run: Run) -> list[Path]:
     """Writes what training ends with: samples of every class in turn into samples/, figures/; returns the paths."""
+    if run.sampling.without_score:
+        return show_figures(run)
     n, data, seed = run.sampling.n, run.experiment.data, run.experiment.seed
     labels = samples.classes_in_turn(run.examples, n)
     drawn = samples.draw_samples(run, n=n, labels=labels)
@@ -103,7 +106,7 @@ def _flow(trained: Trained, seed: int, particles: int = 48, steps: int = 60) -> 
     model = trained.model
     shape, ts = (particles, *trained.examples.shape), grids.log_snr(model.sde, steps + 1)
     ways = jax.jit(lambda model: draw.draw_batch(jax.random.key(seed), model, heun, ts, shape, traced=particles))
-    return np.asarray(ways(model).path)
+    return np.asarray(ways(trained.sampling.drawn_from(model)).path)
 
 
 def show_drawn(examples: Examples, x: np.ndarray, data: np.ndarray, folder: Path) -> list[Path]:
@@ -125,14 +128,24 @@ def show_drawn(examples: Examples, x: np.ndarray, data: np.ndarray, folder: Path
 
 
 def show_figures(run: Run) -> list[Path]:
-    """Writes the figures of training, and of the score where it is known, into figures/; returns their paths."""
+    """Writes the figures of training, of the score where it is known, and of a classifier, into figures/; the paths."""
     folder, data = run.workdir / "figures", run.experiment.data
     metrics = run.workdir / "metrics.jsonl"
     written = pictures.write_losses(folder, read_jsonl(metrics)) if metrics.exists() else []
+    if run.sampling.without_score:
+        return [*written, *_accuracy(run, folder)]
     if data.oracle is None:
         return written
     error = error_of(run, run.experiment.seed)
     return [*written, *show_field(run, data, folder), *pictures.write_score_error(folder, error.sigma, error.relative)]
+
+
+def _accuracy(run: Run, folder: Path) -> list[Path]:
+    """Writes the accuracy of a classifier by noise level, where examples were held out."""
+    if not len(run.experiment.data.held_out):
+        return []
+    found = accuracy_of(run, run.experiment.seed)
+    return pictures.write_accuracy(folder, found.sigma, found.accuracy, found.standard_error, least=found.least)
 
 
 def show_field(trained: Trained, data: Data, folder: Path) -> list[Path]:

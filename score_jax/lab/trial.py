@@ -32,7 +32,7 @@ def require_traceable(experiment: Experiment, names: Collection[str]) -> None:
     label = jnp.zeros(_ROWS, jnp.int32) if experiment.examples.names else None
     try:
         _require_times(experiment)
-        for what in (_losses, _update, _samples):
+        for what in (_losses, _update) if experiment.sampling.without_score else (_losses, _update, _samples):
             jax.eval_shape(lambda *args, what=what: what(experiment, *args), model, jnp.zeros(shape), label)
     except InputError:
         raise
@@ -55,13 +55,18 @@ def _losses(experiment: Experiment, model: ScoreModel, x: Array, label: Array | 
     keys = arrays.example_keys(jax.random.key(0), len(x))
     score_fn = model.conditioned(label=label, key=keys if experiment.training.dropout else None)
     t, weight = experiment.times(keys, model.sde, len(x))
-    output = jnp.shape(model.apply(model.variables, x, jnp.zeros(len(x)), label, None))
-    if output[:-1] != x.shape[:-1] or output[-1] not in (x.shape[-1], 2 * x.shape[-1]):  # with a variance
-        raise InputError(f"the network's output must have the shape of its input, {x.shape}, got {output}")
+    if not experiment.sampling.without_score:
+        _require_output(model, x, label)
     losses = experiment.objective(keys, score_fn, x, lambda *_: (t, weight))
     if jnp.shape(losses) != (len(x),):
         raise InputError(f"the objective must return one number an example, ({len(x)},), got {jnp.shape(losses)}")
     return losses
+
+
+def _require_output(model: ScoreModel, x: Array, label: Array | None) -> None:
+    output = jnp.shape(model.apply(model.variables, x, jnp.zeros(len(x)), label, None))
+    if output[:-1] != x.shape[:-1] or output[-1] not in (x.shape[-1], 2 * x.shape[-1]):  # with a variance
+        raise InputError(f"the network's output must have the shape of its input, {x.shape}, got {output}")
 
 
 def _update(experiment: Experiment, model: ScoreModel, x: Array, label: Array | None) -> PyTree:
@@ -77,5 +82,6 @@ def _update(experiment: Experiment, model: ScoreModel, x: Array, label: Array | 
 
 def _samples(experiment: Experiment, model: ScoreModel, x: Array, label: Array | None) -> Array:
     how, keys = experiment.sampling, arrays.example_keys(jax.random.key(0), len(x))
+    label = jnp.zeros(len(x), jnp.int32) if how.of(experiment.examples).names else None
     options: dict[str, Any] = {"start": how.start, "transform": how.transform, "denoise": how.denoise}
-    return draw_batch(keys, model, how.make, how.ts, x.shape, labels=label, **options).x
+    return draw_batch(keys, how.drawn_from(model), how.make, how.ts, x.shape, labels=label, **options).x

@@ -45,7 +45,7 @@ def periodic(experiment: Experiment, workdir: Path) -> list[Every]:
     """Returns what is to be done every so many steps of a training."""
     every = experiment.training.every
     found = [] if every.evaluate is None else [Every(every.evaluate, _held_out_loss(experiment))]
-    if every.sample is None or experiment.examples.picture == "none":
+    if every.sample is None or experiment.examples.picture == "none" or experiment.sampling.without_score:
         return found
     return [*found, Every(every.sample, _pictures(experiment, workdir))]
 
@@ -56,7 +56,8 @@ def _held_out_loss(experiment: Experiment) -> Callable[[TrainState, int], Seen]:
 
 
 def _pictures(experiment: Experiment, workdir: Path) -> Callable[[TrainState, int], Seen]:
-    how, examples, model, data = experiment.sampling, experiment.examples, experiment.model, experiment.data
+    how, model, data = experiment.sampling, experiment.model, experiment.data
+    examples = how.of(experiment.examples)
     n = min(how.n, how.batch_size, _IMAGES if examples.picture == "images" else _POINTS)
     labels = samples.classes_in_turn(examples, n)
     first = Trained(examples, model, how, {})

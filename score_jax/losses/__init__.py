@@ -1,6 +1,7 @@
 """Objectives of score matching. Weightings and time samplers are reached by module: `losses.weighting`, `.times`."""
 
 from score_jax.losses import times, weighting
+from score_jax.losses.classification import classification_loss
 from score_jax.losses.diffusion import diffusion_loss, perturbed
 from score_jax.losses.matching import (
     control_variate,
@@ -13,6 +14,7 @@ from score_jax.losses.matching import (
 from score_jax.losses.variational import hybrid_loss
 
 __all__ = [
+    "classification_loss",
     "control_variate",
     "denoising_score_matching",
     "diffusion_loss",

@@ -3,6 +3,8 @@
 `module.apply(variables, x, cond, label, train=False)`. Examples of a batch never see each other; fixed arrays live in
 the collection "fixed"; dropout draws from the rng "dropout" with `train=True`.
 
+`Encoder`, and `MLP` of `logits`, are classifiers of noised data: `(x, cond) -> logits (B, K)`.
+
 `InceptionV3`, `EfficientNetLite0` and `GreyClassifier` are no score networks: `x (B, H, W, C) of 0 … 255 ->
 FeatureOutputs(features (B, F), logits (B, K))`, for metrics.
 """
@@ -12,6 +14,7 @@ from score_jax.networks.compact_ncsn import CompactNCSN
 from score_jax.networks.conservative import Conservative
 from score_jax.networks.efficientnet import EfficientNetLite0
 from score_jax.networks.embeddings import ConditionEmbedding, GaussianFourier, LabelEmbedding, Sinusoidal, positional
+from score_jax.networks.encoder import Encoder
 from score_jax.networks.frozen import FeatureOutputs
 from score_jax.networks.inception import InceptionV3
 from score_jax.networks.mlp import MLP
@@ -30,6 +33,7 @@ __all__ = [
     "Conservative",
     "DivideBySigma",
     "EfficientNetLite0",
+    "Encoder",
     "FeatureOutputs",
     "GaussianFourier",
     "GreyClassifier",

@@ -28,6 +28,7 @@ class MLP(nn.Module):
       activation: a smooth function, such as swish, softplus or tanh.
       embedding: module of `cond`; its features are appended to x.
       num_classes: number of labels; 0 for none.
+      logits: of a classifier, the number of classes that it tells apart, whose logits are the output; 0: F.
       dropout: rate after every hidden layer, active with `train=True` (rng "dropout").
       dtype: of the computation; None follows x. Parameters are float32 and the output at least that.
     """
@@ -36,12 +37,13 @@ class MLP(nn.Module):
     activation: Callable[[Array], Array] = nn.swish
     embedding: nn.Module = Sinusoidal(8)
     num_classes: int = 0
+    logits: int = 0
     dropout: float = 0.0
     dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: Array, cond: Array, label: Array | None = None, *, train: bool = False) -> Array:
-        """Returns F with the shape of `x`."""
+        """Returns F with the shape of `x`, or logits."""
         if not self.hidden:
             raise InputError("MLP got hidden=(); give the width of one hidden layer at least")
         require_at_least("MLP", 1, hidden=min(self.hidden))
@@ -52,5 +54,6 @@ class MLP(nn.Module):
             if i == 0:
                 h = h + LabelEmbedding(self.num_classes, width, name="label")(label, x.shape[0]).astype(h.dtype)
             h = nn.Dropout(self.dropout, deterministic=not train)(self.activation(h))
-        out = nn.Dense(math.prod(x.shape[1:]), dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(h)
-        return out.reshape(x.shape).astype(at_least_float32(x))
+        shape = (len(x), self.logits) if self.logits else x.shape
+        out = nn.Dense(math.prod(shape[1:]), dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(h)
+        return out.reshape(shape).astype(at_least_float32(x))

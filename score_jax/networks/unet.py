@@ -20,13 +20,13 @@ from score_jax.networks.norms import GroupNorm
 from score_jax.types import Array, require_at_least
 
 
-def _conv(features: int, x: Array, **options: Any) -> Array:
+def space_conv(features: int, x: Array, **options: Any) -> Array:
     """A convolution that keeps the size, with a kernel of 3 along every axis of space of `x` `(B, *space, C)`."""
     return nn.Conv(features, (3,) * (x.ndim - 2), **options)(x)
 
 
 class UNetBlock(nn.Module):
-    """`(shortcut(x) + _conv(dropout(swish(AdaGN(_conv(swish(GN(x))))))))/√2`, then attention where asked for."""
+    """`(shortcut(x) + conv(dropout(swish(AdaGN(conv(swish(GN(x))))))))/√2`, then attention where asked for."""
 
     features: int
     attention: bool = False
@@ -38,11 +38,11 @@ class UNetBlock(nn.Module):
     def __call__(self, x: Array, emb: Array, train: bool) -> Array:
         """Maps `x` `(B, *space, C)` and the condition's embedding `(B, E)` to `(B, *space, features)`."""
         h = nn.swish(GroupNorm(self.dtype, name="norm_0")(x))
-        h = _conv(self.features, h, dtype=self.dtype, name="conv_0")
+        h = space_conv(self.features, h, dtype=self.dtype, name="conv_0")
         modulation = nn.Dense(2 * self.features, dtype=self.dtype, name="modulation")(emb)
         h = nn.swish(GroupNorm(self.dtype, name="norm_1")(h, *jnp.split(modulation, 2, axis=-1)))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
-        h = _conv(self.features, h, dtype=self.dtype, name="conv_1")
+        h = space_conv(self.features, h, dtype=self.dtype, name="conv_1")
         if x.shape[-1] != self.features:
             x = nn.Dense(self.features, dtype=self.dtype, name="shortcut")(x)
         h = (x + h) * 0.5**0.5
@@ -96,7 +96,7 @@ class UNet(nn.Module):
             return kind(features, resolution in attended, *how, name=name)(h, emb, train)
 
         resolutions, places = range(len(self.multipliers)), range(self.blocks)
-        h = _conv(self.channels, x, dtype=self.dtype, name="in")
+        h = space_conv(self.channels, x, dtype=self.dtype, name="in")
         skips = []
         for resolution in resolutions:
             h = downsample(h) if resolution else h
@@ -109,5 +109,5 @@ class UNet(nn.Module):
             for i in places:
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), resolution, f"up_{resolution}_{i}")
         h = nn.swish(GroupNorm(self.dtype, name="norm")(h))
-        h = _conv(x.shape[-1], h, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")
+        h = space_conv(x.shape[-1], h, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")
         return h.astype(at_least_float32(x))

@@ -29,7 +29,8 @@ class Sampler(NamedTuple):
     """A sampling method: `init(x) -> state`, `step(key (B,), state, t, s) -> state`, `state.x` is the sample.
 
     `calls` is how often a step evaluates the score on the whole batch: NFE is `calls` times the steps of the grid, and
-    one more for a last `sde.denoise`. It is 0 where the number depends on x: then `state.nfe` counts them.
+    one more for a last `sde.denoise`, all times the `evaluations` of a network that a score takes, two if it is guided.
+    It is 0 where the number depends on x: then `state.nfe` counts them.
 
     A method that treats some steps of a grid otherwise, such as the last, has `along`, which makes the sampler of the
     grid `ts`; its own `step` is that of no step in particular.

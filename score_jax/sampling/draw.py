@@ -4,7 +4,7 @@ Sample i depends on the seed and on i alone, so the same samples come out whatev
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,6 @@ import numpy as np
 from score_jax import arrays
 from score_jax.sampling import grids
 from score_jax.sampling.base import Sampler, sample
-from score_jax.score import ScoreModel
 from score_jax.sde import SDE
 from score_jax.types import Array, InputError, Key, ScoreFn
 
@@ -25,8 +24,23 @@ Transform = Callable[[SDE, ScoreFn], ScoreFn]
 _PATH = 2**26  # numbers that the path of a batch may have: 256 MiB, but at least one example's
 
 
+class Sampled(Protocol):
+    """What samples are drawn from: a `ScoreModel`, or one that is guided, a pytree of arrays either way."""
+
+    @property
+    def sde(self) -> SDE:
+        """The noising process."""
+
+    @property
+    def evaluations(self) -> int:
+        """How many evaluations of a network on an example a score takes."""
+
+    def conditioned(self, *, label: Array | None = None) -> ScoreFn:
+        """Returns the score function of these labels, `(B,)`, or of none."""
+
+
 class Drawn(NamedTuple):
-    """A batch `(B, *S)`; of some of its rows the states after some steps, `(T, m, *S)`, as x/α; network calls, `()`."""
+    """A batch `(B, *S)`; of some of its rows the states after some steps, `(T, m, *S)`, as x/α; evaluations, `()`."""
 
     x: Array
     path: Array
@@ -40,7 +54,7 @@ class Samples(NamedTuple):
       x: the samples.
       path: of m of them the states after T steps spread evenly over all, the last included, as x/α, `(T, m, *S)`.
       times: of these states, `(T,)`.
-      nfe: network calls that a batch took, the most of any.
+      nfe: evaluations of a network that an example took, the most of any; a guided score takes two.
     """
 
     x: np.ndarray
@@ -51,7 +65,7 @@ class Samples(NamedTuple):
 
 def draw_batch(
     key: Key,
-    model: ScoreModel,
+    model: Sampled,
     make_sampler: MakeSampler,
     ts: Array,
     shape: tuple[int, ...],
@@ -91,14 +105,14 @@ def draw_batch(
     x, (path, counted) = sample(key_steps, sampler, x, ts, trace=trace, keep=keep)
     alphas = sde.alpha(ts[1:][keep]).reshape(-1, *[1] * (path.ndim - 1))
     end = sde.denoise(x, ts[-1], score_fn(x, ts[-1])) if denoise else x
-    nfe = counted[-1] + (len(ts) - 1) * sampler.calls + bool(denoise)
-    return Drawn(end, path / alphas.astype(path.dtype), nfe)
+    scores = counted[-1] + (len(ts) - 1) * sampler.calls + int(denoise)
+    return Drawn(end, path / alphas.astype(path.dtype), model.evaluations * scores)
 
 
 class Program(NamedTuple):
     """The compiled `(keys (B,), model, labels) -> Drawn`, and the times `(T,)` of the states of its paths."""
 
-    draw: Callable[[Key, ScoreModel, Array | None], Drawn]
+    draw: Callable[[Key, Sampled, Array | None], Drawn]
     times: np.ndarray
 
 
@@ -116,7 +130,7 @@ def compiled(
     """
 
     @jax.jit
-    def batch(keys: Key, model: ScoreModel, labels: Array | None) -> Drawn:
+    def batch(keys: Key, model: Sampled, labels: Array | None) -> Drawn:
         return draw_batch(keys, model, make_sampler, ts, (len(keys), *shape), labels=labels, frames=frames, **options)
 
     return Program(batch, np.asarray(ts)[1:][grids.evenly(len(ts) - 1, frames)])
@@ -124,7 +138,7 @@ def compiled(
 
 def draw_many(
     key: Key,
-    model: ScoreModel,
+    model: Sampled,
     program: Program,
     *,
     n: int,

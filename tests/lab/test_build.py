@@ -598,8 +598,9 @@ def test_the_base_config_states_every_option_and_no_other():
     assert set(config.objective.dsm) == {"noise", "control_scale"}
     assert set(config.objective.hybrid) == {"weight", "decoder"} <= options(losses.hybrid_loss)
     assert config.objective.hybrid.weight == inspect.signature(losses.hybrid_loss).parameters["weight"].default
-    shared = {"dropout", "dtype", "num_classes", "embedding", "attention_implementation", "parent", "name"}
-    for name, module in {"mlp": networks.MLP, "compact_ncsn": networks.CompactNCSN, "unet": networks.UNet}.items():
+    shared = {"dropout", "dtype", "num_classes", "logits", "embedding", "attention_implementation", "parent", "name"}
+    compact = {"mlp": networks.MLP, "compact_ncsn": networks.CompactNCSN, "unet": networks.UNet}
+    for name, module in (compact | {"encoder": networks.Encoder}).items():
         assert set(config.network[name]) == options(module, *shared), name
     for name in of_network.UNETS:
         # the other fields are what the name stands for

@@ -96,7 +96,7 @@ def measured(x, label=None, held_out=None, *, holdout=10, drawn=None, asked=None
     examples = Examples(
         "array", train.shape, train.grey_levels, (0.0, 1.0), train.names, without_labels="has no classes"
     )
-    sampling = SimpleNamespace(name="annealed_langevin")
+    sampling = SimpleNamespace(name="annealed_langevin", require_score=lambda: None)
     of = SimpleNamespace(examples=examples, experiment=SimpleNamespace(data=data), sampling=sampling)
     drawn = batches[0]["x"][:8] if drawn is None else drawn
     conditional = None if asked is None else (drawn, asked)
@@ -144,6 +144,8 @@ def test_a_classifier_reports_what_it_can_of_classes_that_are_not_held_out():
     assert numbers["left_out"] == {} and numbers["class_names"] == ["0", "1"]
     assert numbers["class_shares"] == numbers["data_class_shares"] == [1, 0]
     assert numbers["held_out_accuracy"] == 1 and numbers["conditional_accuracy"] == 6 / 8
+    np.testing.assert_allclose(numbers["conditional_accuracy_standard_error"], (6 / 8 * 2 / 8 / 8) ** 0.5)
+    assert numbers["conditional_accuracy_by_class"] == [1, 0]
 
 
 def test_float_images_of_any_range_are_measured_but_for_the_classifier():
@@ -251,13 +253,14 @@ def test_the_likelihood_of_grey_levels_stored_as_floats_is_refused():
     train, held_out = hold_out(grey, 10)
     how = SimpleNamespace(likelihood_n=1, t_min=1e-5, likelihood_probes=1, likelihood_tolerance=1e-5)
     prepare = Preparation(0, True, False, (0.0, 1.0))
-    experiment = SimpleNamespace(data=Data("array", train, held_out, train), evaluation=how, prepare=prepare)
     examples = Examples("array", grey.shape, 0, (0.0, 1.0))
+    data = Data("array", train, held_out, train)
+    experiment = SimpleNamespace(data=data, evaluation=how, prepare=prepare, examples=examples)
     of = SimpleNamespace(
         experiment=experiment,
         examples=examples,
         model=SimpleNamespace(sde=sdes.VP()),
-        sampling=SimpleNamespace(batch_size=1),
+        sampling=SimpleNamespace(batch_size=1, require_score=lambda: None),
     )
     refused("spread every grey level over its cell", likelihood_of_run, of, 0)
 

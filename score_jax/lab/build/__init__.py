@@ -17,9 +17,10 @@ from ml_collections import ConfigDict
 
 from score_jax import data as datasets
 from score_jax.data import Source
-from score_jax.lab import memory, own, records, trial
+from score_jax.lab import memory, own, records, run, settings, trial
 from score_jax.lab.build import data as of_data
 from score_jax.lab.build import evaluation as of_evaluation
+from score_jax.lab.build import guidance as of_guidance
 from score_jax.lab.build import handed
 from score_jax.lab.build import network as of_network
 from score_jax.lab.build import noise as of_noise
@@ -30,7 +31,7 @@ from score_jax.lab.build.checks import check_combinations, check_threshold, with
 from score_jax.lab.build.described import summary
 from score_jax.lab.build.ranges import check_numbers
 from score_jax.lab.build.variants import Variants, variants
-from score_jax.lab.experiment import Before, Data, Examples, Experiment, Sampling, Trained
+from score_jax.lab.experiment import Before, Data, Examples, Experiment, Run, Sampling, Trained
 from score_jax.lab.measures import Measure
 from score_jax.lab.published import Published
 from score_jax.lab.sharing import Shared
@@ -100,11 +101,12 @@ def experiment(
         check_threshold(config, examples.train)
         process = of_noise.sde(config, sde)
         model = of_network.model(config, process, examples.train, network=network, parameterization=parameterization)
-        sampling = of_sampling.plan(config, process, model, sampler)
+        described = _examples(config, examples)
+        sampling = _sampling(config, process, model, described, sampler, shared)
         how = of_training.plan(config, already=before.steps if before else (), optimizer=optimizer, loggers=loggers)
         made = Experiment(
             seed=config.seed,
-            examples=_examples(config, examples),
+            examples=described,
             model=model,
             sampling=sampling,
             data=examples,
@@ -150,7 +152,7 @@ def variants_of(config: ConfigDict) -> Variants:
 def other_sampling(config: ConfigDict, trained: Trained) -> Sampling:
     """Returns how to sample a model that is trained already by other settings."""
     check_numbers(config)
-    return of_sampling.plan(config, trained.model.sde, trained.model)
+    return _sampling(config, trained.model.sde, trained.model, trained.examples, None, Shared())
 
 
 def experiment_of(config: ConfigDict, published: Published) -> Experiment:
@@ -169,7 +171,7 @@ def experiment_of(config: ConfigDict, published: Published) -> Experiment:
         )
     return Experiment(
         seed=config.seed,
-        examples=replace(trained.examples, grey_levels=source.grey_levels),
+        examples=replace(_examples_of(config, published), grey_levels=source.grey_levels),
         model=published.model,
         sampling=sampling,
         data=found,
@@ -190,8 +192,13 @@ def of_checkpoint(config: ConfigDict, published: Published) -> Trained:
       InputError: of those that it cannot be sampled with.
     """
     check_numbers(config)
-    sampling = of_sampling.plan(config, published.model.sde, published.model)
-    examples = Examples(
+    examples = _examples_of(config, published)
+    sampling = _sampling(config, published.model.sde, published.model, examples, None, Shared())
+    return Trained(sampling.of(examples), published.model, sampling, published.origin)
+
+
+def _examples_of(config: ConfigDict, published: Published) -> Examples:
+    return Examples(
         name=published.checkpoint,
         shape=published.shape,
         grey_levels=256,
@@ -201,7 +208,37 @@ def of_checkpoint(config: ConfigDict, published: Published) -> Trained:
         null_label=published.null_class,
         without_labels="has no classes",
     )
-    return Trained(examples, published.model, sampling, published.origin)
+
+
+def _sampling(
+    config: ConfigDict,
+    sde: SDE,
+    model: Any,
+    examples: Examples,
+    given: Callable[[SDE, ScoreFn], Sampler] | None,
+    shared: Shared,
+) -> Sampling:
+    """How a model is sampled, guided or by itself; a classifier is not."""
+    if of_network.classifies(config):
+        return of_sampling.of_classifier(config, sde, model)
+    guidance = of_guidance.guidance(config, examples, sde, partial(_guide, config, shared))
+    return of_sampling.plan(config, sde, model, given, guidance=guidance)
+
+
+def _guide(config: ConfigDict, shared: Shared) -> Run:
+    """The run that guides, read once for all experiments; it is guided by nothing."""
+    options = config.sampler.guidance
+    workdir, step = options.workdir, options.step or None
+
+    def opened() -> Run:
+        theirs = settings.of_run(workdir, trusted=[*own.names_in(config.to_dict())])
+        theirs.sampler.guidance = settings.get_config().sampler.guidance
+        return run.restore(experiment(theirs, before=run.before(workdir), shared=shared), workdir, step=step)
+
+    try:
+        return shared.once("guide", {"workdir": workdir, "step": step}, opened)
+    except InputError as error:
+        raise InputError(f"sampler.guidance.workdir: {error}") from error
 
 
 def _objective(
@@ -221,7 +258,7 @@ def _examples(config: ConfigDict, data: Data) -> Examples:
         value_range=of_data.value_range(config),
         names=source.names,
         occurring=tuple(datasets.occurring(source).tolist()),
-        null_label=config.training.label_dropout > 0,
+        null_label=config.training.label_dropout > 0 and not of_network.classifies(config),
         without_labels=_without_labels(data),
     )
 

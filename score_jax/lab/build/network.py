@@ -12,6 +12,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from score_jax import adapters, networks, parameterization
+from score_jax.conditioning import NoisedClassifier
 from score_jax.conditions import KnotIndex, LevelIndex, NoiseLevel, Timestep
 from score_jax.data import Source
 from score_jax.lab import memory, own
@@ -20,9 +21,9 @@ from score_jax.lab.build.kinds import OWN
 from score_jax.lab.build.noise import geometric_levels, level_times
 from score_jax.networks.attention import IMPLEMENTATIONS
 from score_jax.parameterization import Parameterization
-from score_jax.score import Condition, ScoreModel
+from score_jax.score import Condition, ScoreModel, network_output
 from score_jax.sde import SDE
-from score_jax.types import InputError, Key, Network, PyTree
+from score_jax.types import Array, InputError, Key, Network, PyTree
 
 PARAMETERIZATIONS: dict[str, Callable[..., Parameterization]] = {
     "score": parameterization.Score,
@@ -64,9 +65,44 @@ UNETS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+# Classifiers of noised data: (logits, **fields) -> module
+CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {"mlp": _mlp, "encoder": networks.Encoder}
+
+
+def classifies(config: ConfigDict) -> bool:
+    """Whether what is trained is a classifier of noised data."""
+    return bool(config.objective.name == "classification")
+
+
+def classifier_network(config: ConfigDict, source: Source) -> nn.Module:
+    """Returns the module of a classifier for examples like the source's, a number for each of its classes."""
+    options = config.network
+    make = names.choose("network, of objective 'classification',", options.name, CLASSIFIERS)
+    fields = _fields_of_attention(config) if options.name != "mlp" else {}
+    fields |= {"dtype": names.choose("network.dtype", options.dtype, DTYPES), "dropout": options.dropout}
+    return make(logits=source.num_classes, **fields, **names.options(options))
+
+
+def _check_classifier(config: ConfigDict, source: Source) -> None:
+    if source.num_classes < 2:
+        raise InputError(
+            "objective 'classification' learns the labels of data with two classes or more: set "
+            "--config.data.labels=True, with data that have some"
+        )
+    if config.network.conservative or config.parameterization.name in LEARNED:
+        raise InputError(
+            "objective 'classification' is of a plain network: set --config.network.conservative=False "
+            "--config.parameterization.name=eps"
+        )
+
+
 def network(config: ConfigDict, sde: SDE, source: Source) -> nn.Module:
     """Returns the module for examples of the shape of the source's, class-conditional if it has classes."""
     options = config.network
+    if options.name == "encoder":
+        raise InputError(
+            "network 'encoder' is a classifier's: set --config.objective.name=classification, or take unet"
+        )
     dtype = names.choose("network.dtype", options.dtype, DTYPES)
     make = names.choose("network", options.name, NETWORKS | LEVEL_NETWORKS | UNETS)
     if options.name in LEVEL_NETWORKS:
@@ -84,7 +120,7 @@ def _fields_of_attention(config: ConfigDict) -> dict[str, Any]:
     """The field that says how attention is computed, of networks that have some."""
     name, implementation = config.network.name, config.network.attention_implementation
     names.choose("network.attention_implementation", implementation, dict.fromkeys(IMPLEMENTATIONS))
-    return {"attention_implementation": implementation} if name in ("unet", *UNETS) else {}
+    return {"attention_implementation": implementation} if name in ("unet", "encoder", *UNETS) else {}
 
 
 def _fields_of_variance(config: ConfigDict) -> dict[str, Any]:
@@ -170,10 +206,8 @@ def output(config: ConfigDict, sde: SDE) -> Parameterization:
     return parameterization.learned(LEARNED[name](), floor=sde.posterior_variance(before, last))
 
 
-def model(
-    config: ConfigDict, sde: SDE, source: Source, *, network: Any = None, parameterization: Any = None
-) -> ScoreModel:
-    """Returns the score function, its parameters drawn from `config.seed`.
+def model(config: ConfigDict, sde: SDE, source: Source, *, network: Any = None, parameterization: Any = None) -> Any:
+    """Returns the `ScoreModel`, or the `NoisedClassifier`, its parameters drawn from `config.seed`.
 
     Args:
       config: settings.
@@ -188,10 +222,27 @@ def model(
     key = jax.random.key(config.seed)
     if network is not None or own.is_own(config.network.name):
         _require_no_options_of_others(config)
+    if classifies(config):
+        _check_classifier(config, source)
     apply = _adapted(_network(config, sde, source, key) if network is None else network)
-    example = jnp.zeros((1, *source.shape)), jnp.ones(1), jnp.zeros(1, jnp.int32) if source.num_classes else None
+    told = source.num_classes and not classifies(config)
+    example = jnp.zeros((1, *source.shape)), jnp.ones(1), jnp.zeros(1, jnp.int32) if told else None
     stands_for = output(config, sde) if parameterization is None else parameterization
-    return ScoreModel(_first_variables(config, apply, key, example), sde, apply, stands_for, condition(config, sde))
+    parts = (_first_variables(config, apply, key, example), sde, apply, stands_for, condition(config, sde))
+    if not classifies(config):
+        return ScoreModel(*parts)
+    made = NoisedClassifier(*parts)
+    _require_logits(made, example[0], source.num_classes)
+    return made
+
+
+def _require_logits(made: NoisedClassifier, x: Array, classes: int) -> None:
+    found = jax.eval_shape(network_output, made, x, jnp.asarray(made.sde.t_max)).shape
+    if found != (1, classes):
+        raise InputError(
+            f"the network of objective 'classification' must return a number for each of {classes} classes, "
+            f"{(1, classes)} of one example, got shape {found}"
+        )
 
 
 def _require_no_options_of_others(config: ConfigDict) -> None:
@@ -205,12 +256,15 @@ def _require_no_options_of_others(config: ConfigDict) -> None:
 
 
 def _network(config: ConfigDict, sde: SDE, source: Source, key: Key) -> Any:
-    """The config's module, or the user's own, which gets the shape of an example, classes and rngs where it asks."""
+    """The config's module, or the user's own, which gets the shape of an example, classes and rngs where it asks.
+
+    A classifier asks for its number of `logits`, a score network for `num_classes`.
+    """
     name = config.network.name
     if not own.is_own(name):
-        return network(config, sde, source)
-    given = {"shape": source.shape, "num_classes": source.num_classes, "rngs": nnx.Rngs(key, params=key)}
-    given["dropout"] = config.network.dropout
+        return classifier_network(config, source) if classifies(config) else network(config, sde, source)
+    given: dict[str, Any] = {"shape": source.shape, "rngs": nnx.Rngs(key, params=key)}
+    given |= {"logits" if classifies(config) else "num_classes": source.num_classes, "dropout": config.network.dropout}
     return own.made("network.name", name, OWN["network"], names.options(config.network), **given)
 
 

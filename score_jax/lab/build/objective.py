@@ -84,6 +84,7 @@ def objective(
         "ssm": lambda **options: lifted(partial(losses.sliced_score_matching, **options)),
         "fd_ssm": lambda **options: lifted(partial(losses.finite_difference_score_matching, **options)),
         "hybrid": partial(_hybrid, config, sde),
+        "classification": partial(_classification, sde),
     }
     name, options = config.objective.name, names.options(config.objective)
     _check_objective(config)
@@ -108,6 +109,10 @@ def _check_objective(config: ConfigDict) -> None:
         raise InputError(
             "objective 'fd_ssm' takes differences that bfloat16 rounds away: set --config.network.dtype=float32"
         )
+
+
+def _classification(sde: SDE) -> Objective:
+    return lambda key, log_prob, x0, times: losses.classification_loss(key, sde, log_prob, x0, times=times)
 
 
 def _denoising(sde: SDE, weigh: Weighting, *, noise: str, control_scale: float) -> Objective:

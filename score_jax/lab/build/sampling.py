@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from score_jax.lab.build.data import value_range
 from score_jax.lab.build.kinds import OWN
 from score_jax.lab.build.network import LEARNED
 from score_jax.lab.build.noise import geometric_levels
-from score_jax.lab.experiment import Sampling
+from score_jax.lab.experiment import Guidance, Sampling
 from score_jax.sampling import Sampler, grids
 from score_jax.sampling.draw import Start
 from score_jax.sampling.sde import StepVariance
@@ -50,7 +51,14 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 _OF_A_STEP = ("annealed_langevin", "consistent_annealed")
 
 
-def plan(config: ConfigDict, sde: SDE, score_fn: ScoreFn, given: Callable[..., Sampler] | None = None) -> Sampling:
+def plan(
+    config: ConfigDict,
+    sde: SDE,
+    score_fn: ScoreFn,
+    given: Callable[..., Sampler] | None = None,
+    *,
+    guidance: Guidance | None = None,
+) -> Sampling:
     """Returns all that drawing samples takes.
 
     Args:
@@ -58,6 +66,7 @@ def plan(config: ConfigDict, sde: SDE, score_fn: ScoreFn, given: Callable[..., S
       sde: the noising process.
       score_fn: the score model, of which the sampler is made once, to find out what cannot work.
       given: `(sde, score_fn) -> Sampler` in place of the config's.
+      guidance: what leads samples.
 
     Raises:
       InputError: of what is misspelt or cannot work, Langevin steps that diverge at every level included.
@@ -68,6 +77,7 @@ def plan(config: ConfigDict, sde: SDE, score_fn: ScoreFn, given: Callable[..., S
     ts, begin = grid(config, sde), start(config, sde)
     make(sde, transform(sde, score_fn))
     _check_step_size(config, sde)
+    led_by = {"guide": dict(guidance.origin)} if guidance is not None and guidance.origin else {}
     return Sampling(
         options.name,
         make,
@@ -78,10 +88,20 @@ def plan(config: ConfigDict, sde: SDE, score_fn: ScoreFn, given: Callable[..., S
         ema=options.ema,
         n=options.n,
         batch_size=options.batch_size,
-        conditions=records.of_sampling(
-            options.to_dict(), value_range(config), config.device.matmul_precision, len(ts) - 1
-        ),
+        conditions=led_by
+        | records.of_sampling(options.to_dict(), value_range(config), config.device.matmul_precision, len(ts) - 1),
+        guidance=guidance,
     )
+
+
+def of_classifier(config: ConfigDict, sde: SDE, model: Any) -> Sampling:
+    """Returns what stands for the sampling of a classifier, which draws nothing."""
+    conditions = {"ema": config.sampler.ema, "sampler": "none", "sampler_steps": 0}
+    why = (
+        "a classifier of noised data has no score and draws no samples: let it guide those of another run, "
+        "--config.sampler.guidance.guide=classifier --config.sampler.guidance.workdir=FOLDER"
+    )
+    return replace(plan(config, sde, model), name="none", conditions=conditions, without_score=why)
 
 
 def start(config: ConfigDict, sde: SDE) -> Start:

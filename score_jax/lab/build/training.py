@@ -11,6 +11,7 @@ from score_jax import training
 from score_jax.lab import own
 from score_jax.lab.build import names
 from score_jax.lab.build.kinds import HANDED, OWN
+from score_jax.lab.build.network import classifies
 from score_jax.lab.experiment import Intervals, Training
 from score_jax.training.logging import LoggerFactory, tensorboard, wandb
 from score_jax.types import Array, InputError, is_on
@@ -66,7 +67,7 @@ def plan(
         steps=options.steps,
         batch_size=options.batch_size,
         accumulation=options.accumulation,
-        label_dropout=options.label_dropout,
+        label_dropout=0.0 if classifies(config) else options.label_dropout,
         dropout=config.network.dropout > 0,
         log_levels=options.log_levels,
         every=intervals(config, already=already),

@@ -25,6 +25,7 @@ from score_jax.lab.measures.likelihood import held_out_likelihood
 from score_jax.lab.measures.measured import Measured
 from score_jax.lab.measures.mode_weights import sample_mode_weights
 from score_jax.lab.measures.neighbours import copies, neighbour_distance
+from score_jax.lab.measures.noised_accuracy import noised_accuracy
 from score_jax.lab.measures.precision_recall import precision_recall
 from score_jax.lab.measures.score_error import score_error_by_sigma
 from score_jax.types import InputError
@@ -33,6 +34,7 @@ Measure: TypeAlias = Callable[[Measured], Numbers]
 
 MEASURES: dict[str, Measure] = {
     "held_out_loss": held_out_loss,
+    "noised_accuracy": noised_accuracy,
     "score_error": score_error_by_sigma,
     "distances": distances,
     "mode_weights": sample_mode_weights,

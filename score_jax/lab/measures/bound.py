@@ -28,6 +28,7 @@ def bound_of_run(run: Run, seed: int) -> Numbers:
     how, data, dequantize = run.experiment.evaluation, run.experiment.data, run.experiment.prepare.dequantize
     if not how.bound_n:
         return {}
+    run.sampling.require_score()
     data.require_held_out()
     levels = data.held_out.grey_levels
     terms = how.bound

@@ -33,10 +33,19 @@ def shares(classifier: Classifier, samples: np.ndarray, held_out: tuple[np.ndarr
 
 
 def conditional_accuracy(measured: Measured) -> Numbers:
-    """Returns how many samples are what they were asked to be, by a classifier whose accuracy `class_shares` gives."""
+    """Returns how many samples are what they were asked to be, by a classifier whose accuracy `class_shares` gives.
+
+    Of all, with the standard error of a share, and of each class that was asked for, in the order of the classes.
+    """
+    measured.run.sampling.require_score()
     if measured.conditional is None:
         raise InputError(f"this model {measured.run.examples.without_labels}")
     measured.run.experiment.data.require_held_out()
     drawn, labels = measured.conditional
-    predicted = measured.classifier.predict(all_finite(drawn, measured.run.sampling.name))
-    return {"conditional_accuracy": float((predicted == labels).mean()), "conditional_n": len(labels)}
+    right = measured.classifier.predict(all_finite(drawn, measured.run.sampling.name)) == labels
+    return {
+        "conditional_accuracy": float(right.mean()),
+        "conditional_accuracy_standard_error": float((right.mean() * (1 - right.mean()) / len(labels)) ** 0.5),
+        "conditional_accuracy_by_class": [float(right[labels == label].mean()) for label in np.unique(labels)],
+        "conditional_n": len(labels),
+    }

@@ -41,6 +41,7 @@ def likelihood_of_run(run: Run, seed: int, *, t_min: float | None = None, t_max:
     how, data, sde = run.experiment.evaluation, run.experiment.data, run.model.sde
     if not how.likelihood_n:
         return {}
+    run.sampling.require_score()
     data.require_held_out()
     key_noise, key_probes = keys(seed, 4)[2:]
     x, labels = held_out_examples(run, how.likelihood_n, key_noise, dequantize=True)
@@ -66,7 +67,7 @@ def held_out_examples(run: Run, n: int, key: Key, *, dequantize: bool) -> tuple[
     source = run.experiment.data.held_out
     prepare = replace(run.experiment.prepare, dequantize=dequantize, flip=False)
     batch = source.batch(random_rows(source, n))
-    return np.asarray(prepare(key, jnp.asarray(batch["x"]))), labels_of(run.examples, batch)
+    return np.asarray(prepare(key, jnp.asarray(batch["x"]))), labels_of(run.experiment.examples, batch)
 
 
 class FlowIntegration(NamedTuple):

@@ -27,7 +27,8 @@ class Measured:
     Attributes:
       run: the model, with its experiment.
       seed: of what measures draw.
-      drawn: samples `(n, *S)`, finite or not, without a label where the model can do without, in the units of `train`.
+      drawn: samples `(n, *S)`, finite or not, in the units of `train`: without a label where the model can do without,
+        unless they are led to labels; none of a classifier.
       conditional: samples drawn with labels, and the labels; None of an unconditional model.
       train: training examples, all or a random 20,000: "x" and, where there are classes, "label"; images of grey levels
         in [0, 1].
@@ -48,6 +49,7 @@ class Measured:
     @property
     def samples(self) -> np.ndarray:
         """The samples if all are finite: those left of a sampler that diverged would flatter it."""
+        self.run.sampling.require_score()
         return all_finite(self.drawn, self.run.sampling.name)
 
     @cached_property

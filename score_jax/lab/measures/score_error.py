@@ -22,6 +22,7 @@ def error_of(run: Run, seed: int) -> metrics.ScoreError:
     Raises:
       InputError: where the exact one is not known.
     """
+    run.sampling.require_score()
     oracle, sde = run.experiment.data.oracle, run.model.sde
     if oracle is None:
         raise InputError(f"the score error is of a known density, which {run.examples.name!r} has not")

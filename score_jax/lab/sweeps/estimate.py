@@ -39,7 +39,8 @@ class Speeds:
             return self._done[key]
         size = min(how.batch_size, experiment.evaluation.n)
         batches = -(-experiment.evaluation.n // size)
-        if experiment.examples.occurring and experiment.examples.null_label:
+        examples = how.of(experiment.examples)
+        if examples.occurring and examples.null_label and not how.by_label:
             batches *= 2  # with labels and without
         call = lambda: _seconds_of_a_call(experiment, size)
         return batches * _calls(experiment) * self._seconds("call", f"{_key(experiment, OF_MODEL)} {size}", call)
@@ -79,7 +80,8 @@ def _of_finished_cells(out: Path) -> dict[str, float]:
 def _calls(experiment: Experiment) -> int:
     how, model = experiment.sampling, experiment.model
     calls = how.make(model.sde, how.transform(model.sde, model.conditioned())).calls
-    return (len(how.ts) - 1) * calls + bool(how.denoise) if calls else _ADAPTIVE
+    scores = (len(how.ts) - 1) * calls + bool(how.denoise) if calls else _ADAPTIVE
+    return how.drawn_from(model).evaluations * scores
 
 
 def _seconds_of_a_step(experiment: Experiment) -> float:

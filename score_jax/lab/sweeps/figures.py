@@ -69,6 +69,8 @@ def row_name(row: Row, but: Sequence[str] = ()) -> str:
 def _is_heeded(key: str, row: Row) -> bool:
     """Whether a setting is no option of another choice, as sampler.heun.churn is where sampler.name is ddim."""
     path = key.split(".")
+    if path[:2] in (["sampler", "guidance"], ["sampler", "langevin_corrector"]):
+        return True  # of any sampler
     return len(path) < 3 or row.values.get(f"{path[0]}.name", path[1]) == path[1]
 
 
