@@ -209,7 +209,7 @@ def test_guided_scores_are_deepinvs(i, t, s):
 
 @pytest.mark.parametrize(("i", "t", "s"), STEPS)
 def test_a_step_of_deepinvs_dps_is_shorter_than_the_released_one(i, t, s):
-    """The gradient is part of the score there, which a step multiplies by σ²_{t|s}/α_{t|s}; released code takes ζ alone."""
+    """The gradient is part of the score there, which a step multiplies by σ²_{t|s}/α_{t|s}, not ζ alone."""
     by_score = likelihood_guidance(VP, score_fn, lambda x0: -ZETA * length(x0))
     check(stepped(sampling.ancestral(VP, by_score), X, t, s, NOISE[:1]).x, DEEPINV[f"dps_step_{i}"], 1e-5)
     plain = stepped(sampling.ancestral(VP, score_fn), X, t, s, NOISE[:1]).x
