@@ -187,11 +187,12 @@ def classifier_free_guidance(key: Key) -> list[Measurement]:
     s_w = ∇ log p_t(x) + w (∇ log p_t(x|y) − ∇ log p_t(x));   p(x) = N(0, 1), p(x|y) = N(m, v), w = 3, v = ½:
     p(x) p(y|x)^w has variance 1/(1 − w + w/v), the flow v^w, the SDE (v − v^{2w})/((1 − v)(2w − 1))
     """
-    n, sde, w = 4_000, sdes.VE(1e-3, 100.0), SCALE
+    n, top, w = 4_000, 20.0, SCALE
+    sde = sdes.VE(0.01, top)
     alone, given = exact.mixture([1.0], [0.0], [1.0]), exact.mixture([1.0], [MEAN], [VARIANCE])
     p, (x, cell) = exact.SKEWED, exact.grid(6.0, 2401)
-    ts = sampling.grids.log_snr(sde, 200)
-    top = exact.quantile(p.smoothed(100.0), (np.arange(1000) + 0.5) / 1000)[:, None]
+    ts = sampling.grids.log_snr(sde, 201)
+    quantiles = exact.quantile(p.smoothed(top), (np.arange(1000) + 0.5) / 1000)[:, None]
     one = sde.time(jnp.zeros(()))
 
     def guided(conditional: exact.Mixture, unconditional: exact.Mixture):
@@ -201,13 +202,13 @@ def classifier_free_guidance(key: Key) -> list[Measurement]:
     def measure(key):
         gaussian, classes = guided(given, alone), guided(component(p, 1), p)
         line = sampling.sample(key, sampling.heun(sde, gaussian), jnp.array([[0.0], [1.0]]), ts)
-        start = alone.api().smoothed(100.0).sample(key, n)
-        drawn = sampling.sample(key, sampling.ancestral(sde, gaussian), start, ts)
-        return line, drawn, sampling.sample(key, sampling.heun(sde, classes), top, ts), classes(x, one)
+        start = alone.api().smoothed(top).sample(key, n)
+        drawn = sampling.sample(key, sampling.dpm_solver_pp(sde, gaussian, eta=1.0), start, ts)
+        return line, drawn, sampling.sample(key, sampling.heun(sde, classes), quantiles, ts), classes(x, one)
 
     line, drawn, flow, score = compute(measure, key)
-    variance = guided_variances(1e4)
-    by_flow = float(line[1, 0] - line[0, 0]) ** 2 * (1 + 1e4)
+    variance = guided_variances(top**2)
+    by_flow = float(line[1, 0] - line[0, 0]) ** 2 * (1 + top**2)
     by_sde, error = drawn.var(ddof=1), (2 / n) ** 0.5
     target, noised = product(p, 1, w, x), product(p, 1, w, x, 1.0)
     factors = w * component(p, 1).smoothed(1.0).score(x) + (1 - w) * p.smoothed(1.0).score(x)
