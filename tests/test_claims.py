@@ -50,7 +50,7 @@ LONG = (
     "D5",
     "D6",
 )
-LONG += ("E2", "E3", "E4", "E7", "E8", "F2", "F3")
+LONG += ("E2", "E3", "E4", "E7", "E8", "F1", "F2", "F3")
 MARKED = often(IDS, {*IDS} - {*LONG})
 
 

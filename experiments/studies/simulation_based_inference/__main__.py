@@ -64,14 +64,21 @@ class Inference(NamedTuple):
         return self.theta.unscaled(x)
 
 
-def learn(key: Key, problem: Problem, *, simulations: int = SIMULATIONS, steps: int = STEPS) -> Inference:
+def learn(
+    key: Key,
+    problem: Problem,
+    *,
+    network: networks.Contextual = NETWORK,
+    simulations: int = SIMULATIONS,
+    steps: int = STEPS,
+) -> Inference:
     """Simulates, and trains by denoising score matching of θ alone, y being the network's context."""
     key_theta, key_y, key_init, key_train = jax.random.split(key, 4)
     theta = problem.prior(key_theta, simulations)
     y = problem.simulate(key_y, theta)
     scales = Scaler.of(theta), Scaler.of(y)
     pairs = {"x": scales[0].scaled(theta), "label": scales[1].scaled(y)}
-    sde, apply = sdes.EDM(), adapters.linen(NETWORK)
+    sde, apply = sdes.EDM(), adapters.linen(network)
     variables = apply.init(key_init, pairs["x"][:1], jnp.ones(1), pairs["label"][:1])
     model = ScoreModel(variables, sde, apply, parameterization.EDM(1.0))
     optimizer = training.optimizer(2e-3, schedule="cosine", total_steps=steps, clip_norm=1.0)
@@ -86,7 +93,7 @@ def learn(key: Key, problem: Problem, *, simulations: int = SIMULATIONS, steps: 
         shape = min(A_DISPATCH, steps - done), BATCH
         rows = jax.random.randint(jax.random.fold_in(key, done), shape, 0, simulations)
         state, _ = step(state, training.put_batches({name: values[rows] for name, values in pairs.items()}, mesh))
-    return Inference(model.replace(variables=state.variables(ema=True)), *scales)
+    return Inference(model.replace(variables=state.variables(ema=False)), *scales)
 
 
 def references(key: Key, problem: Problem, tasks: Path | None) -> list[Reference]:

@@ -6,6 +6,7 @@
 import bz2
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 from score_jax import distributions
 from score_jax.types import Array, InputError, Key
 
+_TRIES = 100
 MATRIX, NOISE_STD = np.array([[1.0, 0.5, -0.3], [0.2, -1.0, 0.8]], np.float32), 0.5
 
 
@@ -66,16 +68,27 @@ def simulate_moons(key: Key, theta: Array) -> Array:
 def moons_posterior(key: Key, y: Array, n: int) -> Array:
     """The crescent's draws solved for θ, of either sign of θ_1 + θ_2, those outside of [−1, 1]² thrown away.
 
-    The map from θ to y − p keeps volumes, and the prior is flat. Draws four times as many as are needed of it.
+    The map from θ to y − p keeps volumes, and the prior is flat.
     """
+    kept = np.zeros((0, 2), np.float32)
+    for i in range(_TRIES):
+        theta, possible = jax.device_get(_solved(jax.random.fold_in(key, i), y, n))
+        kept = np.concatenate([kept, theta[possible]])
+        if len(kept) >= n:
+            return jnp.asarray(kept[:n])
+    raise InputError(
+        f"two moons: {len(kept)} of {_TRIES * n} draws of p(θ | y) are within the prior, {n} were asked for"
+    )
+
+
+@partial(jax.jit, static_argnums=2)
+def _solved(key: Key, y: Array, n: int) -> tuple[Array, Array]:
+    """θ `(n, 2)`, and whether it is within the prior."""
     key_moon, key_sign = jax.random.split(key)
-    gap = (moon(key_moon, 4 * n) - y[None]) * jnp.array([[1.0, -1.0]])
-    across = gap[:, 0] * jax.random.rademacher(key_sign, (4 * n,), jnp.float32)
+    gap = (moon(key_moon, n) - y[None]) * jnp.array([[1.0, -1.0]])
+    across = gap[:, 0] * jax.random.rademacher(key_sign, (n,), jnp.float32)
     theta = jnp.stack([across - gap[:, 1], across + gap[:, 1]], 1) / math.sqrt(2)
-    kept = theta[(gap[:, 0] >= 0) & (jnp.abs(theta) <= 1).all(1)]
-    if len(kept) < n:
-        raise InputError(f"two moons: {len(kept)} of {4 * n} draws of p(θ | y) are within the prior; y = {y} is rare")
-    return kept[:n]
+    return theta, (gap[:, 0] >= 0) & (jnp.abs(theta) <= 1).all(1)
 
 
 PROBLEMS = {
@@ -109,12 +122,13 @@ def published(tasks: Path, task: str, number: int) -> Reference:
       InputError: where the files are not there.
     """
     folder = tasks / task / "files" / f"num_observation_{number}"
-    try:
-        y = np.loadtxt(folder / "observation.csv", np.float32, delimiter=",", skiprows=1)
-        with bz2.open(folder / "reference_posterior_samples.csv.bz2", "rt") as file:
-            return Reference(y, np.loadtxt(file, np.float32, delimiter=",", skiprows=1))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{error.filename}: no such file; expected the folder sbibm/tasks of the package (pip download sbibm "
-            "--no-deps, and unzip), or leave --reference out"
-        ) from error
+    observation, draws = folder / "observation.csv", folder / "reference_posterior_samples.csv.bz2"
+    for path in (observation, draws):
+        if not path.is_file():
+            raise InputError(
+                f"{path}: no such file; expected the folder sbibm/tasks of the package (pip download sbibm --no-deps, "
+                "and unzip), or leave --reference out"
+            )
+    with bz2.open(draws, "rt") as file:
+        theta = np.loadtxt(file, np.float32, delimiter=",", skiprows=1)
+    return Reference(np.loadtxt(observation, np.float32, delimiter=",", skiprows=1), theta)
