@@ -45,7 +45,7 @@ class ScoreModel(struct.PyTreeNode):
         Args:
           x: noised data `(B, *S)`.
           t: time `()` or `(B,)`.
-          label: class labels `(B,)` of a class-conditional network, −1 for none.
+          label: class labels `(B,)` of a class-conditional network, −1 for none; or the context of a `Contextual` one.
           key: `()` or `(B,)`: turns on training behaviour (dropout), drawn per example.
         """
         return self.parameterization.to_score(self.sde, x, t, network_output(self, x, t, label, key))

@@ -33,7 +33,7 @@ class Network(Protocol):
           variables: `{"params": ...}` and any collections that stay fixed, nested dicts of arrays.
           x: scaled noised data `(B, *S)`.
           cond: what it is told of the noise, `(B,)`.
-          label: class labels `(B,)`, −1 for none; or None.
+          label: class labels `(B,)`, −1 for none; the context of `networks.Contextual`; or None.
           key: `(B,)`, one for each row: turns on training behaviour (dropout); or None.
         """
 

@@ -10,19 +10,22 @@ import pytest
 from experiments import claims
 from experiments.claims import __main__ as command
 from experiments.claims import claim, score_matching
-from score_jax import arrays, kernels, losses, noise_levels, sampling, sde
+from score_jax import arrays, conditioning, kernels, losses, noise_levels, sampling, sde
 from tests.helpers import often
 
 ROOT = Path(__file__).resolve().parent.parent
 true_ism, true_annealed = losses.implicit_score_matching, sampling.annealed_langevin
 true_diffusion_loss = losses.diffusion_loss
+true_guidance, true_classifier_free = conditioning.classifier_guidance, conditioning.classifier_free
 true_overlap, true_step_size = noise_levels.overlap, noise_levels.step_size
 
-IDS = [f"{letter}{i}" for letter, n in {"A": 9, "B": 9, "C": 7, "D": 6, "E": 8}.items() for i in range(1, n + 1)]
+IDS = [
+    f"{letter}{i}" for letter, n in {"A": 9, "B": 9, "C": 7, "D": 6, "E": 8, "F": 3}.items() for i in range(1, n + 1)
+]
 
 # Statements that the literature often gets wrong: their checks evaluate the wrong form too.
 WITH_WRONG_FORMS = {"A1", "A2", "A3", "A4", "A5", "A6", "A7", "B1", "B2", "B3", "B4", "B5", "B7", "B8", "B9"} | {
-    id for id in IDS if id[0] in "CDE"
+    id for id in IDS if id[0] in "CDEF"
 }
 
 # C4 trains a network for 800 steps; the others take one to five seconds, and `make claims` checks all of them.
@@ -47,11 +50,11 @@ LONG = (
     "D5",
     "D6",
 )
-LONG += ("E2", "E3", "E4", "E7", "E8")
+LONG += ("E2", "E3", "E4", "E7", "E8", "F1", "F2", "F3")
 MARKED = often(IDS, {*IDS} - {*LONG})
 
 
-def test_every_claim_of_sections_a_to_e_is_there():
+def test_every_claim_of_sections_a_to_f_is_there():
     assert [check.id for check in claims.select([])] == IDS
 
 
@@ -123,6 +126,14 @@ def flow_without_half(sde, score_fn):
     return sampling.base.one_step(step)
 
 
+def guidance_of_half_the_gradient(score_fn, log_prob_fn):
+    return true_guidance(score_fn, log_prob_fn, 0.5)
+
+
+def guidance_from_the_conditional_score_on(conditional, unconditional, scale):
+    return true_classifier_free(conditional, unconditional, 1 + scale)
+
+
 FAULTS = {
     "the energy's gradient without its minus": ("A3", score_matching, "energy_score", faulty_energy_score),
     "implicit score matching without its half": ("A5", losses, "implicit_score_matching", ism_without_half),
@@ -155,12 +166,20 @@ FAULTS = {
     "reverse diffusion with α for 2 − α": ("E7", sampling, "reverse_diffusion", reverse_diffusion_by_alpha),
     "the probability flow without its half": ("E8", sampling, "euler", flow_without_half),
     "a diffusion loss without its half": ("E6", losses, "diffusion_loss", diffusion_loss_without_half),
+    "guidance by half the gradient": ("F1", conditioning, "classifier_guidance", guidance_of_half_the_gradient),
+    "a classifier by half its gradient": ("F2", conditioning, "classifier_guidance", guidance_of_half_the_gradient),
+    "a scale that counts from the conditional score on": (
+        "F3",
+        conditioning,
+        "classifier_free",
+        guidance_from_the_conditional_score_on,
+    ),
     "α for the step size ε": ("D4", noise_levels, "step_size", lambda *ladder: true_step_size(*ladder) / 2),
 }
 
 
 # Claims of two seconds and more: that these hold is among the slow tests too, and in `make claims`.
-SLOW = {"E3", "E4", "E7", "E8", "B5", "C7", "B9", "D1", "D5"}
+SLOW = {"E3", "E4", "E7", "E8", "F1", "F2", "F3", "B5", "C7", "B9", "D1", "D5"}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ SECTIONS = {
     "C": "Langevin dynamics",
     "D": "Noise levels (NCSN, NCSNv2)",
     "E": "Score matching is denoising diffusion",
+    "F": "Conditional generation",
 }
 
 HEADER = """# Claims

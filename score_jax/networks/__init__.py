@@ -12,6 +12,7 @@ FeatureOutputs(features (B, F), logits (B, K))`, for metrics.
 from score_jax.networks.classifier import GreyClassifier
 from score_jax.networks.compact_ncsn import CompactNCSN
 from score_jax.networks.conservative import Conservative
+from score_jax.networks.contextual import Contextual
 from score_jax.networks.efficientnet import EfficientNetLite0
 from score_jax.networks.embeddings import ConditionEmbedding, GaussianFourier, LabelEmbedding, Sinusoidal, positional
 from score_jax.networks.encoder import Encoder
@@ -31,6 +32,7 @@ __all__ = [
     "ConditionEmbedding",
     "ConditionalInstanceNormPlus",
     "Conservative",
+    "Contextual",
     "DivideBySigma",
     "EfficientNetLite0",
     "Encoder",
