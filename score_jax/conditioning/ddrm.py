@@ -18,7 +18,7 @@ from score_jax.conditioning.observed import estimate_alone, require_problem
 from score_jax.conditioning.operators import Decomposed, observed_directions, require_decomposed
 from score_jax.sampling.base import Sampler, one_step
 from score_jax.sde import SDE
-from score_jax.types import Array, ArrayLike, Key, ScoreFn
+from score_jax.types import Array, ArrayLike, InputError, Key, ScoreFn
 
 
 def ddrm(
@@ -35,9 +35,11 @@ def ddrm(
       eta: η in [0, 1], the share of fresh noise; 0.85 as published.
 
     Raises:
-      InputError: for an operator without singular values, y that it doesn't give, or negative noise.
+      InputError: for an operator without singular values, y that it doesn't give, negative noise, or η outside [0, 1].
     """
     require_decomposed("ddrm", operator)
+    if not 0 <= eta <= 1:
+        raise InputError(f"ddrm: eta is a share of fresh noise from 0 to 1, got {eta}")
     fitting = require_problem("ddrm", operator, y, noise_std)
 
     def step(key: Key, x: Array, t: Array, s: Array) -> Array:

@@ -11,7 +11,7 @@ from score_jax.conditioning.guidance import Scale, scale_at
 from score_jax.conditioning.observed import estimate_alone, require_problem
 from score_jax.conditioning.operators import Decomposed, regularised_inverse, require_decomposed
 from score_jax.sde import SDE
-from score_jax.types import Array, ArrayLike, ScoreFn
+from score_jax.types import Array, ArrayLike, ScoreFn, require_positive
 
 
 def diffpir(
@@ -34,6 +34,8 @@ def diffpir(
       InputError: for an operator without singular values, y that it doesn't give, or negative noise.
     """
     require_decomposed("diffpir", operator)
+    if not callable(strength):
+        require_positive("diffpir", strength=strength)
     fitting = require_problem("diffpir", operator, y, noise_std)
 
     def guided(x: Array, t: Array) -> Array:

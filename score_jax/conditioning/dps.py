@@ -68,7 +68,8 @@ def dps_ancestral(sde: SDE, score_fn: ScoreFn, operator: Any, y: Array, *, step_
     """Steps t → s as released: `ancestral`, and from its result ζ ∇_x ‖y − A x̂0(x)‖ (algorithm 1, and section C.2).
 
     The length of the step in x is ζ whatever the noise, the misfit and the grid: no σ_y enters, and the law that is
-    sampled depends on the number of steps. A score call and a vector–Jacobian product a step.
+    sampled depends on the number of steps. The norm is each row's, as of the released batches of one. A score call and
+    a vector–Jacobian product a step.
 
     Args:
       sde: the noising process.

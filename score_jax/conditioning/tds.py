@@ -18,7 +18,7 @@ from score_jax.conditioning.operators import Decomposed, require_decomposed
 from score_jax.conditioning.particles import particle_sampler, require_one_observation
 from score_jax.sampling import Sampler
 from score_jax.sde import SDE
-from score_jax.types import Array, ArrayLike, Key, ScoreFn
+from score_jax.types import Array, ArrayLike, Key, ScoreFn, require_positive
 
 
 class _Twisted(NamedTuple):
@@ -57,6 +57,7 @@ def tds(
     """
     require_decomposed("tds", operator)
     require_one_observation("tds", y)
+    require_positive("tds", data_std=data_std)
     fitting = require_problem("tds", operator, y, noise_std)
 
     def log_twist(x0: Array, t: Array) -> Array:

@@ -3,7 +3,8 @@
     ∇ log p_t(y | x) ≈ Jᵀ Aᵀ (σ_y² + A V Aᵀ 1)⁻¹ (y − A x̂0),        V = (σ²/α) J
 
 (algorithm 1: the sums of the rows, which one vector–Jacobian product gives, stand for the diagonal.) Exact on Gaussians
-with a diagonal A V Aᵀ, as masks of independent elements have; `mmps` solves the whole system.
+with a diagonal A V Aᵀ, as masks of independent elements have; elsewhere a sum may be far from the diagonal, even
+negative, as where A mixes elements (`experiments/posterior_benchmark`, ill-posed). `mmps` solves the whole system.
 """
 
 import jax.numpy as jnp
