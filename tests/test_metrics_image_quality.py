@@ -46,7 +46,7 @@ def test_images_that_cannot_be_compared_are_refused():
     x = jnp.zeros((2, 8, 8, 1))
     with pytest.raises(InputError, match=r"psnr compares images of one shape, got \(2, 8, 8, 1\) and \(2, 8, 8, 3\)"):
         psnr(x, jnp.zeros((2, 8, 8, 3)))
-    with pytest.raises(InputError, match="an odd window within them, got .* and 11"):
+    with pytest.raises(InputError, match=r"an odd window within them, got .* and 11"):
         ssim(x, x)
     with pytest.raises(InputError, match="and 6"):
         ssim(x, x, window=6)

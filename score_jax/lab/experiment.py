@@ -66,6 +66,7 @@ class Data:
       labelled: the training examples with all labels that they have.
       oracle: the exact density, where it is known.
       modes: of that density, where it has some.
+      attribution: whom figures of them name.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Data:
     labelled: Source
     oracle: GaussianMixture | None = None
     modes: Modes | None = None
+    attribution: str = ""
 
     @cached_property
     def images_hash(self) -> str:
@@ -123,6 +125,7 @@ class Examples:
       occurring: the classes that have examples, ascending.
       null_label: whether the model was trained without a label, −1, too.
       without_labels: why there is no label to choose, of an unconditional model.
+      attribution: whom figures of them name.
     """
 
     name: str
@@ -133,6 +136,7 @@ class Examples:
     occurring: tuple[int, ...] = ()
     null_label: bool = True
     without_labels: str = "has no classes"
+    attribution: str = ""
 
     def to_data(self, x: np.ndarray) -> np.ndarray:
         """Returns images of grey levels from the range of training in [0, 1]; other data as they are."""

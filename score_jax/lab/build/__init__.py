@@ -200,6 +200,7 @@ def of_checkpoint(config: ConfigDict, published: Published) -> Trained:
         occurring=tuple(range(published.num_classes)),
         null_label=published.null_class,
         without_labels="has no classes",
+        attribution=config.data.attribution,
     )
     return Trained(examples, published.model, sampling, published.origin)
 
@@ -223,6 +224,7 @@ def _examples(config: ConfigDict, data: Data) -> Examples:
         occurring=tuple(datasets.occurring(source).tolist()),
         null_label=config.training.label_dropout > 0,
         without_labels=_without_labels(data),
+        attribution=data.attribution,
     )
 
 
