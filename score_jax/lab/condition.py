@@ -2,8 +2,7 @@
 
     python experiments/condition.py --workdir=runs/emoji --task=inpaint --method=pigdm --held_out=4
     python experiments/condition.py --workdir=runs/emoji --task=inpaint --method=pigdm --input=torn.png --mask=mask.png
-    python experiments/condition.py --workdir=runs/emoji --task=super_resolution --task.factor=4 --method=mmps \
-        --method.n_steps=2 --noise_std=0.02 --truth=face.png,hat.png
+    python experiments/condition.py --checkpoint=unet.pth --task=bicubic --task.factor=4 --noise_std=0.02 --truth=a.png
 
 What is restored is one of three:
 --input=PICTURE: the observation itself, a picture to restore. Of task inpaint it has the network's size, and what it
@@ -32,6 +31,7 @@ i. A folder that holds anything else is refused.
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,7 +89,7 @@ def define() -> None:
 
 def main() -> None:
     """Restores the pictures that the flags name."""
-    asked = _request()
+    asked = request(flags.FLAGS, **_GIVEN)
     trained, data, home = _opened()
     examples = trained.examples
     _require_images(examples)
@@ -112,26 +112,34 @@ def main() -> None:
     print(*_lines(numbers), *(f"  {path}" for path in written), sep="\n")
 
 
-def _request() -> Request:
-    """What is asked for, found right as far as it can be without the model."""
-    given = flags.FLAGS
-    named = [name for name in ("input", "truth", "held_out") if given[name].value]
+def request(given: Any, *, task: Pairs, method: Pairs) -> Request:
+    """Returns what is asked for, found right as far as it can be without the model.
+
+    Args:
+      given: the flags.
+      task: options of the task, pairs of name and text.
+      method: of the method.
+
+    Raises:
+      InputError: of what contradicts itself, is not there, or suits no task or method.
+    """
+    named = [name for name in ("input", "truth", "held_out") if getattr(given, name)]
     if len(named) > 1:
         raise InputError(f"--{named[0]} and --{named[1]} exclude each other: give what was observed, or the truth")
-    if not given.noise_std >= 0:
+    if not 0 <= given.noise_std < np.inf:
         raise InputError(f"--noise_std is a standard deviation, 0 or more, got {given.noise_std:g}")
     if given.mask is not None and given.task != "inpaint":
         raise InputError(f"--mask is of task inpaint, and the task is {given.task}: leave it out")
+    if given.mask is not None and any(name == "box" for name, _ in task):
+        raise InputError("--mask and --task.box exclude each other: give one of them")
     if given.input and given.task in NO_PICTURE:
         raise InputError(f"what {given.task} observes is no picture: give --truth or --held_out, of which it is made")
-    if given.mask is not None and any(name == "box" for name, _ in _GIVEN["task"]):
-        raise InputError("--mask and --task.box exclude each other: give one of them")
-    method = METHODS[given.method].make
+    make = METHODS[given.method].make
     return Request(
         given.task,
-        options_of(f"task {given.task}", TASKS[given.task], _GIVEN["task"]),
+        options_of(f"task {given.task}", TASKS[given.task], task),
         given.method,
-        options_of(f"method {given.method}", method, _GIVEN["method"], without=("noise_std",)),
+        options_of(f"method {given.method}", make, method, without=("noise_std",)),
         given.noise_std,
         _files(given.input),
         _files(given.truth),

@@ -225,6 +225,7 @@ def _examples(config: ConfigDict, data: Data) -> Examples:
         null_label=config.training.label_dropout > 0,
         without_labels=_without_labels(data),
         attribution=data.attribution,
+        dequantized=config.data.dequantize,
     )
 
 

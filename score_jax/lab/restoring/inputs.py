@@ -90,27 +90,20 @@ def observed_shape(operator: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def as_given(examples: Examples, operator: Any, pictures: np.ndarray, noise_std: float) -> Observation:
     """Returns pictures as the observation, with noise of that size, of which black to white is 1."""
-    y = images.to_range(jnp.asarray(pictures), *examples.value_range)
-    return Observation(operator, jnp.where(seen_elements(operator, examples.shape), y, 0), noise_std * width(examples))
+    y = jnp.where(seen_elements(operator, examples.shape), examples.of_picture(pictures), 0)
+    return Observation(operator, y, noise_std * examples.contrast)
 
 
 def of_truth(examples: Examples, operator: Any, truth: np.ndarray, noise_std: float, seed: int) -> Observation:
     """Returns an observation that is made of true pictures, with noise of that size, of which black to white is 1."""
-    x = images.to_range(jnp.asarray(truth), *examples.value_range)
-    key, std = jax.random.fold_in(jax.random.key(seed), _STREAM), noise_std * width(examples)
-    y = operators.observe(key, operator, x, std)
+    key, std = jax.random.fold_in(jax.random.key(seed), _STREAM), noise_std * examples.contrast
+    y = operators.observe(key, operator, jnp.asarray(examples.of_picture(truth)), std)
     return Observation(operator, jnp.where(seen_elements(operator, examples.shape), y, 0), std)
 
 
 def seen_elements(operator: Any, shape: tuple[int, ...]) -> Array:
     """Returns which elements of an observation are any: all but those that a mask hides, which are 0 whatever x is."""
     return (operator(jax.random.normal(jax.random.key(0), (_DRAWS, *shape))) != 0).any(0)
-
-
-def width(examples: Examples) -> float:
-    """Returns the distance from black to white as the model sees it."""
-    low, high = examples.value_range
-    return high - low
 
 
 def _by(shape: Sequence[int]) -> str:

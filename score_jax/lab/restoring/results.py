@@ -16,11 +16,10 @@ from matplotlib.figure import Figure
 
 from score_jax import metrics, plotting
 from score_jax.arrays import sum_dims
-from score_jax.data import images
 from score_jax.lab import pictures
 from score_jax.lab.experiment import Examples
 from score_jax.lab.records import Conditions, write_samples
-from score_jax.lab.restoring.inputs import seen_elements, width
+from score_jax.lab.restoring.inputs import seen_elements
 from score_jax.lab.restoring.methods import Observation
 from score_jax.lab.restoring.posterior import Posterior
 from score_jax.lab.restoring.tasks import NO_PICTURE
@@ -53,13 +52,13 @@ class Restored(NamedTuple):
 def restored(examples: Examples, task: str, seen: Observation, drawn: Posterior, truth: np.ndarray | None) -> Restored:
     """Returns what was drawn as pictures."""
     observed = _magnitudes(seen) if task in NO_PICTURE else _pictures(examples, seen)
-    return Restored(observed, examples.to_data(drawn.x).clip(0, 1), truth)
+    return Restored(observed, examples.to_picture(drawn.x).clip(0, 1), truth)
 
 
 def _pictures(examples: Examples, seen: Observation) -> np.ndarray:
     """Observations as pictures, what is hidden grey."""
     where = np.asarray(seen_elements(seen.operator, examples.shape))
-    return np.where(where, np.asarray(images.from_range(seen.y, *examples.value_range)), _HIDDEN).clip(0, 1)
+    return np.where(where, examples.to_picture(np.asarray(seen.y)), _HIDDEN).clip(0, 1)
 
 
 def _magnitudes(seen: Observation) -> np.ndarray:
@@ -91,7 +90,7 @@ def _residual(examples: Examples, seen: Observation, drawn: Posterior) -> dict[s
         np.sqrt(sum_dims(jnp.where(where, y - seen.operator(jnp.asarray(x)), 0) ** 2)).mean()
         for x, y in zip(drawn.x, seen.y, strict=True)
     ]
-    scale, observed = 1 / width(examples), int(where.sum())
+    scale, observed = 1 / examples.contrast, int(where.sum())
     expected = seen.noise_std * scale * math.sqrt(observed)
     return {**_over_pictures(np.array(apart) * scale), "expected": expected, "observed": observed}
 
@@ -175,7 +174,7 @@ def figure(found: Restored) -> Figure:
     shape = found.x.shape[2:]
     spread = np.stack([_brightened(std) for std in found.std[:k]])
     columns = {"observed": found.observed[:k], **{f"sample {i + 1}": found.x[:k, i] for i in range(n)}}
-    columns |= {"mean": found.mean[:k], "deviation": spread}
+    columns |= {"mean": found.mean[:k], "std": spread}
     columns |= {} if found.truth is None else {"truth": found.truth[:k]}
     tiles = np.stack([_tile(column, shape) for column in columns.values()], 1)
     return plotting.image_grid(tiles.reshape(-1, *shape), len(columns), names=list(columns))
