@@ -95,7 +95,7 @@ def folder(
     return View(len(paths), shape, 256, gather, names, label)
 
 
-def pictures(path: str | os.PathLike) -> list[Path]:
+def picture_files(path: str | os.PathLike) -> list[Path]:
     """Returns the image that a path names, or those of a folder and its sub-folders, ascending by name.
 
     Raises:
@@ -109,7 +109,7 @@ def pictures(path: str | os.PathLike) -> list[Path]:
     return found
 
 
-def picture(path: str | os.PathLike, *, channels: int, convert: bool = False) -> np.ndarray:
+def read_picture(path: str | os.PathLike, *, channels: int, convert: bool = False) -> np.ndarray:
     """Reads one picture, of any size, as `(H, W, channels)` uint8.
 
     Args:

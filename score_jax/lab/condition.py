@@ -43,12 +43,14 @@ from score_jax.lab import build, command, opened, records, run, samples
 from score_jax.lab.experiment import Data, Examples, Trained
 from score_jax.lab.records import Conditions
 from score_jax.lab.restoring import inputs, results
-from score_jax.lab.restoring.chosen import options_of
+from score_jax.lab.restoring.chosen import chosen_options
 from score_jax.lab.restoring.inputs import Inputs
 from score_jax.lab.restoring.methods import METHODS, Observation
 from score_jax.lab.restoring.posterior import draw_posterior
 from score_jax.lab.restoring.tasks import NO_PICTURE, TASKS
 from score_jax.types import InputError
+
+Pairs = Sequence[tuple[str, str]]
 
 _HELD_OUT = 4
 _GIVEN: dict[
@@ -107,7 +109,7 @@ def main() -> None:
         trained, asked.method, asked.method_options, seen, n=flags.FLAGS.n, seed=flags.FLAGS.seed, label=label
     )
     restored = results.restored(examples, asked.task, seen, drawn, truth)
-    numbers = results.numbers_of(examples, seen, drawn, restored)
+    numbers = results.restoration_numbers(examples, seen, drawn, restored)
     written = results.write_results(folder, restored, conditions, numbers, found.names, examples.attribution)
     print(*_lines(numbers), *(f"  {path}" for path in written), sep="\n")
 
@@ -137,18 +139,18 @@ def request(given: Any, *, task: Pairs, method: Pairs) -> Request:
     make = METHODS[given.method].make
     return Request(
         given.task,
-        options_of(f"task {given.task}", TASKS[given.task], task),
+        chosen_options(f"task {given.task}", TASKS[given.task], task),
         given.method,
-        options_of(f"method {given.method}", make, method, without=("noise_std",)),
+        chosen_options(f"method {given.method}", make, method, without=("noise_std",)),
         given.noise_std,
         _files(given.input),
         _files(given.truth),
-        None if given.mask is None else datasets.pictures(given.mask)[0],
+        None if given.mask is None else datasets.picture_files(given.mask)[0],
     )
 
 
 def _files(paths: list[str]) -> list[Path]:
-    return [file for path in paths for file in datasets.pictures(path)]
+    return [file for path in paths for file in datasets.picture_files(path)]
 
 
 def _opened() -> tuple[Trained, Data | None, Path]:

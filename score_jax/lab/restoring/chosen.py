@@ -8,7 +8,7 @@ from typing import Any
 from score_jax.types import InputError
 
 
-def options_of(
+def chosen_options(
     owner: str, make: Callable[..., Any], given: Sequence[tuple[str, str]], *, without: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Returns all keywords of a function but those `without`: as given, or by default.

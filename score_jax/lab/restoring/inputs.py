@@ -41,8 +41,8 @@ def read_pictures(paths: Sequence[Path], shape: tuple[int, ...], expected: str) 
     Raises:
       InputError: of the first that is missing, damaged, or of another size or kind; `expected` says what they are.
     """
-    files = [file for path in paths for file in datasets.pictures(path)]
-    read = [datasets.picture(file, channels=shape[2]) for file in files]
+    files = [file for path in paths for file in datasets.picture_files(path)]
+    read = [datasets.read_picture(file, channels=shape[2]) for file in files]
     for file, x in zip(files, read, strict=True):
         if x.shape != shape:
             raise InputError(f"{file}: is {_by(x.shape)} pixels, and {expected} {_by(shape)}: bring it to that size")
@@ -56,7 +56,7 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     Raises:
       InputError: of a mask of another size, or with other values than black and white.
     """
-    mask = datasets.picture(path, channels=1, convert=True)
+    mask = datasets.read_picture(path, channels=1, convert=True)
     if mask.shape[:2] != shape[:2]:
         raise InputError(
             f"{path}: is {_by(mask.shape)} pixels, and the network's images are {_by(shape)}: bring it to that size"

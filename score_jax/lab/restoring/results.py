@@ -31,7 +31,7 @@ _HIDDEN = 0.5  # grey level of what was not observed
 _FILE = "condition.json"
 
 
-class Restored(NamedTuple):
+class Restoration(NamedTuple):
     """Pictures in [0, 1], black to white: observations as they are shown, samples `(K, n, H, W, C)`, and the truth."""
 
     observed: np.ndarray
@@ -49,10 +49,12 @@ class Restored(NamedTuple):
         return self.x.std(1, ddof=min(1, self.x.shape[1] - 1))
 
 
-def restored(examples: Examples, task: str, seen: Observation, drawn: Posterior, truth: np.ndarray | None) -> Restored:
+def restored(
+    examples: Examples, task: str, seen: Observation, drawn: Posterior, truth: np.ndarray | None
+) -> Restoration:
     """Returns what was drawn as pictures."""
     observed = _magnitudes(seen) if task in NO_PICTURE else _pictures(examples, seen)
-    return Restored(observed, examples.to_picture(drawn.x).clip(0, 1), truth)
+    return Restoration(observed, examples.to_picture(drawn.x).clip(0, 1), truth)
 
 
 def _pictures(examples: Examples, seen: Observation) -> np.ndarray:
@@ -67,7 +69,7 @@ def _magnitudes(seen: Observation) -> np.ndarray:
     return np.sqrt(y / y.max((1, 2, 3), keepdims=True))
 
 
-def numbers_of(examples: Examples, seen: Observation, drawn: Posterior, found: Restored) -> dict[str, Any]:
+def restoration_numbers(examples: Examples, seen: Observation, drawn: Posterior, found: Restoration) -> dict[str, Any]:
     """Returns residual, cost and, given the truth, PSNR and SSIM, of black to white 1, each with its conditions.
 
     Of the samples: their mean for each picture, then mean and standard error over pictures. Of their mean likewise.
@@ -95,7 +97,7 @@ def _residual(examples: Examples, seen: Observation, drawn: Posterior) -> dict[s
     return {**_over_pictures(np.array(apart) * scale), "expected": expected, "observed": observed}
 
 
-def _closeness(found: Restored) -> dict[str, Any]:
+def _closeness(found: Restoration) -> dict[str, Any]:
     """PSNR and SSIM of samples and of their mean."""
     k, n, side = *found.x.shape[:2], min(found.x.shape[2:4])
     window = min(11, side - 1 + side % 2)
@@ -129,7 +131,12 @@ def require_free(folder: Path, conditions: Conditions) -> None:
 
 
 def write_results(
-    folder: Path, found: Restored, conditions: Conditions, numbers: Mapping[str, Any], names: tuple[str, ...], note: str
+    folder: Path,
+    found: Restoration,
+    conditions: Conditions,
+    numbers: Mapping[str, Any],
+    names: tuple[str, ...],
+    note: str,
 ) -> list[Path]:
     """Writes restored.png, a folder of pictures for each input, samples.npz and, last, condition.json."""
     written = [plotting.save_figure(figure(found), folder / "restored.png", note=note)]
@@ -152,7 +159,7 @@ def _without_nan(told: Any) -> Any:
     return None if isinstance(told, float) and not math.isfinite(told) else told
 
 
-def _write_pictures(folder: Path, found: Restored, k: int) -> None:
+def _write_pictures(folder: Path, found: Restoration, k: int) -> None:
     plotting.save_png(folder / "observed.png", found.observed[k])
     plotting.save_png(folder / "mean.png", found.mean[k])
     plotting.save_png(folder / "std.png", _brightened(found.std[k]))
@@ -168,7 +175,7 @@ def _brightened(std: np.ndarray) -> np.ndarray:
     return grey / max(float(grey.max()), 1e-6)
 
 
-def figure(found: Restored) -> Figure:
+def figure(found: Restoration) -> Figure:
     """Shows for each picture, in a row: observation, samples, their mean and standard deviation, and the truth."""
     k, n = min(_ROWS, len(found.x)), min(_SHOWN, found.x.shape[1])
     shape = found.x.shape[2:]
