@@ -32,6 +32,7 @@ i. A folder that holds anything else is refused.
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,7 +75,7 @@ class Request(NamedTuple):
 def define() -> None:
     """Defines the flags; reads the checkpoint whose settings are their defaults, if one is named."""
     for kind in ("task", "method"):
-        _GIVEN[kind] = command.attempt(lambda: command.taken(kind))  # noqa: B023
+        _GIVEN[kind] = command.attempt(partial(command.taken, kind))
     opened.define()
     flags.DEFINE_enum("task", None, list(TASKS), "what was observed; its options are --task.NAME=VALUE", required=True)
     flags.DEFINE_enum("method", "pigdm", list(METHODS), "how it is restored; its options are --method.NAME=VALUE")

@@ -102,8 +102,8 @@ def of_truth(examples: Examples, operator: Any, truth: np.ndarray, noise_std: fl
 
 
 def seen_elements(operator: Any, shape: tuple[int, ...]) -> Array:
-    """Returns which elements of an observation are any: all but those that a mask hides, which are 0 whatever x is."""
-    return (operator(jax.random.normal(jax.random.key(0), (_DRAWS, *shape))) != 0).any(0)
+    """Returns which elements of observations are any, `(1, …)`: not those that a mask hides, 0 whatever x is."""
+    return (operator(jax.random.normal(jax.random.key(0), (_DRAWS, *shape))) != 0).any(0, keepdims=True)
 
 
 def _by(shape: Sequence[int]) -> str:

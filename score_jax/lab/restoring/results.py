@@ -90,7 +90,7 @@ def _residual(examples: Examples, seen: Observation, drawn: Posterior) -> dict[s
     where = seen_elements(seen.operator, examples.shape)
     apart = [
         np.sqrt(sum_dims(jnp.where(where, y - seen.operator(jnp.asarray(x)), 0) ** 2)).mean()
-        for x, y in zip(drawn.x, seen.y, strict=True)
+        for x, y in zip(drawn.x, seen.y[:, None], strict=True)
     ]
     scale, observed = 1 / examples.contrast, int(where.sum())
     expected = seen.noise_std * scale * math.sqrt(observed)
