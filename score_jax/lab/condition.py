@@ -54,9 +54,8 @@ from score_jax.types import InputError
 Pairs = Sequence[tuple[str, str]]
 
 _HELD_OUT = 4
-_GIVEN: dict[
-    str, list[tuple[str, str]]
-] = {}  # --task.NAME=VALUE and --method.NAME=VALUE, taken while flags are defined
+# --task.NAME=VALUE and --method.NAME=VALUE, taken while flags are defined
+_GIVEN: dict[str, Pairs] = {}
 
 
 class Request(NamedTuple):
@@ -92,27 +91,31 @@ def define() -> None:
 
 def main() -> None:
     """Restores the pictures that the flags name."""
-    asked = request(flags.FLAGS, **_GIVEN)
+    given, asked = flags.FLAGS, request(flags.FLAGS, **_GIVEN)
     trained, data, home = _opened()
     examples = trained.examples
     _require_images(examples)
     mask = None if asked.mask is None else inputs.read_mask(asked.mask, examples.shape)
     operator = TASKS[asked.task](examples.shape, examples.value_range, mask, **asked.task_options)
     found, seen, truth = _observation(asked, examples, data, operator)
-    label = samples.label_named(examples, flags.FLAGS.label) if flags.FLAGS.label != "-1" else -1
+    label = -1 if given.label == "-1" else samples.label_named(examples, given.label)
     conditions = _conditions(trained, asked, found, mask, label)
-    name = f"{asked.task}-{asked.method}-{records.name_of(conditions)}"
-    folder = Path(flags.FLAGS.out or home / "restored" / name)
-    results.require_free(folder, conditions)
-    command.require_writable(folder)
-    print(f"{asked.task} of {len(found.x)} by {asked.method}, {flags.FLAGS.n} samples each, into {folder}", flush=True)
-    drawn = draw_posterior(
-        trained, asked.method, asked.method_options, seen, n=flags.FLAGS.n, seed=flags.FLAGS.seed, label=label
-    )
+    folder = _folder(home, asked, conditions)
+    print(f"{asked.task} of {len(found.x)} by {asked.method}, {given.n} samples each, into {folder}", flush=True)
+    how = {"n": given.n, "seed": given.seed, "label": label}
+    drawn = draw_posterior(trained, asked.method, asked.method_options, seen, **how)
     restored = results.restored(examples, asked.task, seen, drawn, truth)
     numbers = results.restoration_numbers(examples, seen, drawn, restored)
     written = results.write_results(folder, restored, conditions, numbers, found.names, examples.attribution)
     print(*_lines(numbers), *(f"  {path}" for path in written), sep="\n")
+
+
+def _folder(home: Path, asked: Request, conditions: Conditions) -> Path:
+    """Where results go: a folder that holds no others and can be written."""
+    by_default = home / "restored" / f"{asked.task}-{asked.method}-{records.name_of(conditions)}"
+    folder = Path(flags.FLAGS.out or by_default)
+    results.require_free(folder, conditions)
+    return command.require_writable(folder)
 
 
 def request(given: Any, *, task: Pairs, method: Pairs) -> Request:

@@ -213,6 +213,22 @@ def test_a_wrong_request_is_refused_before_the_model_is_opened(changes, options,
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("super_resolution", {"factor": 0}, "task super_resolution: factor must be at least 1, got 0"),
+        ("phase_retrieval", {"padding": -1}, "task phase_retrieval: padding must be at least 0, got -1"),
+        ("saturated", {"black": 0.7}, "task saturated: black must be below white, got 0.7 and 0.6"),
+        ("inpaint", {"box": 1.5}, "box: rows -1 to 4, columns -1 to 4 are not inside images of 4×4"),
+        ("random_mask", {"share": 1.0}, "random_mask: share is between 0 and 1, got 1.0"),
+        ("deblur", {"size": 0}, "gaussian_kernel: size must be at least 1, got 0"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(name, options, message):
+    with pytest.raises(InputError, match=message):
+        task(name, **options)
+
+
 def test_an_option_without_a_default_is_asked_for():
     def wanting(sampler, *, n_resample):
         """As RePaint is."""

@@ -46,4 +46,4 @@ def _value(flag: str, text: str, default: Any) -> Any:
     if isinstance(value, bool | str) or not isinstance(value, int if whole else int | float):
         such = "" if default is inspect.Parameter.empty else f", such as {default}"
         raise InputError(f"{flag} is a {'whole ' if whole else ''}number{such}, got {text!r}")
-    return value if whole or isinstance(default, type) else float(value)
+    return float(value) if isinstance(default, float) else value

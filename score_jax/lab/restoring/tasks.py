@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from score_jax.conditioning import operators
-from score_jax.types import Array, InputError
+from score_jax.types import Array, InputError, require_at_least
 
 Shape = tuple[int, ...]
 Range = tuple[float, float]
@@ -35,6 +35,7 @@ def _random_mask(shape: Shape, value_range: Range, mask: ObservedPixels, *, shar
 
 def _super_resolution(shape: Shape, value_range: Range, mask: ObservedPixels, *, factor: int = 2) -> Any:
     del shape, value_range, mask
+    require_at_least("task super_resolution", 1, factor=factor)
     return operators.Downsample(factor)
 
 
@@ -69,6 +70,7 @@ def _denoise(shape: Shape, value_range: Range, mask: ObservedPixels) -> Any:
 
 def _phase_retrieval(shape: Shape, value_range: Range, mask: ObservedPixels, *, padding: int = 4) -> Any:
     del shape, value_range, mask
+    require_at_least("task phase_retrieval", 0, padding=padding)
 
     def magnitudes_of(x: Array) -> Array:
         return operators.magnitudes(x, padding=padding)
@@ -91,6 +93,8 @@ def _saturated(
 ) -> Any:
     """Black and white are the grey levels at which the sensor saturates."""
     del shape, mask
+    if not black < white:
+        raise InputError(f"task saturated: black must be below white, got {black} and {white}")
     low, high = (value_range[0] + level * (value_range[1] - value_range[0]) for level in (black, white))
 
     def saturated_between(x: Array) -> Array:
