@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from score_jax import data, metrics, parameterization
+from score_jax import data, metrics, parameterization, plotting
 from score_jax import sde as sdes
 from score_jax.lab import build, condition, pictures, run, settings
 from score_jax.lab.build import sampling as of_sampling
@@ -86,7 +86,7 @@ SLOW = pytest.mark.slow
     ("name", "method", "options", "products"),
     [
         ("inpaint", "replacement", {}, 0),
-        ("super_resolution", "pigdm", {"data_std": STD}, 7),
+        pytest.param("super_resolution", "pigdm", {"data_std": STD}, 7, marks=SLOW),
         pytest.param("inpaint", "pigdm", {"data_std": STD}, 7, marks=SLOW),
         pytest.param("colorize", "tmpd", {}, 14, marks=SLOW),
     ],
@@ -125,6 +125,7 @@ def test_what_depends_on_x_is_scaled_by_its_calls():
     assert cost.network_calls == cost.vector_jacobian_products > 7
 
 
+@pytest.mark.slow
 def test_a_sample_depends_on_its_picture_and_its_index_alone():
     """Whatever is drawn beside it."""
     model = exact(steps=3, batch_size=2)
@@ -326,18 +327,16 @@ def test_other_results_and_other_files_are_never_replaced(tmp_path):
 
 
 def test_attributions_stand_below_figures_and_beside_pictures(tmp_path):
-    config = tiny_digits()
-    config.data.attribution = "Digits by E. Alpaydin & C. Kaynak"
-    assert build.experiment(config).examples.attribution == config.data.attribution
-    x = np.zeros((2, 4, 4, 1))
-    for folder, note in [("without", ""), ("with", config.data.attribution)]:
-        pictures.write_images(tmp_path / folder, x, x[None], np.ones(1), note=note)
-    assert not (tmp_path / "without" / "attribution.txt").exists()
-    assert (tmp_path / "with" / "attribution.txt").read_text() == f"{config.data.attribution}\n"
-    heights = [Image.open(tmp_path / folder / "annealing.png").height for folder in ("without", "with")]
+    note, tiles = "Digits by E. Alpaydin & C. Kaynak", np.zeros((2, 4, 4, 1))
+    heights = []
+    for folder, told in [(tmp_path / "without", ""), (tmp_path / "with", note)]:
+        saved = plotting.save_figure(plotting.image_grid(tiles), folder / "classes.png", note=told)
+        heights.append(Image.open(saved).height)
+        assert pictures.write_attribution(folder, told) == ([folder / "attribution.txt"] if told else [])
     assert heights[1] > heights[0]
-    assert "Digits by E. Alpaydin &amp; C. Kaynak" in page.picture(tmp_path / "with" / "grid.png", "samples")
-    assert "small" not in page.picture(tmp_path / "without" / "grid.png", "samples")
+    assert (tmp_path / "with" / "attribution.txt").read_text() == f"{note}\n"
+    assert "Digits by E. Alpaydin &amp; C. Kaynak" in page.picture(tmp_path / "with" / "classes.png", "samples")
+    assert "small" not in page.picture(tmp_path / "without" / "classes.png", "samples")
 
 
 def restore(folder, *more):
