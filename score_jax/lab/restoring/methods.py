@@ -68,20 +68,23 @@ def _any(name: str, seen: Observation, x: Array) -> None:
     """What the method itself doesn't refuse suits it."""
 
 
-def _exact_pixels(name: str, seen: Observation, x: Array) -> None:
-    """Raises InputError unless parts of x are observed as they are, without noise."""
-    fits = isinstance(seen.operator, operators.Operator)
-    fits = fits and jax.eval_shape(seen.operator, x).shape == x.shape
-    if fits:
-        z = jax.random.normal(jax.random.key(0), x.shape)
-        twice = seen.operator(seen.operator(z))
-        fits = bool(jnp.allclose(twice, seen.operator(z), atol=1e-5))
-    if not fits:
-        raise InputError(f"method {name} is of observed pixels (inpaint, random_mask): take pigdm, dps or another here")
+def _without_noise(name: str, seen: Observation, x: Array) -> None:
+    """Raises InputError where what is observed has noise."""
     if seen.noise_std > 0:
         raise InputError(
             f"method {name} takes what is observed for exact, got --noise_std: give 0, or take pigdm or another"
         )
+
+
+def _exact_pixels(name: str, seen: Observation, x: Array) -> None:
+    """Raises InputError unless elements of x are observed as they are, A A = A, without noise."""
+    fits = isinstance(seen.operator, operators.Operator) and jax.eval_shape(seen.operator, x).shape == x.shape
+    if fits:
+        once = seen.operator(jax.random.normal(jax.random.key(0), x.shape))
+        fits = bool(jnp.allclose(seen.operator(once), once, atol=1e-5))
+    if not fits:
+        raise InputError(f"method {name} is of observed pixels (inpaint, random_mask): take pigdm, dps or another here")
+    _without_noise(name, seen, x)
 
 
 class Method(NamedTuple):
