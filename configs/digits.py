@@ -32,6 +32,20 @@ held-out ones; none is a copy. Bits/dim: of 64 held-out digits of 17 grey levels
 without the label, with their standard error; of the first 64, where `evaluate.py` now takes 64 at random.
 The variational bound (`--config.evaluation.bound_n=64`) is 2.73 ± 0.04 of ddpm's 1,000 steps, and 2.22 ± 0.04 of
 improved_ddpm's 100, whose variances are learned.
+
+Restored from 16 held-out digits with noise of 0.05 of black to white, 8 samples each, ± the standard error over the 16:
+
+    python experiments/condition.py --workdir=runs/edm --task=inpaint --method=pigdm --noise_std=0.05 --held_out=16
+
+| edm, seed 0 | products | residual | of the posterior | PSNR, dB | of the mean | SSIM | of the mean |
+|---|---|---|---|---|---|---|---|
+| inpaint, pigdm | 35 | 0.55 ± 0.03 | 0.35 | 14.2 ± 0.5 | 16.7 ± 0.6 | 0.59 ± 0.03 | 0.74 ± 0.03 |
+| inpaint, mmps, n_steps 3 | 140 | 1.00 ± 0.35 | 0.35 | 14.6 ± 0.4 | 16.8 ± 0.4 | 0.63 ± 0.02 | 0.77 ± 0.03 |
+| super_resolution, pigdm | 35 | 0.33 ± 0.01 | 0.20 | 12.7 ± 0.4 | 15.0 ± 0.4 | 0.61 ± 0.03 | 0.75 ± 0.03 |
+
+A box of 4×4 pixels is hidden, or means of 2×2 are seen. Products are the network's vector–Jacobian products of a
+sample, beside 35 network calls. The residual ‖y − A x‖ of posterior samples is σ_y √m of m observed numbers. ΠGDM
+leaves 1.6 times that; of MMPS samples of two digits went astray (6.0 and 2.2), and the others' median is 0.49.
 """
 
 from ml_collections import ConfigDict

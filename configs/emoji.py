@@ -9,6 +9,24 @@ and `data.root` says where it is.
 Twemoji graphics, © Twitter, Inc. and other contributors, CC-BY 4.0 (https://creativecommons.org/licenses/by/4.0/), of
 the npm package emoji-datasource-twitter 16.0.0: its 64-pixel images on white, averaged 2×2. Whoever shows pictures of
 them names that: `data.attribution` puts it below the figures.
+
+680,000 parameters; ten in a hundred examples are held out at random, so that variants of a held-out picture's motif, as
+of another skin tone, are among the training examples. CPU time on two cores with much other work: 22 core-minutes, by
+that of the first 1,150 steps.
+
+Restored from 4 held-out pictures, noise of 0.05 of black to white, 4 samples each, seed 0, by the network of **1,000 of
+the 1,500 steps**; ± is the standard error over the 4:
+
+    python experiments/condition.py --workdir=runs/emoji --task=colorize --method=mmps --noise_std=0.05 --n=4
+
+| task | method | products | residual | of the posterior | PSNR, dB | of the mean | SSIM | of the mean |
+|---|---|---|---|---|---|---|---|---|
+| colorize | pigdm | 35 | 2.11 ± 0.09 | 1.60 | 14.4 ± 0.8 | 15.7 ± 1.1 | 0.62 ± 0.03 | 0.74 ± 0.02 |
+| colorize | mmps | 70 | 1.62 ± 0.03 | 1.60 | 17.1 ± 1.3 | 19.1 ± 2.0 | 0.75 ± 0.02 | 0.85 ± 0.02 |
+| inpaint | pigdm | 35 | 2.74 ± 0.03 | 2.40 | 18.5 ± 1.3 | 19.5 ± 1.5 | 0.55 ± 0.05 | 0.59 ± 0.05 |
+
+Products are the network's vector–Jacobian products of a sample, beside 35 network calls; the residual ‖y − A x‖ of
+posterior samples is σ_y √m of m observed numbers. The colours of a grey picture are plausible ones, not the true ones.
 """
 
 from ml_collections import ConfigDict

@@ -72,10 +72,14 @@ def draw_posterior(
     rows = min(n, trained.sampling.batch_size)
     batch = partial(_batch, trained, method, options, _exact_end(seen, examples.shape))
     cost = counted_cost(trained, batch(seen._replace(y=seen.y[:1])), rows)  # by which what doesn't suit is refused
-    compiled = jax.jit(lambda y, *given: batch(seen._replace(y=y))(*given))
+
+    @jax.jit
+    def posterior(y: Array, keys: Key, model: ScoreModel, labels: Array | None) -> Drawn:
+        return batch(seen._replace(y=y))(keys, model, labels)
+
     key, found = jax.random.fold_in(jax.random.key(seed), _STREAM), []
     for k in tqdm(range(len(seen.y)), desc="sampling", unit="picture", dynamic_ncols=True, disable=None):
-        program = draw.Program(partial(compiled, seen.y[k : k + 1]), np.empty(0))
+        program = draw.Program(partial(posterior, seen.y[k : k + 1]), np.empty(0))
         key_k = jax.random.fold_in(key, k)
         found.append(draw.draw_many(key_k, trained.model, program, n=n, batch_size=rows, labels=labels))
     if _is_adaptive(trained):  # calls depend on x
