@@ -10,7 +10,7 @@ Twemoji graphics, © Twitter, Inc. and other contributors, CC-BY 4.0 (https://cr
 the npm package emoji-datasource-twitter 16.0.0: its 64-pixel images on white, averaged 2×2. Whoever shows pictures of
 them names that: `data.attribution` puts it below the figures.
 
-680,000 parameters; ten in a hundred examples are held out at random, so that variants of a held-out picture's motif, as
+385,731 parameters; ten in a hundred examples are held out at random, so that variants of a held-out picture's motif, as
 of another skin tone, are among the training examples. CPU time on two cores with much other work: 22 core-minutes, by
 that of the first 1,150 steps.
 
