@@ -314,6 +314,24 @@ def test_numbers_are_those_of_the_metrics():
     np.testing.assert_allclose(restored.std, 0.1 * 2**0.5, rtol=1e-5)
 
 
+def test_observations_of_any_size_are_shown_beside_samples():
+    """Means of blocks as blocks, grey as grey, magnitudes up to the largest, what is hidden in the middle grey."""
+    examples, drawn = exact().examples, Posterior(np.zeros((2, 1, *SHAPE)), Cost(1, 0))
+    shown = {}
+    for name in ("super_resolution", "colorize", "phase_retrieval", "inpaint"):
+        seen = inputs.of_truth(examples, task(name), truth(2), 0.1, 0)
+        found = results.restored(examples, name, seen, drawn, None)
+        shown[name] = found.observed
+        tiles = results.figure(found).axes[0].images[0].get_array()  # observed, sample, mean, std, a pixel apart
+        assert tiles.shape[:2] == (2 * 5 - 1, 4 * 5 - 1)
+        if name == "super_resolution":
+            blocks = np.round(255 * found.observed[0]).repeat(2, 0).repeat(2, 1)
+            np.testing.assert_array_equal(tiles[:4, :4], blocks)
+    assert shown["colorize"].shape == (2, 4, 4, 1) and shown["phase_retrieval"].shape == (2, 12, 12, 3)
+    assert shown["phase_retrieval"].min() >= 0 and (shown["phase_retrieval"].max((1, 2, 3)) == 1).all()
+    assert (shown["inpaint"][:, 1:3, 1:3] == 0.5).all()
+
+
 def test_other_results_and_other_files_are_never_replaced(tmp_path):
     results.require_free(tmp_path / "new", {"n": 1})
     (tmp_path / "condition.json").write_text(json.dumps({"conditions": {"n": 1, "box": [1]}}))
