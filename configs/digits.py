@@ -55,6 +55,20 @@ of a digit, of 20:
 A sample takes 322 network evaluations, by the label at scale 1 its 161: there a model is by itself. The classifier is
 right on 0.99 of 297 held-out digits up to σ = 0.04, on 0.91 ± 0.02 at 0.29, 0.51 ± 0.03 at 0.82 and 0.19 ± 0.02 at 2.3,
 where 0.15 are the most frequent digit.
+
+Restored from 16 held-out digits with noise of 0.05 of black to white, 8 samples each, ± the standard error over the 16:
+
+    python experiments/condition.py --workdir=runs/edm --task=inpaint --method=pigdm --noise_std=0.05 --held_out=16
+
+| edm, seed 0 | products | residual | of the posterior | PSNR, dB | of the mean | SSIM | of the mean |
+|---|---|---|---|---|---|---|---|
+| inpaint, pigdm | 35 | 0.55 ± 0.03 | 0.35 | 14.2 ± 0.5 | 16.7 ± 0.6 | 0.59 ± 0.03 | 0.74 ± 0.03 |
+| inpaint, mmps, n_steps 3 | 140 | 1.00 ± 0.35 | 0.35 | 14.6 ± 0.4 | 16.8 ± 0.4 | 0.63 ± 0.02 | 0.77 ± 0.03 |
+| super_resolution, pigdm | 35 | 0.33 ± 0.01 | 0.20 | 12.7 ± 0.4 | 15.0 ± 0.4 | 0.61 ± 0.03 | 0.75 ± 0.03 |
+
+A box of 4×4 pixels is hidden, or means of 2×2 are seen. Products are the network's vector–Jacobian products of a
+sample, beside 35 network calls. The residual ‖y − A x‖ of posterior samples is σ_y √m of m observed numbers. ΠGDM
+leaves 1.6 times that; of MMPS samples of two digits went astray (6.0 and 2.2), and the others' median is 0.49.
 """
 
 from ml_collections import ConfigDict

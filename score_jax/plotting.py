@@ -63,10 +63,18 @@ def _styled(function):
     return wrapper
 
 
-def save_figure(fig: Figure, path: str | Path) -> Path:
-    """Writes a figure (PNG, PDF or SVG by suffix) at the project's resolution, making its folder."""
+def save_figure(fig: Figure, path: str | Path, *, note: str = "") -> Path:
+    """Writes a figure (PNG, PDF or SVG by suffix) at the project's resolution, making its folder.
+
+    Args:
+      fig: the figure.
+      path: file to write.
+      note: small print below it, as whose pictures it shows.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if note:
+        fig.text(0.5, 0, note, ha="center", va="top", fontsize=5, color=INK)
     fig.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.08)
     return path
 

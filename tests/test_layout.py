@@ -33,13 +33,13 @@ ROOMS = [
     {"samples"},
     {"measures", "trial"},
     {"show"},
-    {"evaluation", "watching"},
+    {"evaluation", "restoring", "watching"},
     {"run"},
     {"sweeps"},
     {"reports"},
     {"build", "command"},
     {"opened"},
-    {"train", "sample", "evaluate", "sweep", "report"},
+    {"train", "sample", "evaluate", "condition", "sweep", "report"},
 ]
 # Names of the contract that are reached by module, such as `kernels.Gaussian`, so that two modules may have them.
 BY_MODULE = {

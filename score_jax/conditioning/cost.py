@@ -23,15 +23,15 @@ def cost_of(make: Callable[[ScoreFn], Sampler], score_fn: ScoreFn, key: Key, x: 
 
     A product costs about two calls, and what it keeps of the network's layers in memory.
     """
-    counted, counts = counting(score_fn)
+    counts: Counter = Counter()
+    counted = counting(score_fn, counts)
     jax.block_until_ready(jax.jit(lambda x: sample(key, make(counted), x, ts))(x))
     jax.effects_barrier()
     return Cost(counts["calls"], counts["products"])
 
 
-def counting(score_fn: ScoreFn) -> tuple[ScoreFn, Counter]:
-    """Returns the score function, which counts its `calls` and `products` on the host whenever they are computed."""
-    counts: Counter = Counter()
+def counting(score_fn: ScoreFn, counts: Counter) -> ScoreFn:
+    """Returns a function of x and t that counts its `calls` and `products` on the host whenever they are computed."""
     count = lambda what: jax.debug.callback(lambda: counts.update([what]))
 
     @jax.custom_vjp
@@ -50,4 +50,4 @@ def counting(score_fn: ScoreFn) -> tuple[ScoreFn, Counter]:
         return pull(cotangent)[0], of_time
 
     counted.defvjp(forward, backward)
-    return counted, counts
+    return counted

@@ -8,7 +8,7 @@ from score_jax.data.array_files import array_file
 from score_jax.data.cifar import cifar10
 from score_jax.data.embedded import digits
 from score_jax.data.idx import fashion_mnist, mnist, read_idx
-from score_jax.data.image_folders import folder
+from score_jax.data.image_folders import folder, picture_files, read_picture
 from score_jax.data.loader import Loader, batches
 from score_jax.data.resize import center_crop, resize, resized
 from score_jax.data.source import (
@@ -42,8 +42,10 @@ __all__ = [
     "in_memory",
     "mnist",
     "occurring",
+    "picture_files",
     "random_rows",
     "read_idx",
+    "read_picture",
     "resize",
     "resized",
     "subset",

@@ -33,14 +33,21 @@ _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for
 _THREADS = 4  # that read headers: disks answer several questions at once
 
 
+_CONVERT = "convert=True brings all to it (--config.data.convert=True), what is transparent on --config.data.background"
+
+
 class _Form(NamedTuple):
-    """What all images are brought to, in this order: laid on a background, cut to `crop`, scaled to `size`."""
+    """What all images are brought to, in this order: laid on a background, cut to `crop`, scaled to `size`.
+
+    Images of another kind are converted, or refused with the words of `cure`.
+    """
 
     channels: int
     convert: bool
     background: tuple[int, ...]
-    crop: tuple[int, int] | None
-    size: tuple[int, int] | None
+    crop: tuple[int, int] | None = None
+    size: tuple[int, int] | None = None
+    cure: str = _CONVERT
 
 
 def folder(
@@ -86,6 +93,38 @@ def folder(
         return {"x": x} if label is None else {"x": x, "label": label[rows]}
 
     return View(len(paths), shape, 256, gather, names, label)
+
+
+def picture_files(path: str | os.PathLike) -> list[Path]:
+    """Returns the image that a path names, or those of a folder and its sub-folders, ascending by name.
+
+    Raises:
+      InputError: where there is none.
+    """
+    named = Path(path)
+    found = _find(named, by_class=False) if named.is_dir() else [named]
+    if not found or not found[0].is_file():
+        expected = f"holds no image ({', '.join(_SUFFIXES)})" if named.is_dir() else "no such file or folder"
+        raise InputError(f"{named}: {expected}; expected a picture, or a folder of some")
+    return found
+
+
+def read_picture(path: str | os.PathLike, *, channels: int, convert: bool = False) -> np.ndarray:
+    """Reads one picture, of any size, as `(H, W, channels)` uint8.
+
+    Args:
+      path: the file.
+      channels: 1 (grey) or 3 (colour).
+      convert: turn another kind into that, on white; off makes it an error.
+
+    Raises:
+      InputError: for a file that is no picture, or damaged, or of another kind.
+    """
+    form = _Form(channels, convert, (255, 255, 255), cure="save it as such")
+    size = _head(Path(path), form)
+    if isinstance(size, InputError):
+        raise size
+    return _read(Path(path), form, (*size, channels))
 
 
 def _find(root: Path, *, by_class: bool) -> list[Path]:
@@ -206,10 +245,7 @@ def _require_mode(path: Path, image: Any, form: _Form) -> None:
     if image.mode not in _OPAQUE + _TRANSPARENT:
         raise InputError(f"{path}: has mode {kind}, expected {wanted}: save it as such")
     if not form.convert:
-        raise InputError(
-            f"{path}: has mode {kind}, expected {wanted} (channels={form.channels}); convert=True brings all to it "
-            "(--config.data.convert=True), what is transparent on --config.data.background"
-        )
+        raise InputError(f"{path}: has mode {kind}, expected {wanted} (channels={form.channels}); {form.cure}")
 
 
 def _require_crop(path: Path, height: int, width: int, form: _Form) -> None:

@@ -66,6 +66,7 @@ class Data:
       labelled: the training examples with all labels that they have.
       oracle: the exact density, where it is known.
       modes: of that density, where it has some.
+      attribution: whom figures of them name.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Data:
     labelled: Source
     oracle: GaussianMixture | None = None
     modes: Modes | None = None
+    attribution: str = ""
 
     @cached_property
     def images_hash(self) -> str:
@@ -123,6 +125,8 @@ class Examples:
       occurring: the classes that have examples, ascending.
       null_label: whether the model was trained without a label, −1, too.
       without_labels: why there is no label to choose, of an unconditional model.
+      attribution: whom figures of them name.
+      dequantized: whether each grey level was spread over its cell in training.
     """
 
     name: str
@@ -133,12 +137,35 @@ class Examples:
     occurring: tuple[int, ...] = ()
     null_label: bool = True
     without_labels: str = "has no classes"
+    attribution: str = ""
+    dequantized: bool = False
 
     def to_data(self, x: np.ndarray) -> np.ndarray:
         """Returns images of grey levels from the range of training in [0, 1]; other data as they are."""
         if not self.grey_levels:
             return x
         return np.asarray(datasets.images.from_range(jnp.asarray(x), *self.value_range))
+
+    def of_picture(self, x: np.ndarray) -> np.ndarray:
+        """Returns pictures, 0 black and 1 white, in the range of training: in the middle of their grey level's cell."""
+        first, between = self._cells
+        return np.asarray(datasets.images.to_range(jnp.asarray(first + between * x), *self.value_range))
+
+    def to_picture(self, x: np.ndarray) -> np.ndarray:
+        """Returns images from the range of training as pictures, 0 black and 1 white: what undoes `of_picture`."""
+        first, between = self._cells
+        return (self.to_data(x) - first) / between
+
+    @property
+    def contrast(self) -> float:
+        """The distance from black to white in the range of training."""
+        return self._cells[1] * (self.value_range[1] - self.value_range[0])
+
+    @property
+    def _cells(self) -> tuple[float, float]:
+        """The place of black in [0, 1], and the distance of white from it."""
+        levels = self.grey_levels
+        return (0.5 / levels, 1 - 1 / levels) if self.dequantized else (0.0, 1.0)
 
     def as_stored(self, x: np.ndarray) -> np.ndarray:
         """Returns samples in the data's own range: of grey levels, clipped to [0, 1]."""

@@ -5,6 +5,7 @@ paths, images a grid, the annealing as a strip and as a GIF, and their nearest t
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def write_images(
     *,
     columns: int = 8,
     names: Sequence[str] = (),
+    note: str = "",
 ) -> list[Path]:
     """Writes grid.png, annealing.png, annealing.gif, neighbours.png given training images, classes.png given names.
 
@@ -42,25 +44,36 @@ def write_images(
       train: training images in [0, 1], or None.
       columns: of the grid.
       names: of the columns, where each is of a class.
+      note: below the figures, as whose pictures they show.
     """
     shown_channels = _shown_channels(images)
     images, path = images[..., :shown_channels], path[..., :shown_channels]
     stages = grids.evenly(len(path), _STAGES)
+    save = partial(plotting.save_figure, note=note)
     tiles = np.stack([plotting.grid_image(state.clip(0, 1), 4, scale=_scale(images)) for state in path])
     written = [
         write_grid(folder, images, columns),
-        plotting.save_figure(plotting.strip(path[stages].clip(0, 1), sigmas=sigmas[stages]), folder / "annealing.png"),
+        save(plotting.strip(path[stages].clip(0, 1), sigmas=sigmas[stages]), folder / "annealing.png"),
         plotting.save_gif(folder / "annealing.gif", tiles),
     ]
     finite = images[np.isfinite(images).all((1, 2, 3))][:8]  # a diverged sample is black above, and near to nothing
     if train is not None and len(finite):
         train = train[..., :shown_channels]
         nearest = train[nearest_neighbours(finite, train, k=min(5, len(train)))[0]]
-        written.append(plotting.save_figure(plotting.neighbours(finite, nearest), folder / "neighbours.png"))
+        written.append(save(plotting.neighbours(finite, nearest), folder / "neighbours.png"))
     if names:
         classes = plotting.image_grid(_first_rows(images, columns), columns, names=names)
-        written.append(plotting.save_figure(classes, folder / "classes.png"))
-    return written
+        written.append(save(classes, folder / "classes.png"))
+    return [*written, *write_attribution(folder, note)]
+
+
+def write_attribution(folder: Path, note: str) -> list[Path]:
+    """Writes attribution.txt, whose pictures lie in a folder: beside those that are pixels alone, without a caption."""
+    if not note:
+        return []
+    path = folder / "attribution.txt"
+    path.write_text(f"{note}\n")
+    return [path]
 
 
 def write_grid(folder: Path, images: np.ndarray, columns: int) -> Path:

@@ -45,6 +45,7 @@ def get_config() -> ConfigDict:
     data.name = "digits"
     data.options = {}
     data.root = ""  # folder or file of the data; empty: the usual places. For tfds: its data_dir
+    data.attribution = ""  # what the licence of the data asks to be named, below every figure of them
     data.n = 100_000  # points drawn of a toy
     # Sides of images in pixels, one number for a square or (height, width): --config.data.size='(64, 96)'
     data.crop = FieldReference(0, field_type=object)  # first cut the middle out of images; 0 keeps all of them

@@ -73,7 +73,8 @@ def show_samples(
     x, path, train = _between_black_and_white(trained.examples, drawn, data)
     columns = columns_of(trained.examples)
     names = _names_of_columns(trained.examples.names, labels, columns)
-    return pictures.write_images(folder, x, path, sigmas, train, columns=columns, names=names)
+    note = trained.examples.attribution
+    return pictures.write_images(folder, x, path, sigmas, train, columns=columns, names=names, note=note)
 
 
 def _between_black_and_white(
@@ -121,7 +122,8 @@ def show_drawn(examples: Examples, x: np.ndarray, data: np.ndarray, folder: Path
     finite = np.isfinite(x.reshape(len(x), -1)).all(1)
     if len(examples.shape) == 3:
         low, high = (0.0, 1.0) if examples.grey_levels else (float(data.min()), float(data.max()))
-        return [pictures.write_grid(folder, ((x[:_TILES] - low) / (high - low or 1.0)), 8)]
+        grid = pictures.write_grid(folder, ((x[:_TILES] - low) / (high - low or 1.0)), 8)
+        return [grid, *pictures.write_attribution(folder, examples.attribution)]
     if examples.shape != (2,) or not finite.any():
         return []  # vectors have no picture
     return [pictures.write_scatter(folder, x[finite][:_SHOWN], data)]
@@ -168,4 +170,5 @@ def show_progress(trained: Trained, drawn: Samples, folder: Path, data: Data) ->
     if trained.examples.picture == "points":
         return {"scatter": pictures.write_scatter(folder, drawn.x, some_examples(data.train, _SHOWN)["x"])}
     x, _, _ = _between_black_and_white(trained.examples, drawn, data)
+    pictures.write_attribution(folder, trained.examples.attribution)
     return {"grid": pictures.write_grid(folder, x, columns_of(trained.examples))}

@@ -3,7 +3,8 @@
 `frechet`, `kid`, `prdc`, `inception_score` and `c2st` compare features, `features` tells those of images, `bootstrap`
 gives any of them its error bar; `two_sample` compares samples, `calibration` a score function with the exact one by
 noise level, `posterior` samples of p(x | y) with the truths, `classifier` judges small images, `neighbours` finds the
-nearest training examples, by pixels or features, and tells copying from learning.
+nearest training examples, by pixels or features, and tells copying from learning; `psnr` and `ssim` compare a restored
+image with the true one.
 """
 
 from score_jax.metrics import features
@@ -14,6 +15,7 @@ from score_jax.metrics.classifier import ClassificationReport, Classifier, class
 from score_jax.metrics.features import Features
 from score_jax.metrics.frechet import Moments, frechet, frechet_distance, frechet_of_parts
 from score_jax.metrics.grey_features import GreyFeatures, grey_features_of, train_grey_features
+from score_jax.metrics.image_quality import psnr, ssim
 from score_jax.metrics.inception_score import inception_score
 from score_jax.metrics.kid import kid
 from score_jax.metrics.moments_file import load_moments, save_moments
@@ -64,10 +66,12 @@ __all__ = [
     "nearest_neighbours",
     "posterior_ranks",
     "prdc",
+    "psnr",
     "rank_calibration",
     "save_moments",
     "score_error",
     "sliced_wasserstein",
+    "ssim",
     "train_classifier",
     "train_grey_features",
     "wasserstein2",

@@ -8,6 +8,7 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
+from configs import emoji
 from score_jax import plotting
 from score_jax.data import Loader
 from score_jax.lab import build, evaluation, pictures, records, run, samples, show
@@ -52,6 +53,19 @@ def test_the_classes_that_have_examples_are_drawn_in_turn_and_have_their_names(t
     np.testing.assert_array_equal(samples.classes_in_turn(experiment.examples, 5), turn)
     assert f"{len(names)} classes ({', '.join(names)})" in experiment.summary[0]
     assert [samples.label_named(experiment.examples, name) for name in names] == list(range(len(names)))
+
+
+def test_the_emoji_are_named_where_they_are_shown_and_lie_where_the_user_says(tmp_path):
+    """On a file of the same form, since the data need not be there."""
+    config = emoji.get_config()
+    config.network.name, config.network.mlp.hidden = "mlp", (4,)
+    refused("data 'array' is read from a path of yours: give --config.data.root=PATH", build.experiment, config)
+    x, label = RNG.integers(0, 256, (60, 32, 32, 3), dtype=np.uint8), np.arange(60, dtype=np.int32) % 10
+    np.savez(tmp_path / "emoji32.npz", x=x, label=label)
+    config.data.root = str(tmp_path / "emoji32.npz")
+    examples = build.experiment(config).examples
+    assert examples.shape == (32, 32, 3) and examples.names == tuple("0123456789") and examples.null_label
+    assert "Twemoji" in examples.attribution and "CC-BY 4.0" in examples.attribution
 
 
 def test_a_class_whose_examples_are_all_held_out_is_not_drawn(tmp_path):

@@ -207,6 +207,7 @@ def _examples_of(config: ConfigDict, published: Published) -> Examples:
         occurring=tuple(range(published.num_classes)),
         null_label=published.null_class,
         without_labels="has no classes",
+        attribution=config.data.attribution,
     )
 
 
@@ -260,6 +261,8 @@ def _examples(config: ConfigDict, data: Data) -> Examples:
         occurring=tuple(datasets.occurring(source).tolist()),
         null_label=config.training.label_dropout > 0 and not of_network.classifies(config),
         without_labels=_without_labels(data),
+        attribution=data.attribution,
+        dequantized=config.data.dequantize,
     )
 
 

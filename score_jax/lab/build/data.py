@@ -79,7 +79,7 @@ def data(config: ConfigDict, given: Source | None = None) -> Data:
     if options.labels and not labelled.num_classes:
         raise InputError(f"data {options.name!r} has no labels: set --config.data.labels=False")
     train = labelled if options.labels else datasets.unlabelled(labelled)
-    return Data(options.name, train, held_out, labelled, oracle, modes)
+    return Data(options.name, train, held_out, labelled, oracle, modes, options.attribution)
 
 
 def shared_data(config: ConfigDict, shared: Shared) -> Data:

@@ -107,7 +107,9 @@ def picture(path: Path, caption: Any, *, smooth: bool = False) -> Markup:
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     kind = {"class_": "smooth"} if smooth else {}
     image = element("img", src=source, alt=str(caption), loading="lazy", **kind).removesuffix("</img>")
-    return element("figure", Markup(image), element("figcaption", caption))
+    whose = path.parent / "attribution.txt"  # as `pictures.write_attribution` leaves it
+    named = [element("small", whose.read_text(errors="replace"))] if whose.is_file() else []
+    return element("figure", Markup(image), element("figcaption", caption), *named)
 
 
 def document(title: str, *children: Any) -> str:

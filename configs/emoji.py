@@ -1,0 +1,66 @@
+"""Emoji, 3,786 colour images of 32×32 pixels in ten classes: `--config=configs/emoji.py`.
+
+    python experiments/train.py --config=configs/emoji.py --config.data.root=FOLDER/emoji32.npz --workdir=runs/emoji
+
+The file holds "x" (N, 32, 32, 3), uint8, and "label": 0 Activities, 1 Animals & Nature, 2 Component, 3 Flags, 4 Food &
+Drink, 5 Objects, 6 People & Body, 7 Smileys & Emotion, 8 Symbols, 9 Travel & Places. It is no part of this repository,
+and `data.root` says where it is.
+
+Twemoji graphics, © Twitter, Inc. and other contributors, CC-BY 4.0 (https://creativecommons.org/licenses/by/4.0/), of
+the npm package emoji-datasource-twitter 16.0.0: its 64-pixel images on white, averaged 2×2. Whoever shows pictures of
+them names that: `data.attribution` puts it below the figures.
+
+385,731 parameters; ten in a hundred examples are held out at random, so that variants of a held-out picture's motif, as
+of another skin tone, are among the training examples. CPU time on two cores with much other work: 22 core-minutes, by
+that of the first 1,150 steps.
+
+Restored from 4 held-out pictures, noise of 0.05 of black to white, 4 samples each, seed 0, by the network of **1,000 of
+the 1,500 steps**; ± is the standard error over the 4:
+
+    python experiments/condition.py --workdir=runs/emoji --task=colorize --noise_std=0.05 --n=4 --step=1000
+
+| task | method | products | residual | of the posterior | PSNR, dB | of the mean | SSIM | of the mean |
+|---|---|---|---|---|---|---|---|---|
+| colorize | pigdm | 35 | 2.11 ± 0.09 | 1.60 | 14.4 ± 0.8 | 15.7 ± 1.1 | 0.62 ± 0.03 | 0.74 ± 0.02 |
+| colorize | mmps | 70 | 1.62 ± 0.03 | 1.60 | 17.1 ± 1.3 | 19.1 ± 2.0 | 0.75 ± 0.02 | 0.85 ± 0.02 |
+| inpaint | pigdm | 35 | 2.74 ± 0.03 | 2.40 | 18.5 ± 1.3 | 19.5 ± 1.5 | 0.55 ± 0.05 | 0.59 ± 0.05 |
+| inpaint | mmps | 70 | 2.30 ± 0.02 | 2.40 | 18.2 ± 1.2 | 19.8 ± 1.4 | 0.54 ± 0.03 | 0.58 ± 0.04 |
+| super_resolution | pigdm | 35 | 1.82 ± 0.02 | 1.39 | 21.8 ± 0.2 | 23.8 ± 0.1 | 0.74 ± 0.04 | 0.82 ± 0.03 |
+
+Products are the network's vector–Jacobian products of a sample, beside 35 network calls; the residual ‖y − A x‖ of
+posterior samples is σ_y √m of m observed numbers. The colours of a grey picture are plausible ones, not the true ones,
+and what is hidden is filled by colours and edges, not by faces: so short a training has learned little more.
+"""
+
+from ml_collections import ConfigDict
+
+from score_jax.lab import settings
+
+ATTRIBUTION = "Twemoji © Twitter, Inc. and other contributors, CC-BY 4.0, reduced to 32×32 pixels"
+
+
+def get_config() -> ConfigDict:
+    config = settings.get_config()
+    config.data.name = "array"
+    config.data.attribution = ATTRIBUTION
+    config.data.labels = True
+    config.data.value_range = (-1.0, 1.0)
+    config.sde.name = "edm"
+    config.parameterization.name = "edm"
+    config.parameterization.edm.sigma_data = 0.77  # root mean square of the pixels, most of which are white
+    config.weighting.name = "edm"
+    config.weighting.edm.sigma_data = 0.77
+    config.times.name = "lognormal"
+    config.network.unet.channels = 24
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.schedule = "cosine"
+    config.training.steps = 1500
+    config.training.batch_size = 32
+    config.training.steps_per_dispatch = 1  # convolutions: one step a dispatch (see training/step.py)
+    config.training.log_every = 50
+    config.training.checkpoint_every = 500
+    config.sampler.name = "heun"
+    config.sampler.grid = "karras"
+    config.sampler.steps = 17  # and the last denoise: 35 network calls
+    config.sampler.n = config.sampler.batch_size = 64
+    return config
