@@ -58,6 +58,7 @@ def test_the_posterior_of_two_moons_is_what_its_simulator_says():
     )
 
 
+@pytest.mark.slow
 def test_two_moons_posteriors_have_the_prior_for_their_mixture():
     """θ drawn given the y of another θ is of the prior again, uniform; at its edges most draws are thrown away."""
     problem = PROBLEMS["two moons"]

@@ -41,7 +41,8 @@ PROBLEM, AZULA, DEEPINV = (dict(np.load(DATA / f"{name}.npz")) for name in ("pro
 X, MATRIX, NOISE, TIMES = (PROBLEM[name] for name in ("x", "matrix", "noise", "times"))
 Y, STD, ZETA = PROBLEM["y"][None], 0.4, 0.7
 VP = sdes.VP()
-STEPS = [pytest.param(i, *TIMES[2 * i : 2 * i + 2], id=f"{TIMES[2 * i]}") for i in (0, 1)]
+LATER = pytest.mark.slow  # than the first
+STEPS = [pytest.param(i, *TIMES[2 * i : 2 * i + 2], id=f"{TIMES[2 * i]}", marks=[LATER] * i) for i in (0, 1)]
 
 
 _SCORE = jax.jit(lambda p, sde, x, t: distributions.score_of(p, sde)(x, t))
