@@ -18,7 +18,6 @@ from experiments.posterior_benchmark.measures import Asked, Numbers
 from experiments.posterior_benchmark.methods import METHODS
 from experiments.posterior_benchmark.problems import Cases, Problem, cases
 from experiments.studies import study
-from score_jax.conditioning.cost import Cost
 from score_jax.types import Array, Key
 
 BASE = Problem()
@@ -122,7 +121,7 @@ def rows(found: dict[Run, Numbers]) -> list[dict]:
         calls, products = cost_of(name)
         particles = METHODS[name].particles if name in METHODS else 0
         table.append(
-            {"method": name, "calls": calls, "products": products, "particles": particles or ""}
+            {"method": name, "calls": f"{calls:.2g}", "products": f"{products:.2g}", "particles": particles or ""}
             | {problem: _shown(found.get(Run(name, problem, STEPS))) for problem in PROBLEMS}
             | {
                 "mode weights": f"{base.mode_weights:.3f}",
@@ -141,9 +140,9 @@ def _shown(numbers: Numbers | None) -> str:
 
 
 @lru_cache
-def cost_of(name: str) -> Cost:
+def cost_of(name: str) -> tuple[float, float]:
     """Returns score calls and vector–Jacobian products a step."""
-    return measures.cost(METHODS[name], BASE) if name in METHODS else Cost(int(name == EXACT_SCORE), 0)
+    return measures.cost(METHODS[name], BASE, STEPS) if name in METHODS else (float(name == EXACT_SCORE), 0.0)
 
 
 def main() -> None:

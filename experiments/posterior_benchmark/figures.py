@@ -50,5 +50,7 @@ def _lines(ax: Axes, by_cost: Mapping[str, tuple[Sequence[float], Sequence[float
         kept = np.asarray(values) < 100
         ax.plot(np.asarray(costs)[kept], np.asarray(values)[kept], "osD^v"[i % 5] + "-", color=colors(i), label=name)
     ax.set(xscale="log", yscale="log", xlabel="score calls a sample, a vector–Jacobian product for two")
+    ax.set_yticks((1, 1.5, 2, 3, 4), ("1", "1.5", "2", "3", "4"))
+    ax.minorticks_off()
     ax.set_title("base problem", fontsize="medium")
     ax.legend(fontsize="x-small", ncols=2)
