@@ -95,7 +95,8 @@ class GaussianMixture:
         z = arrays.draw(jax.random.normal, key_noise, (n, *means.shape[1:]), dtype)
         if self._full():
             factors = jnp.linalg.cholesky(self._variances(dtype))
-            # Of all components, and one chosen: K·D numbers a draw, where a factor for each would be D².
+            # Of all components, and one chosen: K·D numbers a draw, where a factor for each would be D²; K is small
+            # beside D where covariances are full.
             noise = jnp.einsum("kij,nj->nki", factors, z.reshape(n, -1))
             noise = jax.vmap(lambda of_all, one: of_all[one])(noise, component).reshape(z.shape)
         else:

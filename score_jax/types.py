@@ -64,7 +64,7 @@ def is_on(value: ArrayLike) -> bool:
 def require_at_least(owner: str, low: int, /, **values: ArrayLike) -> None:
     """Raises InputError for a concrete Python number below `low`; arrays and tracers pass."""
     for name, value in values.items():
-        if isinstance(value, int | float) and not value >= low:
+        if isinstance(value, int | float | np.floating) and not value >= low:
             raise InputError(f"{owner}: {name} must be at least {low}, got {value}")
 
 

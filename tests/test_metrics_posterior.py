@@ -39,6 +39,11 @@ def test_ranks_of_the_posterior_are_uniform_and_others_are_not():
     np.testing.assert_allclose(shifted.deviation, 0.0564, atol=1.4 / np.sqrt(N))  # ≈ 2Φ(0.2/(2√2)) − 1: P(z + z' < 0.2)
 
 
+def test_the_energy_score_pairs_no_sample_with_itself():
+    """By hand: X = 0, 4 and x* = 1: (1 + 3)/2 − ½·4 = 0."""
+    np.testing.assert_allclose(energy_scores(np.array([[[0.0], [4.0]]]), np.array([[1.0]])), [0], atol=1e-6)
+
+
 def test_ranks_count_along_each_direction():
     samples, truth = np.array([[[0.0, 3.0], [1.0, 2.0], [2.0, 1.0]]]), np.array([[1.5, 1.5]])
     np.testing.assert_array_equal(posterior_ranks(samples, truth, np.eye(2)), [[2, 1]])
@@ -48,4 +53,6 @@ def test_ranks_count_along_each_direction():
 def test_what_does_not_fit_is_one_line():
     refused("two or more for each of the truths", energy_scores, jnp.zeros((3, 1, 2)), jnp.zeros((3, 2)))
     refused("two or more for each of the truths", posterior_ranks, jnp.zeros((3, 4, 2)), jnp.zeros((2, 2)), np.eye(2))
+    refused(r"directions are \(P, 2\)", posterior_ranks, jnp.zeros((3, 4, 2)), jnp.zeros((3, 2)), np.eye(3))
+    refused("ranks \\(N, P\\) in 0", rank_calibration, np.full((3, 1), 1.5), 4)
     refused("ranks \\(N, P\\) in 0 … 4", rank_calibration, np.full((3, 1), 5), 4)

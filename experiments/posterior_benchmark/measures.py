@@ -122,6 +122,9 @@ def compare(key: Key, x: Array, cases: Cases) -> Numbers:
     directions = arrays.sphere(jax.random.key(0), jnp.zeros((8, x.shape[-1])))
     found = metrics.posterior_ranks(x, cases.truth, directions)
     calibration = metrics.rank_calibration(found, x.shape[1], level=LEVEL)
+    if not np.isfinite(x).all():
+        nan = float("nan")
+        calibration = calibration._replace(coverage=nan, coverage_error=nan, deviation=nan, p_value=nan)
     error = sliced.std(ddof=1) / np.sqrt(len(sliced))
     return Numbers(float(sliced.mean()), float(error), float(weights.mean()), calibration, energy)
 

@@ -40,7 +40,10 @@ class Problem(NamedTuple):
     @property
     def data_std(self) -> float:
         """Root mean variance of a coordinate: what a method may be told of the data."""
-        return float(np.sqrt(SPREAD**2 + 1 / self.dims))
+        prior = self.prior()
+        weights, means = np.asarray(prior.weights / prior.weights.sum()), np.asarray(prior.means)
+        between = weights @ (means**2).sum(1) - ((weights @ means) ** 2).sum()
+        return float(np.sqrt(SPREAD**2 + between / self.dims))
 
     def operator(self) -> Linear:
         """Returns A, `(D // 2, D)`."""

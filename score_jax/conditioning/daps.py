@@ -20,7 +20,7 @@ from score_jax.conditioning.operators import Decomposed, regularised_inverse, re
 from score_jax.sampling import Sampler, ddim, langevin, sample
 from score_jax.sampling.base import one_step
 from score_jax.sde import SDE
-from score_jax.types import Array, ArrayLike, Key, ScoreFn, require_at_least, require_positive
+from score_jax.types import Array, ArrayLike, InputError, Key, ScoreFn, require_at_least, require_positive
 
 # (key (B,), operator, y, noise_std, mean (B, *S), variance () or (B,)) -> x0 (B, *S)
 Draw: TypeAlias = Callable[[Key, Any, Array, ArrayLike, Array, Array], Array]
@@ -37,17 +37,20 @@ def langevin_draw(n_steps: int = 100, *, step_size: ArrayLike = 0.2) -> Draw:
     """
     require_at_least("langevin_draw", 1, n_steps=n_steps)
     require_positive("langevin_draw", step_size=step_size)
+    if isinstance(step_size, int | float) and not step_size < 2:
+        raise InputError(f"langevin_draw: steps diverge from a step_size of 2 on, got {step_size}")
 
     def draw(key: Key, operator: Any, y: Array, noise_std: ArrayLike, mean: Array, variance: Array) -> Array:
-        variance = arrays.per_example(variance, mean).astype(mean.dtype)
-        ratio = variance / noise_std**2  # r²/σ_y²
+        variance = arrays.per_example(variance, mean).astype(arrays.wide(mean.dtype))
+        ratio = variance / jnp.asarray(noise_std, variance.dtype) ** 2  # r²/σ_y²
         by = lambda v: arrays.expand_right(v, mean)
 
         def score(x: Array) -> Array:
             seen, back = jax.vjp(operator, x)
             return (mean - x + by(ratio) * back(y - seen)[0]) / by(variance)
 
-        return langevin(key, score, mean, step_size=2 * step_size * variance / (1 + ratio), n_steps=n_steps)
+        eps = jnp.asarray(2 * step_size, variance.dtype) * variance / (1 + ratio)
+        return langevin(key, score, mean, step_size=eps, n_steps=n_steps)
 
     return draw
 
@@ -60,8 +63,9 @@ def gaussian_draw(
     key_prior, key_noise = arrays.split(key)
     x0 = mean + arrays.expand_right(jnp.sqrt(variance), mean) * arrays.normal(key_prior, mean)
     seen = operator(x0)
-    noised = y + jnp.asarray(noise_std, seen.dtype) * arrays.normal(key_noise, seen)
-    return x0 + regularised_inverse(operator, noised - seen, noise_std**2 / variance)
+    noised = y + arrays.expand_right(noise_std, seen) * arrays.normal(key_noise, seen)
+    ridge = jnp.asarray(noise_std, variance.dtype) ** 2 / variance
+    return x0 + regularised_inverse(operator, noised - seen, ridge)
 
 
 def daps(

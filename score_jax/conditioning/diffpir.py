@@ -6,6 +6,8 @@
 data spread far wider than σ/α. With λ = 1 + σ²/(α² d²) it is exact on N(·, d² I), as `pigdm` is.
 """
 
+import jax.numpy as jnp
+
 from score_jax import arrays
 from score_jax.conditioning.guidance import Scale, scale_at
 from score_jax.conditioning.observed import estimate_alone, require_problem
@@ -40,7 +42,8 @@ def diffpir(
 
     def guided(x: Array, t: Array) -> Array:
         x0, score = estimate_alone(sde, score_fn, x, t)
-        ridge = scale_at(strength, x, t) * noise_std**2 * sde.alpha(t) ** 2 / sde.variance(t)
+        ratio = jnp.exp(sde.log_snr(t))  # α²/σ²
+        ridge = scale_at(strength, ratio, t) * jnp.asarray(noise_std, ratio.dtype) ** 2 * ratio
         moved = regularised_inverse(operator, fitting(x0) - operator(x0), ridge)
         return score + arrays.expand_right(sde.alpha(t) / sde.variance(t), x) * moved
 

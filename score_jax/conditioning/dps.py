@@ -40,7 +40,8 @@ def dps(sde: SDE, score_fn: ScoreFn, operator: Any, y: Array, *, noise_std: Arra
     require_positive("dps", noise_std=noise_std)
     fitting = require_problem("dps", operator, y, noise_std)
     misfit = lambda x0: arrays.sum_dims((fitting(x0) - operator(x0)) ** 2)
-    return likelihood_guidance(sde, score_fn, lambda x0: -misfit(x0) / (2 * noise_std**2), scale)
+    log_likelihood = lambda x0: -0.5 * misfit(x0) / jnp.asarray(noise_std, arrays.wide(x0.dtype)) ** 2
+    return likelihood_guidance(sde, score_fn, log_likelihood, scale)
 
 
 def likelihood_guidance(
@@ -67,7 +68,7 @@ def likelihood_guidance(
 def dps_ancestral(sde: SDE, score_fn: ScoreFn, operator: Any, y: Array, *, step_size: ArrayLike = 1.0) -> Sampler:
     """Steps t → s as released: `ancestral`, and from its result ζ ∇_x ‖y − A x̂0(x)‖ (algorithm 1, and section C.2).
 
-    The length of the step in x is ζ whatever the noise, the misfit and the grid: no σ_y enters, and the law that is
+    The step doesn't depend on how large the misfit is, nor on σ_y or the grid, so that the law that is
     sampled depends on the number of steps. The norm is each row's, as of the released batches of one. A score call and
     a vector–Jacobian product a step.
 

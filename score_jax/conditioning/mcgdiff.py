@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from score_jax import arrays
 from score_jax.conditioning.observed import require_problem
-from score_jax.conditioning.operators import Decomposed, require_decomposed
-from score_jax.conditioning.particles import particle_sampler, require_one_observation
+from score_jax.conditioning.operators import Decomposed, is_observed, require_decomposed
+from score_jax.conditioning.particles import log_normal, particle_sampler, require_one_observation
 from score_jax.sampling import Sampler
 from score_jax.sde import SDE
 from score_jax.types import Array, ArrayLike, Key, ScoreFn
@@ -47,26 +47,30 @@ def mcgdiff(
     fitting = require_problem("mcgdiff", operator, y, noise_std)
 
     def seen(x: Array, t: Array) -> tuple[Array, Array, Array]:
-        """Singular values, the observation in its places and the variance of ψ_t, all in the spectrum."""
+        """Singular values, 0 but for rounding as 0, the observation in their places and the variance of ψ_t."""
         known = operator.observed_spectrum(fitting(x))
         values = operator.singular_values(known)
-        return values, sde.alpha(t) * known, values**2 * sde.variance(t) + (sde.alpha(t) * noise_std) ** 2
+        values = jnp.where(is_observed(values), values, 0)
+        alpha, left, noise = (arrays.expand_right(v, x[0, None]) for v in (sde.alpha(t), sde.variance(t), noise_std))
+        return values, alpha * known, values**2 * left + (alpha * noise) ** 2
 
-    def log_normal(misfit: Array, variance: Array, values: Array) -> Array:
-        """log N up to what is the same for all particles."""
-        return -0.5 * arrays.sum_dims(jnp.where(values > 0, misfit**2 / jnp.where(values > 0, variance, 1), 0))
+    def find(x: Array, t: Array) -> tuple[Array, Array]:
+        values, known, variance = seen(x, t)
+        log_psi = log_normal(known - values * operator.to_spectrum(x), variance, values > 0)
+        return log_psi, log_psi
 
-    def move(key: Key, x: Array, found: tuple, t: Array, s: Array) -> tuple[Array, tuple, Array]:
-        alpha, added = sde.transition(t, s)
-        spread = sde.posterior_variance(t, s).astype(x.dtype)
+    def move(key: Key, x: Array, log_psi: Array, t: Array, s: Array) -> tuple[Array, Array, Array]:
+        alpha, added, spread = (
+            arrays.expand_right(v, x[0, None]) for v in (*sde.transition(t, s), sde.posterior_variance(t, s))
+        )
         mean = operator.to_spectrum((x + added * score_fn(x, t)) / alpha)
         values, known, variance = seen(x, s)
         misfit, total = known - values * mean, values**2 * spread + variance
-        share = jnp.where(values > 0, 1 / jnp.where(values > 0, total, 1), 0)
-        std = jnp.sqrt(spread * jnp.where(values > 0, variance * share, 1))
-        moved = mean + spread * values * share * misfit + std * operator.to_spectrum(arrays.normal(key, x))
-        before, known_before, variance_before = seen(x, t)
-        weight = log_normal(known_before - before * operator.to_spectrum(x), variance_before, before)
-        return operator.from_spectrum(moved), found, log_normal(misfit, total, values) - weight
+        counts = (values > 0) & (total > 0)
+        share = jnp.where(counts, 1 / jnp.where(counts, total, 1), 0)
+        std = jnp.sqrt(spread * jnp.where(counts, variance * share, 1))
+        spectrum = mean + spread * values * share * misfit + std * operator.to_spectrum(arrays.normal(key, x))
+        moved = operator.from_spectrum(spectrum)
+        return moved, find(moved, s)[1], log_normal(misfit, total, values > 0) - log_psi
 
-    return particle_sampler(lambda x, t: (), move, threshold, calls=1)
+    return particle_sampler("mcgdiff", find, move, threshold, calls_at_start=0)

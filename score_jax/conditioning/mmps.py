@@ -39,7 +39,7 @@ def mmps(sde: SDE, score_fn: ScoreFn, operator: Any, y: Array, *, noise_std: Arr
         seen, back = jax.vjp(operator, found.x0)
         along = lambda v: jax.jvp(operator, (found.x0,), (v,))[1]
         covariance = lambda v: arrays.expand_right(found.covariance, x) * found.pull(v)
-        product = lambda v: noise_std**2 * v + along(covariance(back(v)[0]))
+        product = lambda v: arrays.expand_right(noise_std, v) ** 2 * v + along(covariance(back(v)[0]))
         solved = conjugate_gradients(product, fitting(found.x0) - seen, n_steps)
         return found.score + found.pull(back(solved)[0])
 

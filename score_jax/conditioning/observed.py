@@ -51,12 +51,14 @@ def remaining_variance(sde: SDE, t: Array, data_std: ArrayLike) -> Array:
 
 
 def require_problem(owner: str, operator: Any, y: Array, noise_std: Any) -> Callable[[Array], Array]:
-    """Returns x0 -> y as an array that fits it, which is checked when the shape of x is known."""
+    """Returns x0 -> y of each row, without what it may hold where nothing is observed; checked when x is known."""
     require_at_least(owner, 0, noise_std=noise_std)
+    without_hidden = getattr(operator, "without_hidden", lambda y: y)
 
     def fitting(x0: Array) -> Array:
         require_observation(owner, operator, x0, y)
-        return jnp.asarray(y, x0.dtype)
+        given = jnp.asarray(y, x0.dtype)
+        return without_hidden(jnp.broadcast_to(given, (len(x0), *given.shape[1:])))
 
     return fitting
 

@@ -68,7 +68,7 @@ def regularised_inverse(operator: Decomposed, y: Array, ridge: ArrayLike) -> Arr
     seen = operator.observed_spectrum(y)
     values = operator.singular_values(seen)
     squares = values**2 + arrays.expand_right(ridge, seen)
-    kept = values > _RANK * values.max()
+    kept = is_observed(values)
     return operator.from_spectrum(jnp.where(kept, values * seen / jnp.where(kept, squares, 1), 0))
 
 
@@ -79,9 +79,14 @@ def observed_directions(operator: Decomposed, y: Array, noise_std: ArrayLike) ->
     """
     known = operator.observed_spectrum(y)
     values = operator.singular_values(known)
-    seen = values > _RANK * values.max()
+    seen = is_observed(values)
     inverse = jnp.where(seen, 1 / jnp.where(seen, values, 1), 0)
-    return seen, inverse * known, jnp.asarray(noise_std, known.dtype) * inverse
+    return seen, inverse * known, arrays.expand_right(noise_std, known) * inverse
+
+
+def is_observed(values: Array) -> Array:
+    """Returns which singular values are not 0 but for rounding."""
+    return values > _RANK * values.max()
 
 
 def observe(key: Key, operator: Any, x: Array, noise_std: ArrayLike) -> Array:
@@ -178,7 +183,7 @@ class Mask:
         """Returns x where observed, 0 elsewhere."""
         return jnp.where(self._seen(x), x, 0)
 
-    adjoint = observed_spectrum = __call__
+    adjoint = observed_spectrum = without_hidden = __call__
 
     def to_spectrum(self, x: Array) -> Array:
         """Returns x: V is the identity."""

@@ -3,7 +3,7 @@
 Particles move by a proposal in place of the reverse transition p(x_s | x_t) = N((x + σ²_{t|s} score)/α_{t|s}, σ̃² I),
 σ̃² = σ²_{t|s} σ_s²/σ_t², and carry the weights
 
-    w_s = w_t p(x_s | x_t) ψ_s(x_s) / (q(x_s | x_t) ψ_t(x_t)),        ψ_t(x) ≈ p_t(y | x)
+    w_T = ψ_T(x_T),    w_s = w_t p(x_s | x_t) ψ_s(x_s) / (q(x_s | x_t) ψ_t(x_t)),        ψ_t(x) ≈ p_t(y | x)
 
 At the last time ψ is the likelihood, all but for what noise is left there: as the number of particles K grows they are
 of the exact posterior of the chain of transitions, at the rate 1/√K whatever ψ was before (Wu et al. 2023, theorem 1;
@@ -26,32 +26,36 @@ from score_jax.types import Array, ArrayLike, InputError, Key, require_positive
 
 
 class Particles(NamedTuple):
-    """State of a particle sampler: particles `(K, *S)`, their log-weights `(K,)`, and what was found out at them."""
+    """State of a particle sampler: particles `(K, *S)`, log-weights `(K,)`, what was found at them, score calls."""
 
     x: Array
     log_weights: Array
     found: Any
+    nfe: Array
 
 
-Find: TypeAlias = Callable[[Array, Array], Any]  # (x (K, *S), t) -> what is carried, rows first
+# (x (K, *S), t) -> what is carried, rows first, and log ψ_t (K,)
+Find: TypeAlias = Callable[[Array, Array], tuple[Any, Array]]
 # (key (K,), x at t, what was found there, t, s) -> x at s, what was found there, the increase of the log-weights (K,)
 Move: TypeAlias = Callable[[Key, Array, Any, Array, Array], tuple[Array, Any, Array]]
 
 
-def particle_sampler(find: Find, move: Move, threshold: ArrayLike, calls: int) -> Sampler:
-    """Makes a sampler of particles that start at the first time of a grid with equal weights.
+def particle_sampler(owner: str, find: Find, move: Move, threshold: ArrayLike, *, calls_at_start: int) -> Sampler:
+    """Makes a sampler of particles that start at the first time of a grid.
 
     Args:
+      owner: for messages.
       find: what the state carries of x at t.
-      move: a step.
+      move: a step, of one score call.
       threshold: share of K below which particles are drawn again.
-      calls: score calls of a step.
+      calls_at_start: score calls of `find`.
     """
-    require_positive("particles", threshold=threshold)
+    require_positive(owner, threshold=threshold)
 
     def along(ts: Array) -> Sampler:
         def init(x: Array) -> Particles:
-            return Particles(x, jnp.zeros(len(x), arrays.wide(x.dtype)), find(x, ts[0]))
+            found, log_twist = find(x, ts[0])
+            return Particles(x, log_twist, found, jnp.asarray(calls_at_start, jnp.int32))
 
         def step(key: Key, state: Particles, t: Array, s: Array) -> Particles:
             key_move, key_draw = arrays.split(key)
@@ -62,11 +66,20 @@ def particle_sampler(find: Find, move: Move, threshold: ArrayLike, calls: int) -
             rows = systematic(key_draw[0], log_weights)
             rows = jnp.where(again, rows, jnp.arange(len(x), dtype=rows.dtype))
             x, found = jax.tree.map(lambda v: v[rows], (x, found))
-            return Particles(x, jnp.where(again, 0, log_weights), found)
+            return Particles(x, jnp.where(again, 0, log_weights), found, state.nfe + 1)
 
-        return Sampler(init, step, multistep=True, calls=calls)
+        return Sampler(init, step, multistep=True, calls=0)
 
-    return Sampler(lambda x: x, lambda key, state, t, s: state, multistep=True, calls=calls, along=along)
+    return Sampler(lambda x: x, lambda key, state, t, s: state, multistep=True, calls=0, along=along)
+
+
+def log_normal(misfit: Array, variance: Array, seen: Array) -> Array:
+    """Returns −½ Σ misfit²/variance over what is seen, `(K,)`: log N up to what is the same for all particles.
+
+    A variance of 0, of exact observations where no noise is left, says nothing of particles that agree with them.
+    """
+    counts = seen & (variance > 0)
+    return -0.5 * arrays.sum_dims(jnp.where(counts, misfit**2 / jnp.where(counts, variance, 1), 0))
 
 
 def systematic(key: Key, log_weights: Array) -> Array:

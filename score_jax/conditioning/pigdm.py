@@ -6,6 +6,8 @@
 leaves the rest to the sampler's step; here it is the score that the equation is.
 """
 
+import jax.numpy as jnp
+
 from score_jax import arrays
 from score_jax.conditioning.observed import estimate, remaining_variance, require_problem
 from score_jax.conditioning.operators import Decomposed, regularised_inverse, require_decomposed
@@ -36,7 +38,8 @@ def pigdm(
     def guided(x: Array, t: Array) -> Array:
         found = estimate(sde, score_fn, x, t)
         variance = remaining_variance(sde, t, data_std)
-        back = regularised_inverse(operator, fitting(found.x0) - operator(found.x0), noise_std**2 / variance)
+        ridge = jnp.asarray(noise_std, variance.dtype) ** 2 / variance
+        back = regularised_inverse(operator, fitting(found.x0) - operator(found.x0), ridge)
         return found.score + found.pull(back / arrays.expand_right(variance, x))
 
     return guided

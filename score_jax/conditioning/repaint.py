@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from score_jax import arrays
-from score_jax.conditioning.operators import Decomposed
+from score_jax.conditioning.operators import Decomposed, require_decomposed
 from score_jax.conditioning.replacement import replacement
 from score_jax.sampling import Sampler
+from score_jax.sampling.base import require_one_step
 from score_jax.sde import SDE
 from score_jax.types import Array, InputError, Key, require_at_least
 
@@ -31,10 +32,10 @@ class RePaintState(NamedTuple):
 def repaint(
     sampler: Sampler, sde: SDE, operator: Decomposed, y: Array, *, n_resample: int = 10, jump_length: int = 1
 ) -> Sampler:
-    """Repeats `replacement` of a sampler: n_resample times its score calls a step, which the state counts.
+    """Repeats `replacement` of a sampler: n_resample times its score calls a step but the last; the state counts them.
 
-    Blocks end where the grid does, and the first of them, at the largest noise, is gone once: the released schedule,
-    which for images is n_resample 10, jump_length 10 on 250 steps of `ancestral`.
+    As released: the last step is by itself, blocks end before it, and what is left at the largest noise, less than a
+    block, is gone once. For images n_resample is 10, jump_length 10, on 250 steps of `ancestral`.
 
     Args:
       sampler: a one-step sampler.
@@ -49,6 +50,8 @@ def repaint(
         the grid.
     """
     require_at_least("repaint", 1, n_resample=n_resample, jump_length=jump_length)
+    require_one_step("repaint", sampler)
+    require_decomposed("repaint", operator)
     inner = replacement(sampler, sde, operator, y)
     go = lambda key, x, t, s: inner.step(key, inner.init(x), t, s).x
 
@@ -68,7 +71,8 @@ def repaint(
         def step(key: Key, state: RePaintState, t: Array, s: Array) -> RePaintState:
             key_first, key_again = arrays.split(key)
             done = state.done + 1
-            repeats = jnp.where(((size - done) % jump_length == 0) & (done > jump_length), n_resample - 1, 0)
+            ends = ((size - 1 - done) % jump_length == 0) & (done >= jump_length) & (done < size)
+            repeats = jnp.where(ends, n_resample - 1, 0)
             block = jax.lax.dynamic_slice(ts, (jnp.maximum(done - jump_length, 0),), (jump_length + 1,))
             repeat = lambda i, x: again(arrays.fold_in(key_again, i), x, block)
             x = jax.lax.fori_loop(0, repeats, repeat, go(key_first, state.x, t, s))

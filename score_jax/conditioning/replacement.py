@@ -14,14 +14,13 @@ moved by its score given a noised observation that knows nothing of the rest, wh
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
-
 from score_jax import arrays
+from score_jax.conditioning.observed import require_problem
 from score_jax.conditioning.operators import Decomposed, pseudo_inverse, require_decomposed
 from score_jax.sampling import Sampler
 from score_jax.sampling.base import one_step, require_one_step
 from score_jax.sde import SDE
-from score_jax.types import Array, InputError, Key
+from score_jax.types import Array, Key
 
 
 def impose(operator: Decomposed, x: Array, y: Array) -> Array:
@@ -34,23 +33,15 @@ def impose(operator: Decomposed, x: Array, y: Array) -> Array:
       x: `(B, *S)`.
       y: the observation, `(B, …)`, or `(1, …)` for one that all rows share.
     """
+    require_decomposed("impose", operator)
     return x - pseudo_inverse(operator, operator(x)) + pseudo_inverse(operator, y)
 
 
 def lifted(owner: str, operator: Decomposed, y: Array) -> Callable[[Array], Array]:
     """Returns x -> A⁺ y of its shape and dtype, which is checked when these are known."""
     require_decomposed(owner, operator)
-    known = pseudo_inverse(operator, jnp.asarray(y))
-
-    def of(x: Array) -> Array:
-        if known.shape not in (x.shape, (1, *x.shape[1:])):
-            raise InputError(
-                f"{owner}: y observes {len(known)} examples of shape {known.shape[1:]} and x has shape {x.shape}: "
-                "give one observation for each row of x, or one for all, y[None]"
-            )
-        return jnp.broadcast_to(known, x.shape).astype(x.dtype)
-
-    return of
+    fitting = require_problem(owner, operator, y, 0)
+    return lambda x: pseudo_inverse(operator, fitting(x))
 
 
 def replacement(sampler: Sampler, sde: SDE, operator: Decomposed, y: Array) -> Sampler:

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 
 from score_jax import arrays
 from score_jax.conditioning.observed import estimate, remaining_variance, require_problem
-from score_jax.conditioning.operators import Decomposed, require_decomposed
-from score_jax.conditioning.particles import particle_sampler, require_one_observation
+from score_jax.conditioning.operators import Decomposed, is_observed, require_decomposed
+from score_jax.conditioning.particles import log_normal, particle_sampler, require_one_observation
 from score_jax.sampling import Sampler
 from score_jax.sde import SDE
 from score_jax.types import Array, ArrayLike, Key, ScoreFn, require_positive
 
 
-class _Twisted(NamedTuple):
+class _Found(NamedTuple):
     """At x and t: the score, log ψ and its gradient."""
 
     score: Array
@@ -63,10 +63,12 @@ def tds(
     def log_twist(x0: Array, t: Array) -> Array:
         misfit = operator.observed_spectrum(fitting(x0) - operator(x0))
         values = operator.singular_values(misfit)
-        variance = values**2 * arrays.expand_right(remaining_variance(sde, t, data_std), misfit) + noise_std**2
-        return -0.5 * arrays.sum_dims(jnp.where(values > 0, misfit**2 / jnp.where(values > 0, variance, 1), 0))
+        left, noise = (
+            arrays.expand_right(v, misfit) for v in (remaining_variance(sde, t, data_std), jnp.square(noise_std))
+        )
+        return log_normal(misfit, values**2 * left + noise, is_observed(values))
 
-    return twisted(sde, score_fn, log_twist, threshold=threshold)
+    return _twisted("tds", sde, score_fn, log_twist, threshold)
 
 
 def twisted(
@@ -81,21 +83,27 @@ def twisted(
         alone; at the last time of the grid log p(y | x0), which decides what is sampled.
       threshold: share of the particles, at whose effective number they are drawn again.
     """
+    return _twisted("twisted", sde, score_fn, log_twist, threshold)
 
-    def find(x: Array, t: Array) -> _Twisted:
+
+def _twisted(
+    owner: str, sde: SDE, score_fn: ScoreFn, log_twist: Callable[[Array, Array], Array], threshold: ArrayLike
+) -> Sampler:
+    def find(x: Array, t: Array) -> tuple[_Found, Array]:
         found = estimate(sde, score_fn, x, t)
         value, back = jax.vjp(lambda x0: log_twist(x0, t), found.x0)
-        return _Twisted(found.score, value, found.pull(back(jnp.ones_like(value))[0]))
+        return _Found(found.score, value, found.pull(back(jnp.ones_like(value))[0])), value
 
-    def move(key: Key, x: Array, found: _Twisted, t: Array, s: Array) -> tuple[Array, _Twisted, Array]:
-        alpha, added = sde.transition(t, s)
-        std = jnp.sqrt(sde.posterior_variance(t, s))
+    def move(key: Key, x: Array, found: _Found, t: Array, s: Array) -> tuple[Array, _Found, Array]:
+        alpha, added = (arrays.expand_right(v, x) for v in sde.transition(t, s))
+        std = arrays.expand_right(jnp.sqrt(sde.posterior_variance(t, s)), x)
         z = arrays.normal(key, x)
-        shift = added / alpha * found.gradient  # of the proposal's mean against the transition's
+        # Of the proposal's mean against the transition's; without noise there is nothing to propose.
+        shift = jnp.where(std > 0, added / alpha * found.gradient, 0)
         moved = (x + added * found.score) / alpha + shift + std * z
         relative = shift / jnp.where(std > 0, std, 1)
         ratio = -arrays.sum_dims(relative * (z + 0.5 * relative))
-        after = find(moved, s)
-        return moved, after, ratio + after.log_twist - found.log_twist
+        after, log_psi = find(moved, s)
+        return moved, after, ratio + log_psi - found.log_twist
 
-    return particle_sampler(find, move, threshold, calls=1)
+    return particle_sampler(owner, find, move, threshold, calls_at_start=1)

@@ -36,7 +36,9 @@ def tmpd(sde: SDE, score_fn: ScoreFn, operator: Operator, y: Array, *, noise_std
         found = estimate(sde, score_fn, x, t)
         seen = operator(found.x0)
         spread = found.pull(operator.adjoint(jnp.ones_like(seen)))
-        variance = noise_std**2 + operator(arrays.expand_right(found.covariance, x) * spread)
+        variance = arrays.expand_right(noise_std, seen) ** 2 + operator(
+            arrays.expand_right(found.covariance, x) * spread
+        )
         return found.score + found.pull(operator.adjoint((fitting(found.x0) - seen) / variance))
 
     return guided

@@ -34,10 +34,11 @@ def energy_scores(samples: ArrayLike, truth: ArrayLike) -> Array:
 
     def one(x: Array, at: Array) -> Array:
         norm = lambda v: arrays.safe_sqrt((v**2).sum(-1))
+        # Row by row: L × L differences of all at once would be L times the samples.
         apart = jax.lax.map(lambda row: norm(x - row[None]).sum(), x).sum() / (len(x) * (len(x) - 1))
         return norm(x - at[None]).mean() - 0.5 * apart
 
-    return jax.lax.map(lambda pair: one(*pair), (samples, truth))
+    return jax.lax.map(lambda pair: one(*pair), (samples, truth), batch_size=16)
 
 
 def posterior_ranks(samples: ArrayLike, truth: ArrayLike, directions: ArrayLike) -> Array:
@@ -52,7 +53,10 @@ def posterior_ranks(samples: ArrayLike, truth: ArrayLike, directions: ArrayLike)
       InputError: for shapes that don't fit.
     """
     samples, truth = _pairs(samples, truth)
-    directions = jnp.asarray(directions, samples.dtype)
+    directions = jnp.asarray(directions, arrays.wide(samples.dtype))
+    if directions.ndim != 2 or directions.shape[1] != samples.shape[2]:
+        raise InputError(f"directions are (P, {samples.shape[2]}) for such examples, got {directions.shape}")
+    samples, truth = samples.astype(directions.dtype), truth.astype(directions.dtype)
     along = lambda x: jnp.einsum("...d,pd->...p", x, directions, precision="highest")
     return (along(samples) < along(truth)[:, None]).sum(1)
 
@@ -87,7 +91,8 @@ def rank_calibration(found: ArrayLike, n_samples: int, *, level: float = 0.9) ->
       InputError: for ranks outside 0 … L, or a level that is not between 0 and 1.
     """
     found = np.asarray(found)
-    if found.ndim != 2 or found.size == 0 or found.min() < 0 or found.max() > n_samples or not 0 < level < 1:
+    whole = np.issubdtype(found.dtype, np.integer) and found.ndim == 2 and found.size > 0
+    if not whole or found.min() < 0 or found.max() > n_samples or not 0 < level < 1:
         raise InputError(
             f"rank_calibration takes ranks (N, P) in 0 … {n_samples} and a level between 0 and 1, got {found.shape}, "
             f"level {level}"

@@ -21,6 +21,7 @@ from score_jax.conditioning import (
     dps_ancestral,
     gaussian_draw,
     ilvr,
+    impose,
     langevin_draw,
     likelihood_guidance,
     mcgdiff,
@@ -28,7 +29,7 @@ from score_jax.conditioning import (
     replacement,
     tds,
 )
-from score_jax.conditioning.operators import Gray, Linear, Mask, log_counts, magnitudes, pseudo_inverse
+from score_jax.conditioning.operators import Downsample, Gray, Linear, Mask, log_counts, magnitudes, pseudo_inverse
 from score_jax.conditioning.particles import systematic
 from score_jax.sampling import grids
 from tests.helpers import MULTISTEP, key, refused
@@ -86,14 +87,28 @@ def replaced(law, t, s):
 
 
 def repainted(n_resample):
-    def step(law, t, s, first):
+    def step(law, t, s, last):
         law = replaced(law, t, s)
-        for _ in range(0 if first else n_resample - 1):
+        for _ in range(0 if last else n_resample - 1):
             ratio, added = transition(t, s)
             law = replaced(affine(law, ratio * EYE, noise=added * EYE), t, s)
         return law
 
     return step
+
+
+def in_pairs(steps):
+    """RePaint's law with blocks of two steps, gone thrice each, but for the last step and what is left at the first."""
+    levels = [Level(float(t)) for t in grids.log_snr(SDE, steps + 1)]
+    law, size = (np.zeros(2), float(SDE.variance(SDE.t_max)) * EYE), steps
+    for done in range(1, size + 1):
+        law = replaced(law, levels[done - 1], levels[done])
+        if done in range(size - 1, 1, -2):
+            for _ in range(2):
+                ratio, added = transition(levels[done - 2], levels[done])
+                law = affine(law, ratio * EYE, noise=added * EYE)
+                law = replaced(replaced(law, *levels[done - 2 : done]), *levels[done - 1 : done + 1])
+    return law
 
 
 def refined(law, t, s, first):
@@ -156,7 +171,7 @@ def law_of(step, steps):
     law = np.zeros(2), float(SDE.variance(SDE.t_max)) * EYE
     levels = [Level(float(t)) for t in ts]
     for i, (t, s) in enumerate(itertools.pairwise(levels)):
-        law = step(law, t, s, i == 0)
+        law = step(law, t, s, i == steps - 1)
     return law
 
 
@@ -166,15 +181,24 @@ def drawn(sampler, steps, n=N):
     return np.asarray(jax.jit(draw)(SDE.prior_sample(key(2), (n, 2))), np.float64)
 
 
-@pytest.mark.parametrize("name", LAWS)
-def test_the_law_is_that_of_the_paper_s_equations(name):
+def test_blocks_of_steps_have_their_law():
+    make = repaint(sampling.ancestral(SDE, score_fn), SDE, FIRST, as_row(Y), n_resample=3, jump_length=2)
+    assert_law(drawn(make, 7), in_pairs(7))
+
+
+def assert_law(x, law):
     """Mean and covariance within 4.5 standard errors, and 2e-3 of float32's schedules."""
-    make, step = LAWS[name]
-    x, (mean, covariance) = drawn(make(as_row(Y)), 12), law_of(step, 12)
+    mean, covariance = law
     spread = np.sqrt(np.diag(covariance))
     np.testing.assert_array_less(np.abs(x.mean(0) - mean), 4.5 * spread / np.sqrt(N) + 2e-3)
     bound = 4.5 * np.sqrt((np.outer(spread, spread) ** 2 + covariance**2) / N) + 2e-3
     np.testing.assert_array_less(np.abs(np.cov(x.T) - covariance), bound)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_the_law_is_that_of_the_paper_s_equations(name):
+    make, step = LAWS[name]
+    assert_law(drawn(make(as_row(Y)), 12), law_of(step, 12))
 
 
 def as_row(y):
@@ -188,16 +212,16 @@ def test_the_bias_of_repaint_falls_with_its_repeats():
 
 
 def test_blocks_are_gone_again_as_scheduled():
-    """5 steps in blocks of 2, three times each: 1, the first block (2, 3) once, and (4, 5) thrice; 9 calls."""
-    sampler = repaint(sampling.ancestral(SDE, score_fn), SDE, FIRST, as_row(Y), n_resample=3, jump_length=2)
-    ts = grids.log_snr(SDE, 6)
+    """The released list of 6 steps in blocks of 2, twice: 6 5 4 3 ↑ 5 4 3 2 1 ↑ 3 2 1 0, by calls after each step."""
+    sampler = repaint(sampling.ancestral(SDE, score_fn), SDE, FIRST, as_row(Y), n_resample=2, jump_length=2)
+    ts = grids.log_snr(SDE, 7)
     x, nfe = sampling.sample(key(), sampler, jnp.ones((1, 2)), ts, trace=lambda state: state.nfe)
-    np.testing.assert_array_equal(nfe, [1, 2, 7, 8, 13])
+    np.testing.assert_array_equal(nfe, [1, 2, 5, 6, 9, 10])
     refused(
-        r"jump_length is at most the steps of the grid, 5, got 6",
+        r"jump_length is at most the steps of the grid, 6, got 7",
         sampling.sample,
         key(),
-        repaint(sampling.ancestral(SDE, score_fn), SDE, FIRST, as_row(Y), jump_length=6),
+        repaint(sampling.ancestral(SDE, score_fn), SDE, FIRST, as_row(Y), jump_length=7),
         x,
         ts,
     )
@@ -271,35 +295,52 @@ def test_any_likelihood_guides():
         np.testing.assert_allclose(found[i], 0.7 * difference, rtol=1e-3)
 
 
-@pytest.mark.parametrize("method", (tds, mcgdiff))
-def test_particles_approach_the_posterior_of_their_chain_as_they_should(method):
-    """The mean's error over 64 sets of K particles falls as 1/√K: a factor of 4 from 32 to 512, to 30 %.
+SINGULAR = np.array([[2.0, 0.0], [0.0, 0.3]])
 
-    Exact: the chain of ancestral steps by themselves, affine, ends in N(m, P); the posterior of that for the last ψ.
+
+@pytest.mark.parametrize(("matrix", "until"), [(np.eye(2)[:1], 1.0), (SINGULAR, 0.6)], ids=("mask", "late"))
+@pytest.mark.parametrize("method", (tds, mcgdiff))
+def test_particles_approach_the_posterior_of_their_chain_as_they_should(method, matrix, until):
+    """64 sets of 512 particles have its mean; from t_max on the error is that of 32, 16 times fewer, over 4, to 30 %.
+
+    Exact: the chain of ancestral steps by themselves is affine and ends in N(m, P); the posterior of that for the last
+    ψ. A start as late as t = 0.6, from the exact marginal, has weights of its own, ψ_T, and errors of heavier tails.
     """
-    steps = 12
-    unconditional = law_of(lambda law, t, s, first: affine(law, ancestral(t, s)[0], noise=ancestral(t, s)[1]), steps)
-    end = Level(float(SDE.t_min))
-    if method is tds:  # ψ = N(y; A x̂0(x), σ_y² + r²), with x̂0 of the score
-        matrix, spread = (OBSERVED @ end.denoised)[:1], NOISE**2 + end.ratio / (1 + end.ratio)
+    grid, data_std = grids.log_snr(SDE, 13), 1.0 if until == 1 else 0.8
+    ts = grid[np.asarray(grid) <= until]
+    levels = [Level(float(t)) for t in ts]
+    start = (levels[0].alpha ** 2 * C if until < 1 else 0) + levels[0].variance * EYE
+    mean, covariance = np.zeros(2), start
+    for t, s in itertools.pairwise(levels):
+        mean, covariance = affine((mean, covariance), ancestral(t, s)[0], noise=ancestral(t, s)[1])
+    end, observed = levels[-1], seen_through(matrix)
+    if method is tds:  # ψ = N(y; A x̂0(x), σ_y² + r² A Aᵀ), with x̂0 of the score
+        left = end.ratio / (1 + end.ratio / data_std**2)
+        sees, spread = matrix @ end.denoised, NOISE**2 * np.eye(len(matrix)) + left * matrix @ matrix.T
     else:
-        matrix, spread = OBSERVED[:1] / end.alpha, NOISE**2 + end.ratio
-    mean, covariance = unconditional
-    gain = covariance @ matrix.T / (matrix @ covariance @ matrix.T + spread)
-    expected = mean + gain[:, 0] * (Y[0] - matrix @ mean)
-    sampler = method(SDE, score_fn, FIRST, as_row(Y), noise_std=NOISE)
-    ts = grids.log_snr(SDE, steps + 1)
+        sees, spread = matrix / end.alpha, NOISE**2 * np.eye(len(matrix)) + end.ratio * matrix @ matrix.T
+    gain = covariance @ sees.T @ np.linalg.inv(sees @ covariance @ sees.T + spread)
+    expected = mean + gain @ (observed - sees @ mean)
+    told = {"data_std": data_std} if method is tds else {}
+    operator = Linear(jnp.asarray(matrix, jnp.float32))
+    sampler = method(SDE, score_fn, operator, as_row(observed), noise_std=NOISE, **told)
+    root = jnp.asarray(np.linalg.cholesky(start), jnp.float32)
 
     def means(n):
-        one = lambda key: sampling.sample(key, sampler, SDE.prior_sample(jax.random.fold_in(key, 1), (n, 2)), ts).mean(
-            0
-        )
+        begin = lambda key: jax.random.normal(jax.random.fold_in(key, 1), (n, 2)) @ root.T
+        one = lambda key: sampling.sample(key, sampler, begin(key), ts).mean(0)
         return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(key(5), 64)), np.float64)
 
-    few, many = means(32), means(512)
-    errors = [np.sqrt(((found - expected) ** 2).mean()) for found in (few, many)]
-    np.testing.assert_allclose(errors[0] / errors[1], 4, rtol=0.3)
-    np.testing.assert_allclose(many.mean(0), expected, atol=4 * many.std(0).max() / 8 + 0.01)
+    many = means(512)
+    np.testing.assert_array_less(np.abs(many.mean(0) - expected), 4 * many.std(0) / 8 + 0.01)
+    if until == 1:
+        errors = [np.sqrt(((found - expected) ** 2).mean()) for found in (means(32), many)]
+        np.testing.assert_allclose(errors[0] / errors[1], 4, rtol=0.3)
+
+
+def seen_through(matrix):
+    """What is observed: 1.5 of the first direction."""
+    return matrix @ np.array([1.5, 0.7])
 
 
 def test_systematic_draws_take_each_as_often_as_its_weight_asks():
@@ -327,6 +368,12 @@ def test_what_methods_cannot_do_is_one_line():
     refused("daps: noise_std must be positive, got 0", daps, SDE, score_fn, FIRST, y, noise_std=0)
     refused("n_flow must be at least 1, got 0", daps, SDE, score_fn, FIRST, y, noise_std=1, n_flow=0)
     refused("dps_ancestral: step_size must be at least 0", dps_ancestral, SDE, score_fn, FIRST, y, step_size=-1)
+    refused("steps diverge from a step_size of 2 on, got 3", langevin_draw, 10, step_size=3.0)
+    refused("tds: threshold must be positive", tds, SDE, score_fn, FIRST, y, noise_std=1, threshold=0)
+    refused("impose needs an operator with its singular values", impose, jnp.abs, jnp.ones((1, 2)), jnp.ones((1, 2)))
+    unbatched = replacement(plain, SDE, Downsample(2), jnp.ones((2, 2, 1)))
+    x = jnp.ones((1, 4, 4, 1))
+    refused("replacement: Downsample makes observations", unbatched.step, key(), unbatched.init(x), 0.5, 0.4)
     refused("eta is a share of fresh noise from 0 to 1, got 2", ddrm, SDE, score_fn, FIRST, y, noise_std=1, eta=2)
     refused("tds: data_std must be positive", tds, SDE, score_fn, FIRST, y, noise_std=1, data_std=0)
     refused("diffpir: strength must be positive", diffpir, SDE, score_fn, FIRST, y, noise_std=1, strength=0)

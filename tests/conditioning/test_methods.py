@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from score_jax import arrays, sampling
 from score_jax.conditioning.cost import cost_of
-from score_jax.conditioning.operators import Linear
+from score_jax.conditioning.operators import Linear, Mask
 from score_jax.sampling import grids
 from tests.helpers import PARTICLES, POSTERIOR_SAMPLERS, SDES, key, trace_counter
 
@@ -46,14 +46,19 @@ def problem():
 
 @each
 def test_a_step_costs_what_its_docstring_says(name):
-    """Counted as it runs: five steps; a particle sampler looks at where it starts, RePaint goes its first step once."""
+    """Counted as it runs: five steps; TDS looks at where it starts, RePaint goes its last step once."""
     make, calls, products = POSTERIOR_SAMPLERS[name]
     y, steps = jnp.zeros((1, M)), 5
     sampler = lambda s: make(SDE, s, Linear(as_float(MATRIX)), y, 0.5)
     found = cost_of(sampler, score_fn, key(), jnp.ones((2, D)), grids.log_snr(SDE, steps + 1))
     before = {"tds": 1, "repaint": 1 - calls}.get(name, 0)
     assert found == (calls * steps + before, products * steps + (before if name == "tds" else 0))
-    assert sampler(score_fn).calls == (0 if name == "repaint" else calls)
+    counted = (*PARTICLES, "repaint")  # whose state counts
+    assert sampler(score_fn).calls == (0 if name in counted else calls)
+    if name in counted:
+        ts = grids.log_snr(SDE, steps + 1)
+        nfe = sampling.sample(key(), sampler(score_fn), jnp.ones((2, D)), ts, trace=lambda state: state.nfe)[1]
+        assert nfe[-1] == found.calls
 
 
 @each
@@ -75,6 +80,51 @@ def test_a_row_is_its_own_and_a_set_of_particles_is(name, x64):
     assert lanes.dtype == jnp.float64
     np.testing.assert_allclose(lanes, whole, rtol=1e-9, atol=1e-9)
     assert np.abs(np.diff(np.asarray(lanes), axis=0)).max() > 0.01
+
+
+@each
+def test_any_precision_and_a_noise_for_each_row(name):
+    """Types alone: half precisions, a float32 x beside numbers of float64; a step from t to t moves nothing."""
+    make, row = POSTERIOR_SAMPLERS[name][0], jnp.float32(0.4)
+    noises = (0.4, row) if name in PARTICLES else (0.4, row, jnp.full(ROWS, 0.4))
+    for dtype in (jnp.bfloat16, jnp.float16, jnp.float32):
+        for noise in noises:
+            sampler = make(SDE, lambda x, t: -x, Linear(as_float(MATRIX)), jnp.zeros((1, M)), noise)
+            draw = lambda x, sampler=sampler: sampling.sample(key(), sampler, x, grids.log_snr(SDE, 4))
+            assert jax.eval_shape(draw, jnp.ones((ROWS, D), dtype)).dtype == dtype
+    x, y = problem()
+    sampler, ts = make(SDE, score_fn, Linear(as_float(MATRIX)), y[:1], 0.4), jnp.full(2, 0.5)
+    stayed = sampling.sample(key(), sampler, x, ts)
+    if name in PARTICLES:  # but is drawn again at the end
+        assert np.abs(np.asarray(stayed)[:, None] - np.asarray(x)[None]).max(-1).min(1).max() < 1e-5
+    elif name not in ("replacement", "repaint"):  # which put y in at t
+        np.testing.assert_allclose(stayed, x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in POSTERIOR_SAMPLERS if name not in PARTICLES])
+def test_rows_have_their_own_noise(name, x64):
+    """And their own observations: each row as by itself."""
+    x, y = problem()
+    noise, ts, keys = jnp.linspace(0.3, 2.0, M), grids.log_snr(SDE, 3), arrays.example_keys(key(1), M)
+    draw = lambda keys, y, noise, x: sampling.sample(
+        keys, POSTERIOR_SAMPLERS[name][0](SDE, score_fn, Linear(as_float(MATRIX)), y, noise), x, ts
+    )
+    together = draw(keys, y[:M], noise, x[:M])
+    for i in range(M):  # as many rows as numbers are observed: along the wrong axis they would fit
+        alone = draw(keys[i : i + 1], y[i : i + 1], float(noise[i]), x[i : i + 1])
+        np.testing.assert_allclose(together[i], alone[0], rtol=1e-9, atol=1e-9)
+
+
+@each
+def test_what_a_mask_hides_is_never_read(name):
+    """y may hold anything there: another number, or NaN."""
+    x, mask = problem()[0][:, :2], Mask(np.array([True, False]))
+    score_fn, ts = lambda x, t: -x, grids.log_snr(SDE, 4)
+    draw = lambda hidden: sampling.sample(
+        key(), POSTERIOR_SAMPLERS[name][0](SDE, score_fn, mask, jnp.array([[0.5, hidden]]), 0.3), x, ts
+    )
+    for hidden in (7.0, jnp.nan):
+        np.testing.assert_array_equal(draw(hidden), draw(0.0))
 
 
 @pytest.mark.parametrize("name", ("mmps", "ddrm", "repaint", "tds"))

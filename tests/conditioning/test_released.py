@@ -159,7 +159,7 @@ def test_pigdm_is_azulas_before_the_factor_of_the_released_code(i, t, s):
 
 @pytest.mark.parametrize(("i", "t", "s"), STEPS)
 def test_repaint_is_azulas_but_for_the_noise_on_the_observed_part(i, t, s):
-    """It leaves the observed part noised, where ours is y at the end of a step; and it repeats a grid's first step too.
+    """It leaves the observed part noised, where ours is y at the end of a step; and it repeats a grid's last step too.
 
     It noises y to level s, and that to t; here to t at once: with noise z of the same x_t the rest is the same.
     """
@@ -170,12 +170,10 @@ def test_repaint_is_azulas_but_for_the_noise_on_the_observed_part(i, t, s):
     ratio, added = (np.asarray(v) for v in VP.transition(*x_and(t)[1:], jnp.asarray(s)))
     first = (X - at[0] * y) / to[0]  # what makes x_t of y
     later = (ratio * to[1] * NOISE[1] + np.sqrt(added) * NOISE[2]) / to[0]
-    sampler, ts = sampling.ddim(VP, score_fn), jnp.asarray([t, t, s])
+    sampler, ts = sampling.ddim(VP, score_fn), jnp.asarray([t, s, s])
     once = stepped(replacement(sampler, VP, Mask(mask), jnp.asarray(y)), X, t, s, [first]).x
-    # The first block, here of no length, is gone once; its repeat draws noise for nothing.
-    twice = repaint(sampler, VP, Mask(mask), jnp.asarray(y), n_resample=2).along(ts)
-    middle = stepped(twice, X, t, t, NOISE[:3])
-    for n, found in ((1, once), (2, stepped(twice, middle, t, s, [first, NOISE[2], later]).x)):
+    twice = repaint(sampler, VP, Mask(mask), jnp.asarray(y), n_resample=2).along(ts)  # all steps but the last
+    for n, found in ((1, once), (2, stepped(twice, X, t, s, [first, NOISE[2], later]).x)):
         end = AZULA[f"repaint_{n}_{i}"]
         check(found[:, ~mask], end[:, ~mask])
         check(end[:, mask] - found[:, mask], to[1] * NOISE[3 * n - 2][:, mask])
@@ -183,11 +181,14 @@ def test_repaint_is_azulas_but_for_the_noise_on_the_observed_part(i, t, s):
 
 @pytest.mark.parametrize(("i", "t", "s"), STEPS)
 def test_a_particles_step_and_weight_are_azulas(i, t, s):
-    """Of one particle at a time: it draws them again before each step, one by one, and ours where few are left."""
+    """Of one particle at a time: it draws them again before each step, one by one, and ours where few are left.
+
+    By ψ_T too, before the first; its weight after a step is what is gained from there on.
+    """
     sampler = tds(VP, score_fn, Linear(MATRIX), Y, noise_std=STD, threshold=1e-9).along(jnp.asarray([t, s, 0.1]))
     state = stepped(sampler, X, t, s, NOISE[:1])
     check(state.x, AZULA[f"tds_{i}"])
-    check(state.log_weights, AZULA[f"tds_log_w_{i}"])
+    check(state.log_weights - sampler.init(jnp.asarray(X)).log_weights, AZULA[f"tds_log_w_{i}"])
 
 
 # deepinv, whose fidelities take x and give a gradient in float32

@@ -154,7 +154,7 @@ def test_unusable_samplers_and_observations_are_refused():
             replacement(make(VE, correlated), VE, FIRST, Y)
     ddim = sampling.ddim(VE, lambda x, t: x)
     with pytest.raises(InputError, match=r"mask of shape \(2,\) does not fit examples of shape \(3,\)"):
-        replacement(ddim, VE, FIRST, jnp.zeros((1, 3)))
-    for y, shown in ((jnp.zeros((3, 2)), "3 examples"), (jnp.zeros((1, 2, 2)), "mask|1 examples")):
+        sampling.sample(key(), replacement(ddim, VE, FIRST, jnp.zeros((1, 3))), jnp.ones((4, 3)), jnp.array([0.5, 0.4]))
+    for y, shown in ((jnp.zeros((3, 2)), r"y is \(3, 2\)"), (jnp.zeros((1, 2, 2)), r"y is \(1, 2, 2\)")):
         with pytest.raises(InputError, match=shown):
             sampling.sample(key(), replacement(ddim, VE, FIRST, y), jnp.ones((4, 2)), jnp.array([0.5, 0.4]))
