@@ -20,6 +20,7 @@ def test_its_page_has_every_method_and_problem():
     assert "python -m experiments.posterior_benchmark" in page and "seed 0" in page
 
 
+@pytest.mark.slow
 def test_exact_draws_are_measured_as_exact():
     """Of 64 observations in two dimensions, 63 draws each: ranks and coverage within chance, shares of modes too.
 

@@ -298,7 +298,13 @@ def test_any_likelihood_guides():
 SINGULAR = np.array([[2.0, 0.0], [0.0, 0.3]])
 
 
-@pytest.mark.parametrize(("matrix", "until"), [(np.eye(2)[:1], 1.0), (SINGULAR, 0.6)], ids=("mask", "late"))
+@pytest.mark.parametrize(
+    ("matrix", "until"),
+    [
+        pytest.param(np.eye(2)[:1], 1.0, id="rate", marks=pytest.mark.slow),
+        pytest.param(SINGULAR, 0.6, id="late"),
+    ],
+)
 @pytest.mark.parametrize("method", (tds, mcgdiff))
 def test_particles_approach_the_posterior_of_their_chain_as_they_should(method, matrix, until):
     """64 sets of 512 particles have its mean; from t_max on the error is that of 32, 16 times fewer, over 4, to 30 %.

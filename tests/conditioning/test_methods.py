@@ -127,7 +127,9 @@ def test_what_a_mask_hides_is_never_read(name):
         np.testing.assert_array_equal(draw(hidden), draw(0.0))
 
 
-@pytest.mark.parametrize("name", ("mmps", "ddrm", "repaint", "tds"))
+@pytest.mark.parametrize(
+    "name", ["mmps", "tds", *(pytest.param(v, marks=pytest.mark.slow) for v in ("ddrm", "repaint"))]
+)
 def test_devices_draw_what_one_draws(name):
     """pmap and a mesh of eight devices; the particles of a set may lie on all of them."""
     x, y = problem()
