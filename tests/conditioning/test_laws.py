@@ -111,13 +111,14 @@ def in_pairs(steps):
     return law
 
 
-def refined(law, t, s, first):
-    """ILVR: after the step the observed part is α_s y + σ_s z."""
+def refined(law, t, s, last):
+    """ILVR: after the step the observed part is α_s y + σ_s z, down to σ/α = 0.3."""
     factor, noise = ancestral(t, s)
-    return affine(affine(law, factor, noise=noise), EYE - OBSERVED, s.alpha * Y, s.variance * OBSERVED)
+    law = affine(law, factor, noise=noise)
+    return affine(law, EYE - OBSERVED, s.alpha * Y, s.variance * OBSERVED) if s.ratio >= 0.3**2 else law
 
 
-def restored(law, t, s, first, eta=0.85):
+def restored(law, t, s, last, eta=0.85):
     """DDRM in x/α: the second coordinate has no observation; the first is y where the level allows, or leans to it."""
     level, after, kept = t.ratio**0.5, s.ratio**0.5, (1 - eta**2) ** 0.5
     free = t.denoised + kept * after / level * (EYE / t.alpha - t.denoised)
@@ -130,20 +131,21 @@ def restored(law, t, s, first, eta=0.85):
     return affine(law, s.alpha * factor, s.alpha * shift, s.alpha**2 * noise)
 
 
-def decoupled(law, t, s, first, n_flow=3):
-    """DAPS with r = σ/α: DDIM to data, the Gaussian's draw, and noise."""
+def decoupled(law, t, s, last, n_flow=3):
+    """DAPS told d = 0.8: DDIM to data, the Gaussian's draw, and noise."""
     levels = np.linspace(*(float(SDE.log_snr(v)) for v in (t.t, SDE.t_min)), n_flow + 1)[:-1]
     at, flow = t, EYE
     for snr in levels[1:]:
         to = Level(float(SDE.time(jnp.float32(snr))))
         flow = (to.alpha * at.denoised - (to.variance * at.variance) ** 0.5 * at.score) @ flow
         at = to
-    pull = t.ratio / (t.ratio + NOISE**2) * OBSERVED
-    law = affine(law, (EYE - pull) @ at.denoised @ flow, pull @ Y, t.ratio * EYE - t.ratio * pull)
+    spread = t.ratio / (1 + t.ratio / 0.8**2)
+    pull = spread / (spread + NOISE**2) * OBSERVED
+    law = affine(law, (EYE - pull) @ at.denoised @ flow, pull @ Y, spread * EYE - spread * pull)
     return affine(law, s.alpha * EYE, noise=s.variance * EYE)
 
 
-def plugged(law, t, s, first, share=0.3):
+def plugged(law, t, s, last, share=0.3):
     """DiffPIR with its own re-noising: x̂0 moved to y by the weight of σ_y² against σ²/α²."""
     pull = t.ratio / (t.ratio + NOISE**2) * OBSERVED
     factor, shift = (EYE - pull) @ t.denoised, pull @ Y
@@ -159,9 +161,12 @@ DIFFPIR = lambda y: sampling.ddim(
 LAWS = {
     "replacement": (lambda y: replacement(sampling.ancestral(SDE, score_fn), SDE, FIRST, y), repainted(1)),
     "repaint": (lambda y: repaint(sampling.ancestral(SDE, score_fn), SDE, FIRST, y, n_resample=4), repainted(4)),
-    "ilvr": (lambda y: ilvr(sampling.ancestral(SDE, score_fn), SDE, FIRST, y), refined),
+    "ilvr": (lambda y: ilvr(sampling.ancestral(SDE, score_fn), SDE, FIRST, y, low=0.3), refined),
     "ddrm": (lambda y: ddrm(SDE, score_fn, FIRST, y, noise_std=NOISE), restored),
-    "daps": (lambda y: daps(SDE, score_fn, FIRST, y, noise_std=NOISE, n_flow=3, draw=gaussian_draw), decoupled),
+    "daps": (
+        lambda y: daps(SDE, score_fn, FIRST, y, noise_std=NOISE, data_std=0.8, n_flow=3, draw=gaussian_draw),
+        decoupled,
+    ),
     "diffpir": (DIFFPIR, plugged),
 }
 
