@@ -25,6 +25,7 @@ from score_jax.conditioning import (
     langevin_draw,
     likelihood_guidance,
     mcgdiff,
+    pigdm,
     repaint,
     replacement,
     tds,
@@ -32,7 +33,7 @@ from score_jax.conditioning import (
 from score_jax.conditioning.operators import Downsample, Gray, Linear, Mask, log_counts, magnitudes, pseudo_inverse
 from score_jax.conditioning.particles import systematic
 from score_jax.sampling import grids
-from tests.helpers import MULTISTEP, key, refused
+from tests.helpers import MULTISTEP, POSTERIOR_SAMPLERS, key, refused
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -188,7 +189,7 @@ def drawn(sampler, steps, n=N):
 
 def test_blocks_of_steps_have_their_law():
     make = repaint(sampling.ancestral(SDE, score_fn), SDE, FIRST, as_row(Y), n_resample=3, jump_length=2)
-    assert_law(drawn(make, 7), in_pairs(7))
+    assert_law(drawn(make, 4), in_pairs(4))
 
 
 def assert_law(x, law):
@@ -352,6 +353,27 @@ def test_particles_approach_the_posterior_of_their_chain_as_they_should(method, 
 def seen_through(matrix):
     """What is observed: 1.5 of the first direction."""
     return matrix @ np.array([1.5, 0.7])
+
+
+def test_one_particle_is_guided_as_pigdm_is():
+    x, t, s, y, keys = jnp.array([[0.3, -1.0], [2.0, 0.1]]), 0.5, 0.4, as_row(Y), jax.random.split(key(3), 2)
+    told = {"noise_std": NOISE, "data_std": 0.7}
+    particles = tds(SDE, score_fn, FIRST, y, **told, threshold=1e-9).along(jnp.array([t, s, 0.1]))
+    alone = sampling.ancestral(SDE, pigdm(SDE, score_fn, FIRST, y, **told))
+    found = particles.step(keys, particles.init(x), jnp.float32(t), jnp.float32(s)).x
+    expected = alone.step(arrays.split(keys)[0], alone.init(x), jnp.float32(t), jnp.float32(s)).x
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted({*POSTERIOR_SAMPLERS} - {"dps_ancestral", "daps"}))
+def test_the_units_of_an_observation_do_not_matter(name):
+    """Twice the operator, the observation and its noise are the same problem. (Of the two left out it is not so.)"""
+    make = POSTERIOR_SAMPLERS[name][0]
+    x, ts = jnp.array([[0.3, -1.0], [2.0, 0.1]]), jnp.array([0.6, 0.3, 0.05, 0.01])
+    run = lambda scale: sampling.sample(
+        key(), make(SDE, score_fn, Linear(scale * jnp.eye(2)[:1]), jnp.array([[1.5 * scale]]), scale * NOISE), x, ts
+    )
+    np.testing.assert_allclose(run(2.0), run(1.0), rtol=1e-3, atol=1e-4)
 
 
 def test_systematic_draws_take_each_as_often_as_its_weight_asks():
