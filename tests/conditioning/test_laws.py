@@ -192,6 +192,17 @@ def test_blocks_of_steps_have_their_law():
     assert_law(drawn(make, 4), in_pairs(4))
 
 
+def test_a_block_is_noised_back_to_its_start(monkeypatch):
+    """Without any draws: two steps, α_{t|s} of both, and the two again; then the last step."""
+    monkeypatch.setattr(arrays, "normal", lambda key, like: jnp.zeros_like(like))
+    once = replacement(sampling.ddim(SDE, score_fn), SDE, FIRST, as_row(Y))
+    ts, keys, x = jnp.array([0.9, 0.5, 0.2, 0.1]), jax.random.split(key(), 2), jnp.array([[0.3, -1.0], [2.0, 0.1]])
+    go = lambda x, i: once.step(keys, once.init(x), ts[i], ts[i + 1]).x
+    back = SDE.transition(ts[0], ts[2])[0] * go(go(x, 0), 1)
+    twice = repaint(sampling.ddim(SDE, score_fn), SDE, FIRST, as_row(Y), n_resample=2, jump_length=2)
+    np.testing.assert_allclose(sampling.sample(keys, twice, x, ts), go(go(go(back, 0), 1), 2), rtol=1e-5, atol=1e-6)
+
+
 def assert_law(x, law):
     """Mean and covariance within 4.5 standard errors, and 2e-3 of float32's schedules."""
     mean, covariance = law
