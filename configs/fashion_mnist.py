@@ -62,7 +62,7 @@ def get_config(variant: str = "ncsn") -> ConfigDict:
             "weighting.edm.sigma_data": 0.83,
             "times.name": "lognormal",
             "optimizer.learning_rate": 2e-3,
-            "training.steps": 1500,
+            "training.steps": 700,
             "sampler.name": "heun",
             "sampler.grid": "karras",
             "sampler.steps": 17,  # and the last denoise: 35 network calls

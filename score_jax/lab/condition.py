@@ -16,6 +16,7 @@ restored picture is compared with it (PSNR, SSIM).
 Tasks: inpaint (--mask=PICTURE, white where observed; without one a box in the middle is hidden, --task.box=0.5 of each
 side) random_mask (--task.share=0.3 of the pixels observed) super_resolution (means of blocks, --task.factor=2) bicubic
 deblur (--task.std=1.5 pixels, --task.size=5) motion_deblur (--task.angle=45, --task.size=5) colorize denoise
+low_light (--task.photons=20 of white counted on average: Poisson's noise, in place of --noise_std; by dps or tds)
 phase_retrieval (--task.padding=4) quantized (--task.levels=4) saturated (--task.black=0.2 --task.white=0.6).
 Methods: see score_jax/conditioning; their keywords are --method.NAME=VALUE, such as --method.scale=0.5 of dps. Most use
 the run's own sampler: --sampler, --steps and --config.sampler.… change it; ddrm, daps, dps_ancestral, tds and mcgdiff
@@ -48,9 +49,9 @@ from score_jax.lab.records import Conditions
 from score_jax.lab.restoring import inputs, results
 from score_jax.lab.restoring.chosen import chosen_options
 from score_jax.lab.restoring.inputs import Inputs
-from score_jax.lab.restoring.methods import METHODS, Observation
+from score_jax.lab.restoring.methods import METHODS, Counts, Observation, chosen_method
 from score_jax.lab.restoring.posterior import draw_posterior
-from score_jax.lab.restoring.tasks import NO_PICTURE, TASKS
+from score_jax.lab.restoring.tasks import COUNTED, NO_PICTURE, TASKS
 from score_jax.types import InputError
 
 Pairs = Sequence[tuple[str, str]]
@@ -142,12 +143,14 @@ def request(given: Any, *, task: Pairs, method: Pairs) -> Request:
         raise InputError("--mask and --task.box exclude each other: give one of them")
     if given.input and given.task in NO_PICTURE:
         raise InputError(f"what {given.task} observes is no picture: give --truth or --held_out, of which it is made")
-    make = METHODS[given.method].make
+    if given.noise_std and given.task in COUNTED:
+        raise InputError(f"the noise of task {given.task} is Poisson's, by --task.photons: leave --noise_std out")
+    make = chosen_method(given.method, counted=given.task in COUNTED)
     return Request(
         given.task,
         chosen_options(f"task {given.task}", TASKS[given.task], task),
         given.method,
-        chosen_options(f"method {given.method}", make, method, without=("noise_std",)),
+        chosen_options(f"method {given.method}", make, method, without=("noise_std", "counts")),
         given.noise_std,
         _files(given.input),
         _files(given.truth),
@@ -181,17 +184,22 @@ def _observation(
     asked: Request, examples: Examples, data: Data | None, operator: Any
 ) -> tuple[Inputs, Observation, np.ndarray | None]:
     """The pictures, what is observed of them, and the truth where it is known."""
+    told: dict[str, Any] = {"counts": _counts(asked, examples)}
     if asked.given:
         shape = inputs.observed_shape(operator, examples.shape)
         found = inputs.read_pictures(asked.given, shape, f"what {asked.task} observes of the network's images is")
-        return found, inputs.as_given(examples, operator, found.x, asked.noise_std), None
+        return found, inputs.as_given(examples, operator, found.x, asked.noise_std, **told), None
     if asked.truth:
         found = inputs.read_pictures(asked.truth, examples.shape, "the network's images are")
     elif data is None:
         raise InputError("a published checkpoint comes without data: give --input or --truth")
     else:
         found = inputs.held_out(data, flags.FLAGS.held_out or _HELD_OUT)
-    return found, inputs.of_truth(examples, operator, found.x, asked.noise_std, flags.FLAGS.seed), found.x
+    return found, inputs.of_truth(examples, operator, found.x, asked.noise_std, flags.FLAGS.seed, **told), found.x
+
+
+def _counts(asked: Request, examples: Examples) -> Counts | None:
+    return Counts(asked.task_options["photons"], examples.value_range) if asked.task in COUNTED else None
 
 
 def _conditions(trained: Trained, asked: Request, found: Inputs, mask: np.ndarray | None, label: int) -> Conditions:

@@ -22,7 +22,7 @@ from score_jax.lab.experiment import Examples, Trained
 from score_jax.lab.reports import page
 from score_jax.lab.restoring import inputs, results
 from score_jax.lab.restoring.chosen import chosen_options
-from score_jax.lab.restoring.methods import METHODS, Observation, _any
+from score_jax.lab.restoring.methods import METHODS, Counts, Observation, _any
 from score_jax.lab.restoring.posterior import Posterior, draw_posterior
 from score_jax.lab.restoring.tasks import TASKS
 from score_jax.score import ScoreModel
@@ -39,12 +39,12 @@ def exact_score(variables, x, cond, label, key):
     return (MEAN - x) / (STD**2 + jnp.exp(2 * cond).reshape(-1, 1, 1, 1))
 
 
-def exact(**sampler) -> Trained:
-    """A model of colour images whose score is exact, with Heun's method."""
+def exact(shape=SHAPE, **sampler) -> Trained:
+    """A model of images, by default in colour, whose score is exact, with Heun's method."""
     config, sde = settings.get_config(), sdes.VE(sigma_max=5.0)
     config.sampler.update({"name": "heun", "grid": "karras", "steps": 20, "batch_size": 64} | sampler)
     model = ScoreModel({}, sde, exact_score, parameterization.Score())
-    examples = Examples("Gaussian pixels", SHAPE, 256, (0.0, 1.0))
+    examples = Examples("Gaussian pixels", shape, 256, (0.0, 1.0))
     return Trained(examples, model, of_sampling.plan(config, sde, model), {"checkpoint": "exact"})
 
 
@@ -78,6 +78,41 @@ def test_posterior_samples_and_their_residual_follow_their_law():
     assert residual["observed"] == 36 and residual["expected"] == pytest.approx(noise * 6)
     # Mean of χ over σ√m: 1 − 1/(4m); given y samples are not independent, so 4 s.e. of 16 of them: √(1/(2·36·16))
     assert abs(residual["value"] / residual["expected"] - (1 - 1 / 144)) < 4 / np.sqrt(2 * 36 * 16)
+
+
+def test_what_light_was_counted_of_follows_poissons_posterior():
+    """TDS against quadrature: one pixel N(MEAN, STD²), 9 of 20 photons: p(x | y) ∝ N(x) (20 x)⁹ e^(−20 x)."""
+    model, n, counts = exact((1, 1, 1), name="ancestral", steps=100, batch_size=2048), 2048, Counts(20.0, (0.0, 1.0))
+    seen = Observation(TASKS["denoise"]((1, 1, 1), (0.0, 1.0), None), jnp.full((1, 1, 1, 1), 9 / 20), 0.0, counts)
+    x = np.linspace(1e-4, 2, 4000)
+    weights = np.exp(-0.5 * ((x - MEAN) / STD) ** 2 + 9 * np.log(20 * x) - 20 * x)
+    mean = np.average(x, weights=weights)
+    std = np.average((x - mean) ** 2, weights=weights) ** 0.5
+    drawn = draw_posterior(model, "tds", {"threshold": 0.5}, seen, n=n, seed=1)
+    # Particles are drawn again at half their number in effect: 4.5 s.e. of n/2, and 2 % for 100 steps
+    assert abs(drawn.x.mean() - mean) < 4.5 * std / np.sqrt(n / 2) + 0.02 * std
+    assert abs(drawn.x.std() / std - 1) < 4.5 / np.sqrt(n) + 0.02
+    assert drawn.cost == (102, 101)  # and the last denoise
+    guided = draw_posterior(exact((1, 1, 1), steps=40), "dps", {"scale": 1.0}, seen, n=512, seed=1)
+    # DPS forgets what x̂0 leaves open: it pulls too hard, towards y, and is too sure
+    assert np.sign(guided.x.mean() - mean) == np.sign(9 / 20 - MEAN) and guided.x.std() < std
+
+
+def test_counts_are_drawn_and_their_residual_is_expected_by_their_sum():
+    """Whole numbers of photons in the units of x0; E‖y − A x‖² of the truth is Σ A x/photons: s.e. of 4,096 pixels."""
+    examples = Examples("grey", (64, 64, 1), 256, (-1.0, 1.0))
+    x, counts = np.full((1, 64, 64, 1), 0.4), Counts(25.0, (-1.0, 1.0))
+    seen = inputs.of_truth(examples, TASKS["low_light"]((64, 64, 1), (-1.0, 1.0), None), x, 0.0, 0, counts)
+    photons = 25 * (np.asarray(seen.y) + 1) / 2
+    np.testing.assert_allclose(photons, photons.round(), atol=1e-4)
+    assert abs(photons.mean() - 10) < 4 * np.sqrt(10 / 4096)
+    drawn = Posterior(examples.of_picture(x)[None], Cost(1, 0))
+    found = results.restored(examples, "low_light", seen, drawn, x)
+    residual = results.restoration_numbers(examples, seen, drawn, found)["residual"]
+    assert residual["expected"] == pytest.approx(np.sqrt(photons.sum()) / 25)
+    assert abs(residual["value"] / residual["expected"] - 1) < 4 * np.sqrt((2 + 1 / 10) / 4096) / 2 + 0.01
+    with pytest.raises(InputError, match="method pigdm is of Gaussian noise, .* Poisson's: take dps or tds$"):
+        draw_posterior(exact(steps=3), "pigdm", {"data_std": 1.0}, seen, n=2)
 
 
 SLOW = pytest.mark.slow
@@ -214,6 +249,16 @@ def test_a_request_is_read(tmp_path):
         ({"input": ["a.png"], "task": "phase_retrieval"}, {}, "what phase_retrieval observes is no picture: give --tr"),
         ({}, {"task": [("factor", "2")]}, "task inpaint has no option 'factor': choose one of box$"),
         ({"task": "colorize"}, {"task": [("factor", "2")]}, "task colorize has no option 'factor': it has none$"),
+        (
+            {"task": "low_light"},
+            {},
+            "method pigdm is of Gaussian noise, and that of counted light is Poisson's: take d",
+        ),
+        (
+            {"task": "low_light", "noise_std": 0.1},
+            {},
+            "the noise of task low_light is Poisson's, by --task.photons: le",
+        ),
         ({}, {"method": [("noise_std", "1")]}, "method pigdm has no option 'noise_std': choose one of data_std"),
         (
             {"method": "mmps"},
@@ -233,6 +278,7 @@ def test_a_wrong_request_is_refused_before_the_model_is_opened(changes, options,
     ("name", "options", "message"),
     [
         ("super_resolution", {"factor": 0}, "task super_resolution: factor must be at least 1, got 0"),
+        ("low_light", {"photons": 0.0}, "task low_light: photons must be positive, got 0.0"),
         ("phase_retrieval", {"padding": -1}, "task phase_retrieval: padding must be at least 0, got -1"),
         ("saturated", {"black": 0.7}, "task saturated: black must be below white, got 0.7 and 0.6"),
         ("inpaint", {"box": 1.5}, "box: rows -1 to 4, columns -1 to 4 are not inside images of 4×4"),

@@ -16,7 +16,7 @@ from score_jax.conditioning import operators
 from score_jax.data import images
 from score_jax.lab import show
 from score_jax.lab.experiment import Data, Examples
-from score_jax.lab.restoring.methods import Observation
+from score_jax.lab.restoring.methods import Counts, Observation
 from score_jax.types import Array, InputError
 
 _STREAM = 0x6F627372  # of the observations' noise, apart from the samples' of the same seed
@@ -88,17 +88,26 @@ def observed_shape(operator: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     return jax.eval_shape(operator, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape[1:]
 
 
-def as_given(examples: Examples, operator: Any, pictures: np.ndarray, noise_std: float) -> Observation:
+def as_given(
+    examples: Examples, operator: Any, pictures: np.ndarray, noise_std: float, counts: Counts | None = None
+) -> Observation:
     """Returns pictures as the observation, with noise of that size, of which black to white is 1."""
     y = jnp.where(seen_elements(operator, examples.shape), examples.of_picture(pictures), 0)
-    return Observation(operator, y, noise_std * examples.contrast)
+    return Observation(operator, y, noise_std * examples.contrast, counts)
 
 
-def of_truth(examples: Examples, operator: Any, truth: np.ndarray, noise_std: float, seed: int) -> Observation:
+def of_truth(
+    examples: Examples, operator: Any, truth: np.ndarray, noise_std: float, seed: int, counts: Counts | None = None
+) -> Observation:
     """Returns an observation that is made of true pictures, with noise of that size, of which black to white is 1."""
     key, std = jax.random.fold_in(jax.random.key(seed), _STREAM), noise_std * examples.contrast
-    y = operators.observe(key, operator, jnp.asarray(examples.of_picture(truth)), std)
-    return Observation(operator, jnp.where(seen_elements(operator, examples.shape), y, 0), std)
+    x = jnp.asarray(examples.of_picture(truth))
+    if counts is None:
+        y = operators.observe(key, operator, x, std)
+    else:
+        light = lambda x: counts.intensity(operator(x))
+        y = jnp.asarray(examples.of_picture(np.asarray(operators.observe_counts(key, light, x, counts.photons))))
+    return Observation(operator, jnp.where(seen_elements(operator, examples.shape), y, 0), std, counts)
 
 
 def seen_elements(operator: Any, shape: tuple[int, ...]) -> Array:

@@ -18,7 +18,7 @@ from score_jax.conditioning import operators
 from score_jax.conditioning.cost import Cost, counting
 from score_jax.lab import samples
 from score_jax.lab.experiment import Trained
-from score_jax.lab.restoring.methods import METHODS, Observation, Options
+from score_jax.lab.restoring.methods import METHODS, Observation, Options, chosen_method
 from score_jax.sampling import draw
 from score_jax.sampling.draw import Drawn
 from score_jax.score import ScoreModel
@@ -89,7 +89,8 @@ def _batch(
 ) -> Callable[[Key, ScoreModel, Array | None], Drawn]:
     """`(keys (B,), model, labels) -> Drawn` of one observation, y `(1, …)`."""
     how, row = trained.sampling, METHODS[method]
-    transform, make_sampler = row.applied(row.make, how, seen, options)
+    make = chosen_method(method, counted=seen.counts is not None)
+    transform, make_sampler = row.applied(make, how, seen, options)
 
     def batch(keys: Key, model: ScoreModel, labels: Array | None) -> Drawn:
         shape = (len(keys), *trained.examples.shape)
@@ -103,7 +104,7 @@ def _batch(
 def _exact_end(seen: Observation, shape: Sequence[int]) -> Callable[[Array, Array], Array]:
     """`(x, y) -> x` that agrees with y, where nothing speaks against it; else x as it is."""
     operator = seen.operator
-    if seen.noise_std > 0 or not _has_one_singular_value(operator, shape):
+    if not seen.exact or not _has_one_singular_value(operator, shape):
         return lambda x, y: x
     return lambda x, y: conditioning.impose(operator, x, jnp.asarray(y, x.dtype))
 

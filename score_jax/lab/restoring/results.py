@@ -1,7 +1,8 @@
 """What came of restoring: numbers with their conditions, pictures, arrays.
 
 If y was made of x* by A x + σ_y z, a sample x of p(x | y) and x* are exchangeable given y. So ‖y − A x‖² follows σ_y²
-times a χ² law of as many degrees as y has elements, m: about σ_y √m, and what is far from it is not the posterior.
+times a χ² law of as many degrees as y has elements, m: about σ_y √m, and what is far from it is not the posterior. Of
+counts of light, y Poisson's over n photons, it has the mean Σ A x*/n.
 """
 
 import json
@@ -93,8 +94,19 @@ def _residual(examples: Examples, seen: Observation, drawn: Posterior) -> dict[s
         for x, y in zip(drawn.x, seen.y[:, None], strict=True)
     ]
     scale, observed = 1 / examples.contrast, int(where.sum())
-    expected = seen.noise_std * scale * math.sqrt(observed)
-    return {**_over_pictures(np.array(apart) * scale), "expected": expected, "observed": observed}
+    return {
+        **_over_pictures(np.array(apart) * scale),
+        "expected": _expected(seen, scale, observed),
+        "observed": observed,
+    }
+
+
+def _expected(seen: Observation, scale: float, observed: int) -> float:
+    """The root of E‖y − A x‖²: of counts, whose variance is their mean, by their sum."""
+    if seen.counts is None:
+        return seen.noise_std * scale * math.sqrt(observed)
+    light = np.asarray(sum_dims(seen.counts.intensity(seen.y)))
+    return float(np.sqrt(light / seen.counts.photons).mean())
 
 
 def _closeness(found: Restoration) -> dict[str, Any]:

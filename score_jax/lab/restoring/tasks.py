@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from score_jax.conditioning import operators
-from score_jax.types import Array, InputError, require_at_least
+from score_jax.types import Array, InputError, require_at_least, require_positive
 
 Shape = tuple[int, ...]
 Range = tuple[float, float]
@@ -68,6 +68,12 @@ def _denoise(shape: Shape, value_range: Range, mask: ObservedPixels) -> Any:
     return operators.Mask(np.ones((*shape[:2], 1), bool))
 
 
+def _low_light(shape: Shape, value_range: Range, mask: ObservedPixels, *, photons: float = 20.0) -> Any:
+    """What is counted is the light of every pixel, photons of white on average: noise is Poisson's (`COUNTED`)."""
+    require_positive("task low_light", photons=photons)
+    return _denoise(shape, value_range, mask)
+
+
 def _phase_retrieval(shape: Shape, value_range: Range, mask: ObservedPixels, *, padding: int = 4) -> Any:
     del shape, value_range, mask
     require_at_least("task phase_retrieval", 0, padding=padding)
@@ -112,8 +118,10 @@ TASKS: dict[str, Callable[..., Any]] = {
     "motion_deblur": _motion_deblur,
     "colorize": _colorize,
     "denoise": _denoise,
+    "low_light": _low_light,
     "phase_retrieval": _phase_retrieval,
     "quantized": _quantized,
     "saturated": _saturated,
 }
+COUNTED = ("low_light",)  # tasks whose observations are counts, of `photons` of white on average
 NO_PICTURE = ("phase_retrieval",)  # tasks whose observation is none
