@@ -1,6 +1,6 @@
 """Devices as a mesh of two axes, `data` and `fsdp`, over both of which the examples of a batch are cut.
 
-    mesh = device_mesh(fsdp=4);    rows = put_rows({"x": x}, mesh);    host = gather(f(rows))
+    mesh = device_mesh(fsdp=4);    found = gather(f(whole(model, mesh), put_rows({"x": x}, mesh)))
 
 One device is the mesh (1, 1), so there is no second code path. The state of a training may be cut over `fsdp` as well
 (`training.sharding`). Several processes have one mesh of all their devices: arrays on it are global, and `gather`
@@ -79,6 +79,14 @@ def _replication(mesh: Mesh) -> Callable[[PyTree], PyTree]:
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
+def whole(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Returns a tree that every device holds whole, whatever parts of it lie where: parameters, to be looked at often.
+
+    What lies so already is not copied.
+    """
+    return jax.device_put(tree, replicated(mesh))
+
+
 def gather(tree: PyTree) -> PyTree:
     """Returns the arrays of a tree, wherever their parts lie, whole and as numpy, in every process.
 
@@ -92,6 +100,11 @@ def _gathered(x: Any) -> np.ndarray:
     if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
         return np.asarray(multihost_utils.process_allgather(x, tiled=True))
     return np.asarray(x)
+
+
+def shared_size(n: int, mesh: Mesh) -> int:
+    """Returns the least number of rows from n on of which every device has as many."""
+    return -(-n // mesh.size) * mesh.size
 
 
 def put_rows(rows: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:

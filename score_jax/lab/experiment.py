@@ -273,6 +273,7 @@ class Sampling:
       batch_size: samples at once.
       conditions: what sets samples of one model apart but for the seed, as JSON holds it.
       mesh: of the devices that share a batch.
+      by_row: whether a sample depends on no other of its batch.
       guidance: what leads them; None of a model by itself.
       without_score: why nothing can be drawn, of a classifier; empty of all else.
     """
@@ -288,6 +289,7 @@ class Sampling:
     batch_size: int
     conditions: Mapping[str, Any]
     mesh: Mesh
+    by_row: bool = True
     guidance: Guidance | None = None
     without_score: str = ""
 

@@ -1,11 +1,4 @@
-"""A training is the same on every mesh but for the order of sums: loss, parameters, average, moments.
-
-Each device computes the gradient of its rows, of which the mesh changes how they are added: a sum of B·D numbers of which
-each was rounded, in another order, differs by at most B·D·ε of its terms' absolute values, in the mean by √(B·D)·ε. Adam
-divides by √v̂, so after n updates of size lr a parameter differs by some n·lr·√(B·D)·ε·|g|₁/|g|: here 5·0.01·√(16·64)·ε
-= 1.6 ε·|g|₁/|g| where the gradient of single examples and their mean, 10² apart at most but where a gradient passes
-through 0, are of one size. Allowed are 10³ ε of parameters of size one: 1e-4 of float32, 2e-13 of float64.
-"""
+"""A training is the same on every mesh but for the order of sums: loss, parameters, average, moments."""
 
 import functools
 
@@ -21,8 +14,15 @@ from score_jax.adapters import linen
 from score_jax.losses import diffusion_loss, times
 from score_jax.score import ScoreModel
 from score_jax.sde import VE
-from score_jax.training import checkpoint, create, ema_decay, make_placement, make_train_step, optimizer, place
-from score_jax.training import put_batches
+from score_jax.training import (
+    create,
+    ema_decay,
+    make_placement,
+    make_train_step,
+    optimizer,
+    place,
+    put_batches,
+)
 from tests.helpers import trace_counter
 
 SDE, K, BATCH, DIMS, WIDTH = VE(0.1, 10.0), 5, 16, 64, 256

@@ -103,7 +103,9 @@ def experiment(
         config = with_derived(config, examples.train, kept=kept)
         check_threshold(config, examples.train)
         process = of_noise.sde(config, sde)
-        model = of_network.model(config, process, examples.train, network=network, parameterization=parameterization)
+        handed_over = {"network": network, "parameterization": parameterization}
+        parts = placement.mesh.shape["fsdp"]
+        model = of_network.model(config, process, examples.train, **handed_over, parts=parts)
         described = _examples(config, examples)
         sampling = _sampling(config, process, model, described, sampler, shared, placement)
         how = of_training.plan(config, already=before.steps if before else (), optimizer=optimizer, loggers=loggers)
@@ -290,5 +292,5 @@ def _require_memory(config: ConfigDict, source: Source) -> None:
     steps, size = of_training.intervals(config).dispatch, min(sampler.n, sampler.batch_size)
     batches = memory.of_batches(source.shape, -(-training.batch_size // devices), steps)
     memory.require({f"batches, training.batch_size={training.batch_size} in {steps} steps a dispatch": batches})
-    drawn = memory.of_batches(source.shape, size, 2)  # x and its score
+    drawn = memory.of_batches(source.shape, -(-size // devices), 2)  # x and its score
     memory.require({f"samples at once, sampler.batch_size={size}": drawn})

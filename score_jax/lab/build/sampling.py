@@ -94,6 +94,7 @@ def plan(
         conditions=led_by
         | records.of_sampling(options.to_dict(), value_range(config), config.device.matmul_precision, len(ts) - 1),
         mesh=mesh,
+        by_row=not records.by_batch(options),
         guidance=guidance,
     )
 
