@@ -23,7 +23,7 @@ def in_batches(
     size: int,
     mesh: Mesh,
 ) -> Any:
-    """Returns f(keys, model, x, labels) of all rows, batch by batch: one program, whose last batch is filled up and cut.
+    """Returns f(keys, model, x, labels) of all rows: one program, whose last batch is filled up and cut.
 
     Args:
       f: compiled; each row of what it returns is of that row alone.
