@@ -1,6 +1,6 @@
 """Devices as a mesh of two axes, `data` and `fsdp`, over both of which the examples of a batch are cut.
 
-    mesh = device_mesh(fsdp=4);    found = gather(f(whole(model, mesh), put_rows({"x": x}, mesh)))
+    mesh = device_mesh(fsdp=4);    found = gather(f(everywhere(model, mesh), put_rows({"x": x}, mesh)))
 
 One device is the mesh (1, 1), so there is no second code path. The state of a training may be cut over `fsdp` as well
 (`training.sharding`). Several processes have one mesh of all their devices: arrays on it are global, and `gather`
@@ -79,7 +79,7 @@ def _replication(mesh: Mesh) -> Callable[[PyTree], PyTree]:
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
-def whole(tree: PyTree, mesh: Mesh) -> PyTree:
+def everywhere(tree: PyTree, mesh: Mesh) -> PyTree:
     """Returns a tree that every device holds whole, whatever parts of it lie where: parameters, to be looked at often.
 
     What lies so already is not copied.
