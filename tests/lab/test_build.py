@@ -13,6 +13,7 @@ from configs import ddpm, digits, edm, fashion_mnist, ncsn, ncsnv2, score_sde, t
 from score_jax import arrays, losses, networks, sampling, training
 from score_jax import data as datasets
 from score_jax import sde as sdes
+from score_jax.devices import device_mesh
 from score_jax.distributions import score_of
 from score_jax.lab import build, published, samples
 from score_jax.lab.build import data as of_data
@@ -501,7 +502,8 @@ def test_thresholded_samples_stay_in_the_range_of_the_data(improved_ddpm, thresh
     config.sampler.update(threshold=threshold, n=4, steps=10)
     model = drawn_by_numpy(config, source_for(config))
     examples = Examples("floats", (8, 8, 1), 0, (-1.0, 1.0))  # handed out in the range of training
-    drawn = samples.draw_samples(Trained(examples, model, of_sampling.plan(config, model.sde, model), {}), n=4).x
+    plan = of_sampling.plan(config, model.sde, model, mesh=device_mesh())
+    drawn = samples.draw_samples(Trained(examples, model, plan, {}), n=4).x
     assert np.isfinite(drawn).all()
     # Of x̂_0 = (x + σ² score)/α at α ≈ 1 a few roundings of x are left; and the limit is met.
     assert abs(abs(drawn).max() - 1) < 1e-5

@@ -16,6 +16,7 @@ from PIL import Image
 from score_jax import data, metrics, parameterization, plotting
 from score_jax import sde as sdes
 from score_jax.conditioning.cost import Cost
+from score_jax.devices import device_mesh
 from score_jax.lab import build, condition, pictures, run, settings
 from score_jax.lab.build import sampling as of_sampling
 from score_jax.lab.experiment import Examples, Trained
@@ -45,7 +46,8 @@ def exact(**sampler) -> Trained:
     config.sampler.update({"name": "heun", "grid": "karras", "steps": 20, "batch_size": 64} | sampler)
     model = ScoreModel({}, sde, exact_score, parameterization.Score())
     examples = Examples("Gaussian pixels", SHAPE, 256, (0.0, 1.0))
-    return Trained(examples, model, of_sampling.plan(config, sde, model), {"checkpoint": "exact"})
+    plan = of_sampling.plan(config, sde, model, mesh=device_mesh())
+    return Trained(examples, model, plan, {"checkpoint": "exact"})
 
 
 def task(name, **options):
