@@ -200,4 +200,4 @@ def draw_many(
         drawn = devices.gather(program.draw(rows["key"], model, rows["label"]))
         batches.append(drawn if not batches else drawn._replace(path=np.empty(0)))
     x, nfe = np.concatenate([drawn.x for drawn in batches])[:n], max(int(drawn.nfe) for drawn in batches)
-    return Samples(x, batches[0].path[:, : min(batch_size, n)], program.times, nfe)
+    return Samples(x, np.asarray(batches[0].path)[:, : min(batch_size, n)], program.times, nfe)

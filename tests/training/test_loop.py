@@ -65,7 +65,8 @@ def uninterrupted(tmp_path_factory):
 
 def test_run_folder_holds_config_environment_metrics_and_checkpoints(uninterrupted):
     assert json.loads((uninterrupted / "config.json").read_text()) == tiny.CONFIG
-    assert json.loads((uninterrupted / "environment.json").read_text())["backend"] == "cpu"
+    environment = json.loads((uninterrupted / "environment.json").read_text())
+    assert environment["backend"] == "cpu" and environment["mesh"] == {"data": 1, "fsdp": 1}
     metrics = _metrics(uninterrupted)
     assert [record["step"] for record in metrics] == [10, 20, 30, 40]
     assert all(np.isfinite(record["loss"]) for record in metrics)
