@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from score_jax.arrays import tree_hash
+from score_jax.devices import gather
 from score_jax.lab import measures, pictures, records, samples, show
 from score_jax.lab.experiment import Experiment, Numbers, Run
 from score_jax.lab.kept import Kept
@@ -38,7 +39,7 @@ def evaluate(run: Run, *, seed: int | None = None, folder: Path | None = None) -
     seed = run.experiment.seed if seed is None else seed
     chosen = evaluation_folder(run, seed) if folder is None else folder
     numbers: Numbers = {**evaluation_conditions(run, seed), "revision": revision()}
-    unfinished = Kept(chosen / ".unfinished", {**numbers, "parameters": tree_hash(run.model.variables)})
+    unfinished = Kept(chosen / ".unfinished", {**numbers, "parameters": tree_hash(gather(run.model.variables))})
     measured, of_samples = _drawn(run, seed, unfinished)
     numbers |= of_samples
     numbers |= measures.measure(measured, run.experiment.evaluation.measures, taken=tuple(numbers))

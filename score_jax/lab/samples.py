@@ -133,6 +133,7 @@ def program_of(trained: Trained) -> Program:
     """Returns the program that draws batches of a model, of any parameters."""
     how = trained.sampling
     options: dict[str, Any] = {"start": how.start, "transform": how.transform, "denoise": how.denoise}
+    options |= {"mesh": how.mesh, "by_row": how.by_row}
     make = lambda: draw.compiled(how.make, how.ts, trained.examples.shape, **options)
     if isinstance(trained, Run) and how is trained.experiment.sampling:
         return trained.experiment.once("draw", make, of=OF_SAMPLING)

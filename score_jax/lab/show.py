@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_jax import devices
 from score_jax.data import Source, random_rows
 from score_jax.lab import pictures, samples
 from score_jax.lab.experiment import Data, Examples, Run, Trained
@@ -107,7 +108,7 @@ def _flow(trained: Trained, seed: int, particles: int = 48, steps: int = 60) -> 
     model = trained.model
     shape, ts = (particles, *trained.examples.shape), grids.log_snr(model.sde, steps + 1)
     ways = jax.jit(lambda model: draw.draw_batch(jax.random.key(seed), model, heun, ts, shape, traced=particles))
-    return np.asarray(ways(trained.sampling.drawn_from(model)).path)
+    return devices.gather(ways(devices.everywhere(trained.sampling.drawn_from(model), trained.sampling.mesh)).path)
 
 
 def show_drawn(examples: Examples, x: np.ndarray, data: np.ndarray, folder: Path) -> list[Path]:
@@ -155,7 +156,9 @@ def show_field(trained: Trained, data: Data, folder: Path) -> list[Path]:
     assert data.oracle is not None
     t = trained.model.sde.time(jnp.asarray(-2 * np.log(_SIGMA)))
     truth, shown = data.oracle.perturbed(trained.model.sde, t), some_examples(data.held_out, _SHOWN)["x"]
-    return pictures.write_field(folder, partial(_FIELD, trained.model, t), truth, shown, sigma=_SIGMA)
+    return pictures.write_field(
+        folder, partial(_FIELD, devices.everywhere(trained.model, trained.sampling.mesh), t), truth, shown, sigma=_SIGMA
+    )
 
 
 _FIELD = jax.jit(lambda model, t, x: model(x, t))  # of any parameters

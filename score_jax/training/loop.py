@@ -27,12 +27,12 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
+from score_jax.devices import sizes
 from score_jax.training import checkpoint, saving, signals
 from score_jax.training.logging import Logger, LoggerFactory, Record, environment, open_loggers, write_json
 from score_jax.training.progress import Progress
-from score_jax.training.sharding import put_batches, replicate
+from score_jax.training.sharding import Placement, described, place, put_batches
 from score_jax.training.state import TrainState
 from score_jax.training.step import Failure, Report
 from score_jax.types import InputError
@@ -237,7 +237,7 @@ class _Reports:
             self._saved.failed(f"the record of step {step}", error)
 
 
-def train(state: TrainState, train_step: _Step, loader: Batches, *, mesh: Mesh, **told: Any) -> Result:
+def train(state: TrainState, train_step: _Step, loader: Batches, *, placement: Placement, **told: Any) -> Result:
     """Trains until `steps` updates have been made, from the run's last checkpoint if it has one.
 
     Writes config.json, environment.json, metrics.jsonl and checkpoints/ into `workdir`.
@@ -246,7 +246,7 @@ def train(state: TrainState, train_step: _Step, loader: Batches, *, mesh: Mesh, 
       state: of `state.create`: where a run without checkpoints begins.
       train_step: of `step.make_train_step`.
       loader: yields the batches of a dispatch.
-      mesh: of `sharding.data_mesh`.
+      placement: of `sharding.make_placement`.
       told: further arguments of `course`: `workdir`, `config`, `steps`, …
 
     Raises:
@@ -259,11 +259,11 @@ def train(state: TrainState, train_step: _Step, loader: Batches, *, mesh: Mesh, 
 
     def launch(asked: Mapping[int, Asked]) -> dict[int, Launched]:
         (only,) = asked.values()
-        state, report = train_step(only.state(), put_batches(only.batches, mesh))
+        state, report = train_step(only.state(), put_batches(only.batches, placement.mesh))
         return {0: Launched(partial(arrival, report), lambda: state)}
 
     with signals.noted() as caught:
-        (result,) = drive([course(state, loader, mesh=mesh, caught=caught, **told)], launch)
+        (result,) = drive([course(state, loader, placement=placement, caught=caught, **told)], launch)
         if isinstance(result, Exception):
             raise result
     signals.end_if_any(caught, result.step)  # one may have come during the last checkpoint
@@ -308,7 +308,7 @@ def course(
     state: TrainState,
     loader: Batches,
     *,
-    mesh: Mesh,
+    placement: Placement,
     caught: Sequence[Any],
     workdir: Path | str,
     config: Mapping[str, Any],
@@ -331,7 +331,7 @@ def course(
     Args:
       state: where a run without checkpoints begins.
       loader: yields the batches of a dispatch.
-      mesh: of `sharding.data_mesh`.
+      placement: of `sharding.make_placement`.
       caught: of `signals.noted`, which is for a whole process.
       workdir: a new or empty folder, or that of the run to go on with.
       config: of the run, nested mapping that JSON can hold.
@@ -360,12 +360,12 @@ def course(
         raise InputError(f"on_save_error is one of {', '.join(saving.ON_ERROR)}, got {on_save_error!r}")
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(checkpoint.claim(workdir, config, may_differ=may_differ))
-        begin, window, start = _resume(workdir, replicate(state, mesh), loader, config, may_differ)
+        begin, window, start = _resume(workdir, state, placement, loader, config, may_differ)
         if start:
             check_intervals(k, **{"the checkpoint's step": start})
         manager = checkpoint.open_checkpoints(workdir, keep_last=keep_last, keep_every=keep_every)
         saved = stack.enter_context(saving.opened(manager, config, on_save_error))
-        _write_environment(workdir, start, seed)
+        _write_environment(workdir, start, seed, placement)
         logger = open_loggers(loggers, workdir, start)
         stack.callback(logger.close)
         shown = Progress(start, steps, shown=progress and jax.process_index() == 0)
@@ -410,15 +410,16 @@ def for_device(batches: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _resume(
     workdir: Path,
     state: TrainState,
+    placement: Placement,
     loader: Batches,
     config: Mapping[str, Any],
     may_differ: Collection[str],
 ) -> tuple[TrainState, Window, int]:
     """Returns the state, sums and step to go on from, with the loader moved there."""
     if not checkpoint.steps(workdir):
-        return state, Window(), 0
+        return place(state, placement), Window(), 0
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
-        restored = checkpoint.restore_state(manager, state, config=config, may_differ=may_differ)
+        restored = checkpoint.restore_state(manager, described(state, placement), config=config, may_differ=may_differ)
     assert restored is not None  # it names what is damaged, where nothing is whole
     checkpoint.set_aside_after(workdir, restored.step)
     loader.set_state(restored.position)
@@ -426,7 +427,8 @@ def _resume(
     return restored.state, Window.from_json(restored.window), restored.step
 
 
-def _write_environment(workdir: Path, start: int, seed: int | None) -> None:
+def _write_environment(workdir: Path, start: int, seed: int | None, placement: Placement) -> None:
     """Writes environment.json; a run that goes on elsewhere adds environment-<step>.json."""
     if jax.process_index() == 0:
-        write_json(workdir / (f"environment-{start}.json" if start else "environment.json"), environment(seed))
+        told = {**environment(seed), "mesh": sizes(placement.mesh)}
+        write_json(workdir / (f"environment-{start}.json" if start else "environment.json"), told)

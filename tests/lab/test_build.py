@@ -13,6 +13,7 @@ from configs import ddpm, digits, edm, fashion_mnist, ncsn, ncsnv2, score_sde, t
 from score_jax import arrays, losses, networks, sampling, training
 from score_jax import data as datasets
 from score_jax import sde as sdes
+from score_jax.devices import device_mesh
 from score_jax.distributions import score_of
 from score_jax.lab import build, published, samples
 from score_jax.lab.build import data as of_data
@@ -368,22 +369,22 @@ def two_steps(config):
     config.data.update(name="digits", size=0)
     source = of_data.data(config).train
     model, transformation = drawn_by_numpy(config, source), of_training.chosen_optimizer(config)
-    mesh = training.data_mesh(jax.devices()[:1])
+    placement = training.make_placement(devices=jax.devices()[:1])
     step = training.make_train_step(
         model,
         of_objective.objective(config, model.sde, None),
         transformation,
         times=of_noise.draw_times(config, model.sde),
-        mesh=mesh,
+        placement=placement,
         prepare=of_data.preparation(config, source),
         decay=training.ema_decay(config.training.ema_decay, warmup=config.training.ema_warmup),
     )
     flat = lambda params: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
-    state = training.replicate(training.create(key(), model.variables, transformation), mesh)
+    state = training.place(training.create(key(), model.variables, transformation), placement)
     theta = [flat(state.params)]
     for rows in (np.arange(8), np.arange(8, 16)):
         batch = {name: value[None] for name, value in source.batch(rows).items() if name in ("x", "label")}
-        state, report = step(state, training.put_batches(batch, mesh))
+        state, report = step(state, training.put_batches(batch, placement.mesh))
         assert report.steps == 1
         theta.append(flat(state.params))
     return theta, flat(state.ema)
@@ -454,7 +455,7 @@ def improved_ddpm(monkeypatch):
 
 def test_a_variance_is_learned_by_config(improved_ddpm):
     """Two steps move both halves of the output; the loss of each noise level, the last below the table, is a number."""
-    config, mesh = improved_ddpm, training.data_mesh(jax.devices()[:1])
+    config, placement = improved_ddpm, training.make_placement(devices=jax.devices()[:1])
     theta, _ = two_steps(config)
     assert (np.diff(theta, axis=0).reshape(2, 10, 2) != 0).all()  # the bias and 3×3 weights of ε̂ and of v
     source = of_data.data(config).train
@@ -464,13 +465,13 @@ def test_a_variance_is_learned_by_config(improved_ddpm):
     evaluate = training.make_eval_step(
         model,
         of_objective.objective(config, model.sde, None),
-        mesh=mesh,
+        mesh=placement.mesh,
         prepare=of_data.preparation(config, source),
         levels=4,
     )
     batch = {"x": source.batch(np.arange(8))["x"][None]}
-    state = training.replicate(training.create(key(), model.variables, of_training.chosen_optimizer(config)), mesh)
-    losses_by_level = evaluate(state, training.put_batches(batch, mesh))
+    state = training.place(training.create(key(), model.variables, of_training.chosen_optimizer(config)), placement)
+    losses_by_level = evaluate(state, training.put_batches(batch, placement.mesh))
     assert losses_by_level.shape == (4,) and np.isfinite(losses_by_level).all()
 
 
@@ -501,7 +502,8 @@ def test_thresholded_samples_stay_in_the_range_of_the_data(improved_ddpm, thresh
     config.sampler.update(threshold=threshold, n=4, steps=10)
     model = drawn_by_numpy(config, source_for(config))
     examples = Examples("floats", (8, 8, 1), 0, (-1.0, 1.0))  # handed out in the range of training
-    drawn = samples.draw_samples(Trained(examples, model, of_sampling.plan(config, model.sde, model), {}), n=4).x
+    plan = of_sampling.plan(config, model.sde, model, mesh=device_mesh())
+    drawn = samples.draw_samples(Trained(examples, model, plan, {}), n=4).x
     assert np.isfinite(drawn).all()
     # Of x̂_0 = (x + σ² score)/α at α ≈ 1 a few roundings of x are left; and the limit is met.
     assert abs(abs(drawn).max() - 1) < 1e-5

@@ -16,6 +16,7 @@ from PIL import Image
 from configs import digits, toy
 from score_jax import arrays, data, likelihood, metrics, noise_levels, sampling, training
 from score_jax import sde as sdes
+from score_jax.devices import device_mesh
 from score_jax.lab import build, evaluation, measures, published, records, run, samples, settings, show
 from score_jax.lab import command as command_line
 from score_jax.lab.build import sampling as of_sampling
@@ -226,7 +227,7 @@ def test_paths_are_of_few_steps_whatever_the_grid_and_of_fewer_samples_the_large
     sde = sdes.VP()
     model = digits_run.model.replace(sde=sde)
     unconditional = Examples("floats", (8, 8, 1), 0, (0.0, 1.0))
-    plan = of_sampling.plan(config, sde, model)
+    plan = of_sampling.plan(config, sde, model, mesh=device_mesh())
     drawn = samples.draw_samples(Trained(unconditional, model, plan, {}), n=9, seed=3)
     assert drawn.path.shape == (60, 4, 8, 8, 1) and drawn.nfe == 101
     ts, kept = plan.ts, np.linspace(0, 99, 60).round().astype(int)

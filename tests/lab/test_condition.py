@@ -16,6 +16,7 @@ from PIL import Image
 from score_jax import data, metrics, parameterization, plotting
 from score_jax import sde as sdes
 from score_jax.conditioning.cost import Cost
+from score_jax.devices import device_mesh
 from score_jax.lab import build, condition, pictures, run, settings
 from score_jax.lab.build import sampling as of_sampling
 from score_jax.lab.experiment import Examples, Trained
@@ -45,7 +46,8 @@ def exact(shape=SHAPE, **sampler) -> Trained:
     config.sampler.update({"name": "heun", "grid": "karras", "steps": 20, "batch_size": 64} | sampler)
     model = ScoreModel({}, sde, exact_score, parameterization.Score())
     examples = Examples("Gaussian pixels", shape, 256, (0.0, 1.0))
-    return Trained(examples, model, of_sampling.plan(config, sde, model), {"checkpoint": "exact"})
+    plan = of_sampling.plan(config, sde, model, mesh=device_mesh())
+    return Trained(examples, model, plan, {"checkpoint": "exact"})
 
 
 def task(name, **options):
@@ -111,7 +113,7 @@ def test_counts_are_drawn_and_their_residual_is_expected_by_their_sum():
     residual = results.restoration_numbers(examples, seen, drawn, found)["residual"]
     assert residual["expected"] == pytest.approx(np.sqrt(photons.sum()) / 25)
     assert abs(residual["value"] / residual["expected"] - 1) < 4 * np.sqrt((2 + 1 / 10) / 4096) / 2 + 0.01
-    with pytest.raises(InputError, match="method pigdm is of Gaussian noise, .* Poisson's: take dps or tds$"):
+    with pytest.raises(InputError, match=r"method pigdm is of Gaussian noise, .* Poisson's: take dps or tds$"):
         draw_posterior(exact(steps=3), "pigdm", {"data_std": 1.0}, seen, n=2)
 
 

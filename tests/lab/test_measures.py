@@ -13,6 +13,7 @@ from configs import toy
 from score_jax import sde as sdes
 from score_jax.data import ArraySource, hold_out
 from score_jax.data.order import permutation
+from score_jax.devices import device_mesh
 from score_jax.distributions import GaussianMixture, score_of
 from score_jax.lab import build, measures, run, show
 from score_jax.lab.experiment import Data, Examples, Preparation
@@ -232,7 +233,7 @@ class Exact:
 def test_the_likelihood_of_an_exact_score_is_the_exact_density(sde):
     density = GaussianMixture(jnp.array([0.8, 0.2]), jnp.array([[2.0, 2.0], [-2.0, -2.0]]), jnp.array([1.0, 1.0]))
     x = np.asarray(density.sample(jax.random.key(1), 24))
-    flow = FlowIntegration(float(sde.t_min), float(sde.t_max), 1, 1e-5, 10)
+    flow = FlowIntegration(float(sde.t_min), float(sde.t_max), 1, 1e-5, 10, device_mesh())
     numbers = nats(jax.random.key(0), Exact(sde, density), x, None, flow, oracle=density)
     # By hand: of data noised to t_min, N(±α(2, 2), (α² + σ²) I).
     alpha, variance = float(sde.alpha(sde.t_min)), float(sde.variance(sde.t_min))

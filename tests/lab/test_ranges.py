@@ -21,7 +21,7 @@ def numbers(config, prefix=""):
 def test_every_number_has_a_range_or_is_checked_where_it_is_used():
     ranged = {f"{section}.{name}".lstrip(".") for section, names in ranges.RANGES.items() for name in names}
     elsewhere = {"data.value_range", "sampler.guidance.interval", "data.crop", "data.size", "sampler.quantile"}
-    elsewhere |= {"evaluation.measures", "training.loggers"}  # names
+    elsewhere |= {"evaluation.measures", "training.loggers", "mesh.rules"}  # names
     found = {n for n in numbers(get_config()) if not n.startswith("sde.") and not n.endswith(".order")}
     assert found - elsewhere <= ranged
     assert ranged - found == {"sde.tabulated.n_steps"}  # no row of a setting that is gone

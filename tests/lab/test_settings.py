@@ -11,6 +11,7 @@ import pytest
 from configs import digits, toy
 from score_jax import distributions, metrics, noise_levels, sampling
 from score_jax import sde as sdes
+from score_jax.devices import device_mesh
 from score_jax.lab import build, memory, run, settings
 from score_jax.lab.build import noise
 from score_jax.lab.build.sampling import grid, plan, with_step_size
@@ -145,7 +146,7 @@ def test_consistent_sampling_that_is_ddim_says_so(caplog):
         config = config_of(sampler__name="consistent_annealed", sampler__consistent_annealed__step_size=step_size)
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            plan(config, sde, score)
+            plan(config, sde, score, mesh=device_mesh())
         assert sum("every step is DDIM's" in record.getMessage() for record in caplog.records) == said
 
 

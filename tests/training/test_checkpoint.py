@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax.training import checkpoint, create, optimizer, replicate
+from score_jax.training import checkpoint, create, make_placement, optimizer, place, sharding
 from score_jax.types import InputError
 from tests.training import tiny
 
@@ -42,13 +42,34 @@ def _words(x):
 def test_state_with_its_typed_key_position_and_sums_come_back(tmp_path, seed):
     position = b"\x00\xff grain" if seed == 1 else {"number": 3}
     manager = _save(tmp_path, seed, position=position)
-    mesh = tiny.mesh(4)
-    read = checkpoint.restore_state(manager, replicate(_state(0 if seed == 1 else 5), mesh), config=tiny.CONFIG)
+    template = place(_state(0 if seed == 1 else 5), tiny.placement(4))
+    read = checkpoint.restore_state(manager, template, config=tiny.CONFIG)
     manager.close()
     _assert_same(read.state, _state(seed))
     assert read.state.key.dtype == _state(seed).key.dtype
     assert read.state.params["w"].sharding.mesh.size == 4
     assert (read.position, read.window, read.step) == (position, [1, 0.1], seed)
+
+
+def test_a_checkpoint_of_any_mesh_is_read_onto_any_other(tmp_path):
+    """8 → 2 → 1 devices, cut → copied and back, each read from what the one before wrote."""
+    meshes = [(2, 4), (1, 2), (1, 1), (1, 8)]
+    cut = {(2, 4): (13, 40), (1, 2): (26, 40), (1, 1): (52, 40), (1, 8): (52, 5)}
+    written = _state(1, width=52)
+    for number, (data, fsdp) in enumerate(meshes):
+        placement = make_placement(data, fsdp, min_size=1000, devices=jax.devices()[: data * fsdp])
+        if number == 0:
+            found = place(written, placement)
+        else:
+            with checkpoint.open_checkpoints(tmp_path / str(number - 1), read_only=True) as manager:
+                template = sharding.described(jax.eval_shape(lambda: _state(0, width=52)), placement)
+                found = checkpoint.restore_state(manager, template).state
+        _assert_same(found, written)
+        for w in (found.params["w"], found.ema["w"], found.opt_state[0].mu["w"]):
+            assert {shard.data.shape for shard in w.addressable_shards} == {cut[data, fsdp]}
+            assert len(w.addressable_shards) == data * fsdp
+        with checkpoint.open_checkpoints(tmp_path / str(number)) as manager:
+            checkpoint.save_state(manager, 1, found, config={})
 
 
 def test_last_and_every_nth_are_kept(tmp_path):
@@ -57,7 +78,7 @@ def test_last_and_every_nth_are_kept(tmp_path):
 
 
 def test_donating_the_state_does_not_disturb_a_checkpoint_being_written(tmp_path):
-    state = replicate({"w": jnp.arange(200_000.0)}, tiny.mesh())
+    state = place({"w": jnp.arange(200_000.0)}, tiny.placement())
     spoil = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
     manager = checkpoint.open_checkpoints(tmp_path)
     checkpoint.save_state(manager, 1, state, config={})

@@ -12,6 +12,7 @@ from typing import Any
 from score_jax.types import InputError
 
 _COUNT, _MANY = "[1, 1000000]", "[1, 10000]"
+_DEVICES = "[-1, 1000000]"  # and not 0, which a mesh refuses
 _STEPS = "[1, 2000000000]"  # counted in int32
 _POSITIVE, _NOT_NEGATIVE, _SHARE = "(0, inf)", "[0, inf)", "[0, 1]"
 _CHURN = {"churn": _NOT_NEGATIVE, "s_min": _NOT_NEGATIVE, "s_max": _POSITIVE, "s_noise": _POSITIVE}
@@ -21,6 +22,7 @@ _U_NET = {"channels": _COUNT, "multipliers": "[1, 1000]", "blocks": "[1, 1000]",
 RANGES: dict[str, dict[str, str]] = {
     "": {"seed": f"[0, {2**63})"},
     "device": {"memory_fraction": "(0, 1]"},
+    "mesh": {"data": _DEVICES, "fsdp": _DEVICES, "min_size": _NOT_NEGATIVE},
     "data": {"n": "[2, 100000000]", "channels": "[1, 3]", "holdout": _NOT_NEGATIVE},
     "sde.tabulated": {"n_steps": _COUNT},
     "parameterization.edm": {"sigma_data": _POSITIVE},

@@ -65,7 +65,7 @@ def draw_posterior(
     examples, conditional = trained.examples, bool(trained.examples.names)
     labels = samples.checked_labels(examples, n, np.full(n, label, np.int32) if conditional else None)
     METHODS[method].require(method, seen, jnp.zeros((1, *examples.shape)))
-    rows = min(n, trained.sampling.batch_size)
+    rows, by_row = min(n, trained.sampling.batch_size), trained.sampling.by_row and not METHODS[method].of_particles
     batch = partial(_batch, trained, method, options, _exact_end(seen, examples.shape))
     cost = counted_cost(trained, batch(seen._replace(y=seen.y[:1])), rows)  # by which what doesn't suit is refused
 
@@ -75,7 +75,7 @@ def draw_posterior(
 
     key, found = jax.random.fold_in(jax.random.key(seed), _STREAM), []
     for k in tqdm(range(len(seen.y)), desc="sampling", unit="picture", dynamic_ncols=True, disable=None):
-        program = draw.Program(partial(posterior, seen.y[k : k + 1]), np.empty(0))
+        program = draw.Program(partial(posterior, seen.y[k : k + 1]), np.empty(0), trained.sampling.mesh, by_row)
         key_k = jax.random.fold_in(key, k)
         found.append(draw.draw_many(key_k, trained.model, program, n=n, batch_size=rows, labels=labels))
     if _is_adaptive(trained):  # calls depend on x
