@@ -38,8 +38,8 @@ ROOMS = [
     {"sweeps"},
     {"reports"},
     {"build", "command"},
-    {"opened"},
-    {"train", "sample", "evaluate", "condition", "sweep", "report"},
+    {"opened", "doctoring"},
+    {"doctor", "train", "sample", "evaluate", "condition", "sweep", "report"},
 ]
 # Names of the contract that are reached by module, such as `kernels.Gaussian`, so that two modules may have them.
 BY_MODULE = {

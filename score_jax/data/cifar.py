@@ -102,6 +102,7 @@ def _tar_files(path: Path, wanted) -> Iterator[tuple[str, bytes]]:
                 name = Path(member.name).name
                 if i == _MAX_ENTRIES:
                     raise InputError(f"has more than {_MAX_ENTRIES} entries: not CIFAR-10")
+                _check_size(name, member.size, _MAX_BYTES)  # what is left out is read too
                 if name in wanted and member.isreg() and not member.issparse():
                     _check_size(name, member.size)
                     content = archive.extractfile(member)
@@ -118,8 +119,8 @@ def _tar(stream: bounded.Readable) -> tarfile.TarFile:
     return tarfile.open(fileobj=stream, mode="r|")  # type: ignore[call-overload]
 
 
-def _check_size(what: str | Path, size: int) -> None:
-    if size > _MAX_PART:
+def _check_size(what: str | Path, size: int, most: int = _MAX_PART) -> None:
+    if size > most:
         raise InputError(f"{what} has {size} bytes; expected about 31 MB: not CIFAR-10")
 
 
@@ -180,9 +181,11 @@ class _Array(Buildable):
         self.array = np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _latin1(text: str, encoding: str) -> bytes:
+def _latin1(text: Any, encoding: str) -> bytes:
     """How Python 3 writes bytes into an old-protocol pickle: as Latin-1 text and a call that encodes it."""
     del encoding
+    if not isinstance(text, str):
+        raise TypeError("not text")
     return text.encode("latin1")
 
 

@@ -30,6 +30,7 @@ _MODES = {1: "L", 3: "RGB"}
 _OPAQUE, _TRANSPARENT = ("1", "L", "P", "RGB", "CMYK", "YCbCr"), ("LA", "PA", "RGBA")
 _DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for images that lie on their side
+_BYTES = 4  # that Pillow takes for a pixel of colour
 _THREADS = 4  # that read headers: disks answer several questions at once
 
 
@@ -214,6 +215,10 @@ def _head(path: Path, form: _Form) -> tuple[int, int] | InputError:
             width, height = image.size
             if width * height > (Image.MAX_IMAGE_PIXELS or 2**27):
                 raise InputError(f"{path}: claims {height}x{width} pixels, more than images have: remove it")
+            held = path.stat().st_size
+            if _BYTES * width * height > bounded.most(held):
+                claims = f"claims {height}x{width} pixels in a file of {held} bytes"
+                raise InputError(f"{path}: {claims}, more than images have: save it in pieces, or as an array")
             _require_mode(path, image, form)
             height, width = (width, height) if _on_its_side(image) else (height, width)
             _require_crop(path, height, width, form)

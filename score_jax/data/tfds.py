@@ -112,9 +112,10 @@ def _formats(copy: Path) -> set[str]:
     try:
         info = json.loads((copy / "dataset_info.json").read_text())
         return {info["fileFormat"], *info.get("alternativeFileFormats", ())}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = bounded.reason(error)
         raise InputError(
-            f"{copy}/dataset_info.json: damaged or without a file format ({error}); prepare the data set again"
+            f"{copy}/dataset_info.json: damaged or without a file format ({reason}); prepare the data set again"
         ) from error
 
 

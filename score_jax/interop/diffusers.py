@@ -28,6 +28,7 @@ from score_jax.interop.unet_names import diffusers_entries
 from score_jax.networks import DivideBySigma, GaussianFourier, ResidualUNet, positional
 from score_jax.networks.presets import FIR
 from score_jax.parameterization import Parameterization
+from score_jax.pickles import printable
 from score_jax.score import Condition
 from score_jax.sde import SDE, VE, Tabulated, ddpm_schedule, zero_terminal_snr
 from score_jax.types import InputError
@@ -130,7 +131,7 @@ def _blocks(config: Config, n: int) -> tuple[bool, tuple[int, ...]]:
     if len(kinds) > 1 or not kinds <= {"", "Skip"}:
         strange = next((n for n in [*down, *up] if not re.fullmatch(r"(Attn)?(Skip)?(Down|Up)Block2D", n)), "a mixture")
         raise InputError(
-            f"the config's block types have {strange}: read are (Attn)DownBlock2D or (Attn)SkipDownBlock2D"
+            f"the config's block types have {printable(strange)}: read are (Attn)DownBlock2D or (Attn)SkipDownBlock2D"
         )
     attended = [tuple(i for i, name in enumerate(way) if name.startswith("Attn")) for way in (down, up[::-1])]
     if attended[0] != attended[1]:

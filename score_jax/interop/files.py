@@ -24,6 +24,7 @@ from score_jax.interop.torch_files import Tensor
 from score_jax.pickles import printable
 from score_jax.types import InputError
 
+_DEEPEST, _MOST_KEYS = 50, 10_000  # of a config's sections: published ones have 3, and 60
 # Strides can repeat one number for ever: copies of a file's tensors may be this much larger than the file.
 _REPEATED, _ALLOWANCE = 4, 2**26
 
@@ -143,7 +144,28 @@ def read_source_config(config: Mapping[str, Any] | str | os.PathLike | None) -> 
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML of plain values, and the tag that argparse leaves on the configs which published code writes."""
+    """YAML of plain values, and the tag that argparse leaves on the configs which published code writes.
+
+    Its scanner takes time of the square of a text's depth, and keys that are merged can double with every line: both
+    are bounded.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Makes a node of what comes next in the text, and of what is in it."""
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise yaml.composer.ComposerError(problem=f"settings are nested more than {_DEEPEST} deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def flatten_mapping(self, node: Any) -> None:
+        """Puts the keys of other mappings, `<<: *name`, into one."""
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_KEYS:
+            raise yaml.constructor.ConstructorError(problem=f"has more than {_MOST_KEYS} keys in one section")
 
 
 _Loader.add_constructor(

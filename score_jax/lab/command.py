@@ -264,14 +264,22 @@ def configure_backend(config: ConfigDict) -> None:
     backend.require_device()
 
 
-def run(main: Callable[[], int | None], define: Callable[[], None]) -> NoReturn:
-    """Defines flags, parses the command line and runs `main`, whose return value is the exit code (None: 0)."""
+def run(
+    main: Callable[[], int | None], define: Callable[[], None], start: Callable[[], None] = backend.require_device
+) -> NoReturn:
+    """Defines flags, parses the command line and runs `main`, whose return value is the exit code (None: 0).
+
+    Args:
+      main: the command.
+      define: defines its flags.
+      start: is called before it, once JAX is configured: starts JAX, or raises InputError.
+    """
 
     def guarded(_: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)
         try:
-            backend.configure(**(flags.FLAGS.config.device if "config" in flags.FLAGS else {}))
-            backend.require_device()
+            backend.configure(**(flags.FLAGS.config.device if _has_config() else {}))
+            start()
             code = main()
         except InputError as error:
             _fail(error)
@@ -285,7 +293,7 @@ def run(main: Callable[[], int | None], define: Callable[[], None]) -> NoReturn:
         except (KeyboardInterrupt, SystemExit) as ending:
             _end(ending)
         except Exception as error:
-            names = own.names_in(flags.FLAGS.config.to_dict()) if "config" in flags.FLAGS else ()
+            names = own.names_in(flags.FLAGS.config.to_dict()) if _has_config() else ()
             line = own.blamed(error, list(names))
             if line is None:
                 raise
@@ -295,6 +303,11 @@ def run(main: Callable[[], int | None], define: Callable[[], None]) -> NoReturn:
     define()
     show_in_help(define.__module__)
     app.run(guarded, flags_parser=_parse)
+
+
+def _has_config() -> bool:
+    """Whether the command has settings, and they are given."""
+    return "config" in flags.FLAGS and flags.FLAGS["config"].value is not None
 
 
 def _end(ending: BaseException) -> NoReturn:
@@ -311,7 +324,7 @@ def _end(ending: BaseException) -> NoReturn:
 def _parse(argv: Sequence[str]) -> Sequence[str]:
     try:
         rest = flags.FLAGS(_without_file(argv))
-        if "config" in flags.FLAGS:
+        if _has_config():
             flags.FLAGS.config.keys()  # a file that could not be loaded says so only when it is used
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         _fail(error)

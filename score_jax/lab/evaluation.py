@@ -63,7 +63,7 @@ def is_done(folder: Path) -> bool:
     """Whether a folder holds a whole evaluation."""
     try:
         return isinstance(json.loads((folder / "evaluation.json").read_bytes()), dict)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 
@@ -86,7 +86,7 @@ def _is_newest_of_its_own(run: Run, seed: int) -> bool:
     try:
         newest = json.loads((run.workdir / "evaluation.json").read_text())["step"]
         return newest <= int(run.state.step)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return True  # there is none, or what is there is damaged
 
 

@@ -61,7 +61,7 @@ class Kept:
             return bool(json.loads((self._folder / _OF).read_bytes()) == self._conditions)
         except FileNotFoundError:
             return True  # it comes before any part: another process has just made the folder
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return False
 
     def _path(self, name: str) -> Path:

@@ -56,7 +56,7 @@ def load_moments(path: str | os.PathLike, conditions: Mapping[str, Any]) -> Mome
         found, moments = _read(Path(path))
     except InputError as error:
         raise InputError(f"{path}: {error}; delete it and it is made anew") from error
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise InputError(f"{path}: cannot be read as moments of features ({reason})") from error
     asked = json.loads(json.dumps(dict(conditions)))

@@ -61,7 +61,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_text(path: Path, content: str) -> None:
     """Writes a text likewise: the file holds the old or the new, whenever the process dies."""
-    _replace(path, content.encode())
+    _replace(path, content.encode(errors="backslashreplace"))  # a surrogate, which JSON can hold and no file
 
 
 def _replace(path: Path, content: bytes) -> None:

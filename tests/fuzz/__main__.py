@@ -67,6 +67,7 @@ def _one(seed: int, case: int, into: Path | None) -> int:
 
 def _work(seed: int, numbers: range) -> int:
     """Runs some cases; a line at the beginning and the end of each."""
+    sys.dont_write_bytecode = True  # of what is imported late: nothing is to be written
     cases.warm()
     for case in numbers:
         print(_BEGIN, case, flush=True)
@@ -111,7 +112,7 @@ def _until_death(seed: int, numbers: range) -> Iterator[Outcome]:
             bell.cancel()
             if word == _BEGIN:
                 begun = int(rest[0])
-                bell = threading.Timer(3 * guard.SECONDS, process.kill)  # code that no alarm reaches
+                bell = threading.Timer(15 * guard.SECONDS, process.kill)  # code that no alarm reaches, or that waits
                 bell.start()
             elif word == _END:
                 yield Outcome(begun, cases.reader_of(begun), rest[0], rest[1] if len(rest) > 1 else "")

@@ -215,6 +215,7 @@ def _as_json(rng: Generator, content: bytes) -> bytes:
 of_json = either(_as_json, at_random, 0.75)
 
 _ALIASES = "\n".join(["a0: &a0 [1]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 41))])
+_MERGES = "\n".join(["m0: &m0 {x: 1}", *(f"m{i}: &m{i} {{<<: [*m{i - 1}, *m{i - 1}]}}" for i in range(1, 60))])
 _YAML = [
     f'x: !!python/object/apply:os.system ["{_COMMAND}"]',
     f"x: !!python/object/new:subprocess.Popen [[touch, {CANARY}]]",
@@ -238,6 +239,7 @@ _YAML = [
     "--- a\n--- b",
     "\tx: 1",
     _ALIASES,
+    _MERGES,
 ]
 
 

@@ -9,6 +9,7 @@ from score_jax.lab.sweeps.figures import Line
 HUES = 8  # of the page's style, c0 to c7
 _WIDTH, _HEIGHT = 420.0, 250.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 12.0, 10.0, 40.0
+_MOST = 1e300  # what is beyond lies at the end of an axis, whose ticks would overflow
 _LOG_FROM = 5.0  # ratio of largest to smallest from which on an axis is logarithmic
 
 
@@ -16,8 +17,8 @@ class _Scale:
     """A range of numbers on a range of the picture, logarithmic where they are positive and far apart."""
 
     def __init__(self, values: Sequence[float], low: float, high: float, *, log: bool):
-        finite = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
-        self.log = log and min(finite) > 0
+        finite = [v for v in values if abs(v) <= _MOST] or [0.0, 1.0]
+        self.log = log and min(finite) > 1 / _MOST
         least, most = min(finite), max(finite)
         if self.log:
             least, most = math.log10(least), math.log10(most)

@@ -136,7 +136,7 @@ def require_free(folder: Path, conditions: Conditions) -> None:
         return
     try:
         kept = json.loads((folder / _FILE).read_text())["conditions"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         kept = None
     if kept != json.loads(json.dumps(conditions)):
         raise InputError(f"{folder} holds other files: give a new folder, --out=FOLDER, or move them away")
