@@ -138,13 +138,17 @@ def test_deep_json_is_damaged_like_other_json(tmp_path):
     refused("holds other files", results.require_free, restored, {})
 
 
-@pytest.mark.parametrize(
-    "content", [DEEP, "[]", "7", "null", '{"fileFormat": []}', '{"fileFormat": "x", "alternativeFileFormats": 3}']
-)
+@pytest.mark.parametrize("content", [DEEP, "[]", "7", "null", '{"fileFormat": "x", "alternativeFileFormats": 3}'])
 def test_a_description_of_tfds_that_is_none_is_refused(content, tmp_path):
     (tmp_path / "tiny/1.0.0").mkdir(parents=True)
     (tmp_path / "tiny/1.0.0/dataset_info.json").write_text(content)
     refused(r"dataset_info\.json: damaged or without a file format", tfds.load, "tiny", data_dir=tmp_path)
+
+
+def test_formats_of_tfds_that_are_no_text_are_named_in_a_line(tmp_path):
+    (tmp_path / "tiny/1.0.0").mkdir(parents=True)
+    (tmp_path / "tiny/1.0.0/dataset_info.json").write_text('{"fileFormat": 1e308, "alternativeFileFormats": ["a\\nb"]}')
+    refused(r"is prepared as .*1e\+308.*, which only TensorFlow reads", tfds.load, "tiny", data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("conditions", [DEEP.encode(), b"[]", b"\xff", b"{}"])

@@ -15,6 +15,7 @@ import numpy as np
 
 from score_jax.data import bounded
 from score_jax.data.source import View
+from score_jax.pickles import printable
 from score_jax.types import InputError
 
 
@@ -40,7 +41,7 @@ def load(
     formats = _formats(copy)
     if "array_record" not in formats:
         cure = _cure(name, root / "array_record")
-        raise InputError(f"{copy}: is prepared as {', '.join(formats)}, which only TensorFlow reads; {cure}")
+        raise InputError(f"{copy}: is prepared as {printable(', '.join(formats))}, which only TensorFlow reads; {cure}")
     if importlib.util.find_spec("array_record") is None:
         raise InputError(f"{copy}: reading it needs the array_record package: pip install array_record")
     return _open(copy, split, x_key, label_key)
@@ -111,7 +112,7 @@ def _find(root: Path, name: str) -> Path:
 def _formats(copy: Path) -> set[str]:
     try:
         info = json.loads((copy / "dataset_info.json").read_text())
-        return {info["fileFormat"], *info.get("alternativeFileFormats", ())}
+        return {str(name) for name in [info["fileFormat"], *info.get("alternativeFileFormats", ())]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = bounded.reason(error)
         raise InputError(

@@ -27,7 +27,9 @@ def write_digests(checkpoint: Path) -> None:
 def check_digests(checkpoint: Path) -> None:
     """Raises ValueError naming a file of a checkpoint that is not as it was written."""
     digests = None
-    with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):  # as deep as none is written
+    with contextlib.suppress(
+        FileNotFoundError, NotADirectoryError, ValueError, RecursionError
+    ):  # as deep as none is written
         digests = json.loads((checkpoint / _FILE).read_bytes())
     if not isinstance(digests, dict) or digests != _with_own_digest(digests.get("files")):
         raise ValueError(f"{_FILE} is missing or damaged")

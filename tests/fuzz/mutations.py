@@ -4,6 +4,7 @@
 of it, and put it together again, checksums and lengths included, so that what is behind these is reached too.
 """
 
+import copy
 import gzip
 import io
 import json
@@ -168,6 +169,10 @@ _ODD: list[Any] = [
 _RAW = [_nested(100_000, "[", "]"), _nested(100_000, '{"a":', "}"), "9" * 5000, "1" + "0" * 400, "1e9999", "[" * 5000]
 
 
+def _odd(rng: Generator) -> Any:
+    return copy.deepcopy(_one(rng, _ODD))  # what is put in may be changed again
+
+
 def _holders(value: Any) -> list[Any]:
     """Every object and list in a value, itself first."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -179,20 +184,20 @@ def of_value(rng: Generator, value: Any) -> Any:
     for _ in range(rng.integers(1, 4)):
         holders = [h for h in _holders(value) if h]
         if not holders:
-            return _one(rng, _ODD)
+            return _odd(rng)
         holder = _one(rng, holders)
         key = _one(rng, list(holder)) if isinstance(holder, dict) else int(rng.integers(len(holder)))
         match rng.integers(8):
             case 0:
                 del holder[key]
             case 1 if isinstance(holder, dict):
-                holder[str(_one(rng, _ODD))[:40]] = holder.pop(key)
+                holder[str(_odd(rng))[:40]] = holder.pop(key)
             case 2 if isinstance(holder, dict):
-                holder[str(_one(rng, _ODD))[:40]] = _one(rng, _ODD)
+                holder[str(_odd(rng))[:40]] = _odd(rng)
             case 3:
                 holder[key] = [holder[key]]
             case _:
-                holder[key] = _one(rng, _ODD)
+                holder[key] = _odd(rng)
     return value
 
 
@@ -247,7 +252,7 @@ def _as_yaml(rng: Generator, content: bytes) -> bytes:
     lines = content.decode().splitlines()
     for _ in range(rng.integers(1, 4)):
         at = int(rng.integers(len(lines)))
-        odd = json.dumps(_one(rng, _ODD)) if rng.random() < 0.5 else _one(rng, _YAML).partition(": ")[2] or "~"
+        odd = json.dumps(_odd(rng)) if rng.random() < 0.5 else _one(rng, _YAML).partition(": ")[2] or "~"
         match rng.integers(4):
             case 0:
                 lines.insert(at, _one(rng, _YAML))

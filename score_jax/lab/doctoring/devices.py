@@ -17,7 +17,7 @@ _HEEDED = re.compile(r"XLA_\w+|JAX_\w+|LIBTPU_\w+|TPU_\w+|CUDA_VISIBLE_DEVICES|N
 _VIRTUAL = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 
 
-class Seen(NamedTuple):
+class SeenDevices(NamedTuple):
     """What JAX sees: its platform, the kinds of its devices, the memory of one, or why it sees none."""
 
     platform: str
@@ -31,17 +31,17 @@ def accelerators(exists: Callable[[str], bool] = os.path.exists) -> list[str]:
     return [kind for kind, files in _FILES.items() if any(exists(file) for file in files)]
 
 
-def seen_by_jax() -> Seen:
+def seen_by_jax() -> SeenDevices:
     """Starts JAX and returns what it sees."""
     try:
         devices = jax.devices()
     except (RuntimeError, AssertionError) as error:  # JAX asserts where CUDA's plugin is absent
-        return Seen("", (), None, " ".join(str(error).split())[:200] or type(error).__name__)
+        return SeenDevices("", (), None, " ".join(str(error).split())[:200] or type(error).__name__)
     told = jax.local_devices()[0].memory_stats() or {}
-    return Seen(devices[0].platform, [device.device_kind for device in devices], told.get("bytes_limit"))
+    return SeenDevices(devices[0].platform, [device.device_kind for device in devices], told.get("bytes_limit"))
 
 
-def check_devices(seen: Seen, there: Sequence[str], environ: Mapping[str, str]) -> Iterator[Finding]:
+def check_devices(seen: SeenDevices, there: Sequence[str], environ: Mapping[str, str]) -> Iterator[Finding]:
     """Looks whether JAX sees the devices that are there.
 
     Args:
@@ -75,7 +75,7 @@ _CURES = {
 }
 
 
-def _described(seen: Seen, environ: Mapping[str, str]) -> str:
+def _described(seen: SeenDevices, environ: Mapping[str, str]) -> str:
     kinds = " and ".join(f"{seen.kinds.count(kind)} × {kind}" for kind in dict.fromkeys(seen.kinds))
     virtual = _VIRTUAL.search(environ.get("XLA_FLAGS", ""))
     beside = f", {virtual[1]} of them made by XLA_FLAGS of one machine's cores" if virtual and _is_cpu(seen) else ""
@@ -83,7 +83,7 @@ def _described(seen: Seen, environ: Mapping[str, str]) -> str:
     return f"{seen.platform}: {kinds}{size}{beside}"
 
 
-def _is_cpu(seen: Seen) -> bool:
+def _is_cpu(seen: SeenDevices) -> bool:
     return seen.platform == "cpu"
 
 

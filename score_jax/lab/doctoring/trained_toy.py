@@ -39,7 +39,7 @@ _CHANGES = {
 }
 
 
-class Trained(NamedTuple):
+class TrainedToy(NamedTuple):
     """What came of it: first and last loss, points `(n, 2)`, seconds."""
 
     first: float
@@ -48,7 +48,7 @@ class Trained(NamedTuple):
     seconds: float
 
 
-def train_toy() -> Trained:
+def train_toy() -> TrainedToy:
     """Trains in a folder that goes, restores the checkpoint, and samples it."""
     start = time.perf_counter()
     experiment = build.experiment(settings.changed(settings.get_config(), _CHANGES))
@@ -57,10 +57,10 @@ def train_toy() -> Trained:
         losses = [record["loss"] for record in read_jsonl(Path(folder) / "metrics.jsonl")]
         restored = run.restore(experiment, Path(folder))
         x = samples.draw_samples(restored, n=400, quiet=True).x
-    return Trained(losses[0], losses[-1], np.asarray(x), time.perf_counter() - start)
+    return TrainedToy(losses[0], losses[-1], np.asarray(x), time.perf_counter() - start)
 
 
-def check_toy(train: Callable[[], Trained] = train_toy) -> Iterator[Finding]:
+def check_toy(train: Callable[[], TrainedToy] = train_toy) -> Iterator[Finding]:
     """Looks whether the loss fell and samples lie where the data do."""
     first, last, x, seconds = train()
     modes = np.asarray(toy.components("mixture").means)
