@@ -131,7 +131,7 @@ def _of_config(asked: Any, needs: _Needs) -> Iterator[Finding]:
     needs.disk = (how.keep_last + 1) * size  # the next is written before the oldest goes
 
 
-def start() -> NoReturn:
+def examine() -> NoReturn:
     """Looks at the packages first: where one is missing, nothing else can be imported, and that is said alone."""
     found = findings_of("packages", packages.all_of_packages)
     if any(finding.state == WRONG for finding in found):
@@ -143,4 +143,4 @@ def start() -> NoReturn:
 
 
 if __name__ == "__main__":
-    start()
+    examine()

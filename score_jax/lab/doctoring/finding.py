@@ -41,5 +41,5 @@ def in_lines(findings: Sequence[Finding]) -> str:
 
 
 def _lines(finding: Finding) -> list[str]:
-    said = f"{finding.state:6}{finding.what:14}{finding.found}"
-    return [said, *([f"{'':20}→ {finding.cure}"] if finding.cure else [])]
+    said = f"{finding.state:6}{finding.what:20}{finding.found}"
+    return [said, *([f"{'':26}→ {finding.cure}"] if finding.cure else [])]
