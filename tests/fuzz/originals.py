@@ -209,6 +209,15 @@ def edm_pickle(folder: Path) -> None:
 
 
 @functools.cache
+def score_sde() -> Files:
+    """A checkpoint of score SDE's, whose list of averages is beside the parameters, and its config."""
+    from tests.interop.test_unets import FILES, config_of
+
+    config = json.dumps(config_of("ddpmpp")).encode()
+    return {"checkpoint.pth": FILES["ddpmpp"].read_bytes(), "config.json": config}
+
+
+@functools.cache
 def diffusers_folder() -> Files:
     """A folder of diffusers, with its scheduler's config."""
     from tests.interop.test_unets import DIFFUSERS

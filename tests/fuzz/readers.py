@@ -139,7 +139,13 @@ READERS: dict[str, Reader] = {
         {"*.json": by.of_json},
         lambda f: published.open_published(f, source="diffusers").settings,
     ),
-    "config of score SDE, JSON": Reader(
+    "torch.save, score SDE": Reader(
+        originals.score_sde,
+        {"*.pth": by.of_zip, "*.json": by.of_json},
+        lambda f: interop.score_model(f / "checkpoint.pth", source="score_sde_pytorch", config=f / "config.json"),
+        share=2,
+    ),
+    "config of NCSN, JSON": Reader(
         originals.with_config("json"),
         {"config.*": by.of_json},
         lambda f: (
@@ -148,7 +154,7 @@ READERS: dict[str, Reader] = {
             ).settings
         ),
     ),
-    "config of score SDE, YAML": Reader(
+    "config of NCSN, YAML": Reader(
         originals.with_config("yml"),
         {"config.*": by.of_yaml},
         lambda f: (

@@ -17,7 +17,7 @@ from score_jax.lab import build, run, samples, settings
 from score_jax.lab.doctoring.finding import OK, WRONG, Finding
 from score_jax.training.logging import read_jsonl
 
-_SHARE, _FALL = 0.8, 0.8  # at least this many near a mode, at most this much of the loss of the first steps left
+_SHARE, _FALL = 0.8, 0.85  # at least this many near a mode, at most this much of the loss of the first steps left
 _CHANGES = {
     "data.name": "mixture",
     "data.n": 10_000,
@@ -29,9 +29,9 @@ _CHANGES = {
     "parameterization.edm.sigma_data": 5.0,
     "optimizer.learning_rate": 3e-3,
     "training.batch_size": 256,
-    "training.steps": 1000,
-    "training.steps_per_dispatch": 100,
-    "training.log_every": 20,
+    "training.steps": 400,
+    "training.steps_per_dispatch": 10,
+    "training.log_every": 10,
     "training.checkpoint_every": 400,
     "sampler.name": "ddim",
     "sampler.grid": "log_snr",
