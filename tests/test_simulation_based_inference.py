@@ -87,3 +87,8 @@ def test_reference_draws_are_read_from_the_packages_files(tmp_path):
     np.testing.assert_array_equal(found.y, np.float32([-0.5, 0.25]))
     np.testing.assert_array_equal(found.theta, np.float32([[0.1, 0.2], [0.3, -0.4]]))
     refused("num_observation_4/observation.csv: no such file; expected the folder", published, tmp_path, "two_moons", 4)
+    draws = tmp_path / "two_moons/files/num_observation_3/reference_posterior_samples.csv.bz2"
+    draws.write_bytes(bz2.compress(bytes(2**25)))  # 32 MiB in 47 bytes
+    refused("samples.csv.bz2: unpacks to more than 16777216 bytes", published, tmp_path, "two_moons", 3)
+    draws.write_bytes(b"parameter_1\n1.0\n")
+    refused("samples.csv.bz2: no table of numbers .Invalid data stream", published, tmp_path, "two_moons", 3)

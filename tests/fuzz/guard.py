@@ -15,6 +15,8 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import jax
+
 SECONDS = 20  # of the processor; a case takes some 0.02
 _RATIO, _ALLOWANCE = 250, 2**28  # of `data.bounded`, thrice its 64 MiB and what decoders take beside
 
@@ -84,7 +86,9 @@ def watched(*folders: Path) -> Iterator[None]:
     _Watch.seen.clear()
     before = signal.signal(signal.SIGPROF, _rang)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
-    _Watch.folders = tuple(f"{folder.resolve()}{os.sep}" for folder in folders)
+    kept = jax.config.values["jax_compilation_cache_dir"]  # of what a reader compiles
+    allowed = [*folders, Path(kept)] if kept else folders
+    _Watch.folders = tuple(f"{folder.resolve()}{os.sep}" for folder in allowed)
     try:
         yield
     finally:

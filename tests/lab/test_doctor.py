@@ -128,6 +128,16 @@ def test_plugins_are_missing_or_of_another_version():
     assert list(packages.check_plugins([], HERE.get)) == []
 
 
+def test_a_package_that_is_broken_is_a_line():
+    def load(name):
+        if name == "PIL":
+            raise ImportError("libjpeg.so.8: cannot open\nshared object file")
+
+    (found,) = told(packages.check_imports(("jax", "PIL"), load))
+    said = "PIL cannot be imported: ImportError: libjpeg.so.8: cannot open shared object file"
+    assert found == ("wrong", said, "pip install --force-reinstall pillow")
+
+
 def test_the_projects_own_bounds_are_read():
     python, bounds = packages.required_here()
     assert python == ">=3.11" and bounds["jax"].startswith(">=0.10") and "tensorboard" not in bounds

@@ -4,20 +4,23 @@
 """
 
 import bz2
+import io
 import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from score_jax import distributions
+from score_jax.data import bounded
 from score_jax.types import Array, InputError, Key
 
 _TRIES = 100
+_MOST_BYTES = 2**24  # published: 250 KB
 MATRIX, NOISE_STD = np.array([[1.0, 0.5, -0.3], [0.2, -1.0, 0.8]], np.float32), 0.5
 
 
@@ -129,6 +132,18 @@ def published(tasks: Path, task: str, number: int) -> Reference:
                 f"{path}: no such file; expected the folder sbibm/tasks of the package (pip download sbibm --no-deps, "
                 "and unzip), or leave --reference out"
             )
-    with bz2.open(draws, "rt") as file:
-        theta = np.loadtxt(file, np.float32, delimiter=",", skiprows=1)
-    return Reference(np.loadtxt(observation, np.float32, delimiter=",", skiprows=1), theta)
+    return Reference(_read_table(observation, open), _read_table(draws, bz2.open))
+
+
+def _read_table(path: Path, opened: Callable[..., BinaryIO]) -> np.ndarray:
+    """Reads numbers below a line of names; of a file that unpacks to more than any such table, no more than that."""
+    try:
+        with opened(path, "rb") as file:
+            text = bounded.read_at_most(file, _MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise InputError(f"{path}: unpacks to more than {_MOST_BYTES} bytes, unlike sbibm's: refused")
+        return np.loadtxt(io.BytesIO(text), np.float32, delimiter=",", skiprows=1)
+    except (OSError, EOFError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: no table of numbers ({bounded.reason(error)}): fetch it again") from error

@@ -3,6 +3,7 @@
 Only the standard library is imported here: what is missing could not even be imported by the other checks.
 """
 
+import importlib
 import importlib.metadata
 import re
 import sys
@@ -14,6 +15,9 @@ from score_jax.lab.doctoring.finding import NOTE, OK, WRONG, Finding
 
 _CLONE = Path(__file__).parents[3]
 _TOLD = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_IMPORTED = ("jax", "flax", "optax", "orbax.checkpoint", "ml_collections", "absl.flags", "matplotlib", "PIL", "yaml")
+_PACKAGES = {"orbax.checkpoint": "orbax-checkpoint", "ml_collections": "ml-collections", "absl.flags": "absl-py"}
+_PACKAGES |= {"PIL": "pillow", "yaml": "pyyaml", "jax": "jax jaxlib"}
 PLUGINS = {"cuda": ("jax-cuda13-plugin", "jax-cuda12-plugin"), "tpu": ("libtpu",)}
 
 Installed = Callable[[str], str | None]  # a package's name -> its version, None where it is not installed
@@ -46,7 +50,7 @@ def bounds_of(requirements: Sequence[str]) -> dict[str, str]:
     return {part[1]: part[2].strip() for part in parts if part}
 
 
-def known_good(version: Sequence[int] = sys.version_info) -> dict[str, str]:
+def known_good(version: tuple[int, int] = sys.version_info[:2]) -> dict[str, str]:
     """Returns the versions that were tested together on a Python, by name; none where there is no list of it."""
     file = _CLONE / "requirements" / f"known-good-py{version[0]}{version[1]}.txt"
     lines = file.read_text(encoding="utf-8").split() if file.is_file() else []
@@ -148,7 +152,28 @@ def check_plugins(there: Sequence[str], installed: Installed = installed_version
                 yield Finding(OK, "plugin", f"{name} {version}")
 
 
+def check_imports(
+    names: Sequence[str] = _IMPORTED, load: Callable[[str], object] = importlib.import_module
+) -> Iterator[Finding]:
+    """Imports what the lab is made of: an installed package may be broken, or not go with another.
+
+    Args:
+      names: of modules.
+      load: imports one.
+    """
+    for name in names:
+        try:
+            load(name)
+        except Exception as error:  # whatever a broken package raises
+            said = " ".join(str(error).split())[:200]
+            package = _PACKAGES.get(name, name)
+            cure = f"pip install --force-reinstall {package}"
+            yield Finding(WRONG, "imports", f"{name} cannot be imported: {type(error).__name__}: {said}", cure)
+
+
 def all_of_packages() -> list[Finding]:
     """Returns what there is to say of this Python and its packages."""
     python, bounds = required_here()
-    return [check_python(python), *check_packages(bounds), *check_jaxlib(), check_known_good(known_good())]
+    versions = [check_python(python), *check_packages(bounds), *check_jaxlib(), check_known_good(known_good())]
+    whole = all(finding.state != WRONG for finding in versions)
+    return [*versions, *(check_imports() if whole else ())]
