@@ -151,6 +151,29 @@ def test_formats_of_tfds_that_are_no_text_are_named_in_a_line(tmp_path):
     refused(r"is prepared as .*1e\+308.*, which only TensorFlow reads", tfds.load, "tiny", data_dir=tmp_path)
 
 
+def write_tfds(folder, old, new):
+    for name, content in originals.tfds().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content.replace(old, new) if name.endswith("features.json") else content)
+
+
+@pytest.mark.parametrize("key", [b"pythonClassName", b"python_class_name", b"type"])
+def test_a_module_that_a_tfds_copy_names_is_not_imported(key, tmp_path, monkeypatch):
+    (tmp_path / "canary_of_tfds.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    known = b'"pythonClassName": "tensorflow_datasets.core.features.class_label_feature.ClassLabel"'
+    write_tfds(tmp_path, known, b'"%s": "canary_of_tfds.Label"' % key)
+    refused(
+        r"features\.json: names canary_of_tfds\.Label, code of another package", tfds.load, "tiny", data_dir=tmp_path
+    )
+    assert not (tmp_path / "imported").exists()
+
+
+def test_records_of_other_features_than_described_are_refused(tmp_path):
+    write_tfds(tmp_path, b'"2"\n', b'"1"\n')  # points of one number
+    refused("a record cannot be read .*; prepare it again", tfds.load, "tiny", data_dir=tmp_path)
+
+
 @pytest.mark.parametrize("conditions", [DEEP.encode(), b"[]", b"\xff", b"{}"])
 def test_moments_under_odd_conditions_are_refused(conditions, tmp_path):
     arrays = {"n": np.int64(3), "mean": np.zeros(2), "scatter": np.zeros((2, 2))}
@@ -177,7 +200,7 @@ def test_names_of_a_config_cannot_break_the_message(tmp_path):
     assert str(error.value).isprintable()
 
 
-@pytest.mark.parametrize("number", [1e308, -1e308, 1e-320, 0.0])
+@pytest.mark.parametrize("number", [1e308, -1e308, 1e-320, 0.0, 10**400])
 def test_a_report_is_made_of_whatever_numbers_a_run_tells(number, tmp_path):
     for name, content in originals.run_folder().items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

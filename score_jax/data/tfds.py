@@ -8,6 +8,7 @@ otherwise the message says what to run once, in an environment that has TensorFl
 import importlib.util
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def load(
 def _open(copy: Path, split: str, x_key: str, label_key: str) -> View:
     import tensorflow_datasets  # deferred: it brings much along, though not TensorFlow
 
+    _require_known_features(copy)
     try:
         builder = tensorflow_datasets.builder_from_directory(str(copy))
         features = builder.info.features
@@ -78,11 +80,34 @@ def _open(copy: Path, split: str, x_key: str, label_key: str) -> View:
     return View(len(records), x.shape, 256 if x.dtype == np.uint8 else 0, gather, names)
 
 
+def _require_known_features(copy: Path) -> None:
+    """Refuses features of classes that are not TFDS's own: to read them TFDS would import the module that they name."""
+    try:
+        described = json.loads((copy / "features.json").read_bytes())
+        strange = next((name for name in _classes(described) if not name.startswith("tensorflow_datasets.")), None)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = bounded.reason(error)
+        raise InputError(f"{copy}/features.json: cannot be read ({reason}); prepare the data set again") from error
+    if strange is not None:
+        raise InputError(f"{copy}/features.json: names {printable(strange)}, code of another package: refused")
+
+
+def _classes(described: Any) -> Iterator[str]:
+    """Yields the names of classes in nested JSON, by today's keys and those of the past."""
+    if isinstance(described, dict):
+        for key, value in described.items():
+            if isinstance(value, str) and key.replace("_", "").lower() in ("pythonclassname", "type"):
+                yield value
+    if isinstance(described, dict | list):
+        for value in described.values() if isinstance(described, dict) else described:
+            yield from _classes(value)
+
+
 def _read(records: Any, rows: np.ndarray, copy: Path) -> list[dict[str, Any]]:
     try:
         return records.__getitems__([int(i) for i in rows])
-    except RuntimeError as error:  # what array_record raises for a vanished or damaged shard
-        raise InputError(f"{copy}: a record cannot be read ({error}); prepare it again".replace("\n", " ")) from error
+    except Exception as error:  # array_record of a vanished or damaged shard, TFDS of records of other features
+        raise InputError(f"{copy}: a record cannot be read ({bounded.reason(error)}); prepare it again") from error
 
 
 def _stacked(rows: list[np.ndarray], shape: tuple[int, ...], copy: Path) -> np.ndarray:

@@ -9,7 +9,7 @@ from score_jax.lab.reports import charts, page, parts
 from score_jax.lab.reports.page import Markup, element, section
 from score_jax.lab.sweeps.figures import Line, number_words
 from score_jax.lab.sweeps.folder import read_object
-from score_jax.lab.sweeps.outcomes import by_level, convention_of, n_of, readings, scalar, standard_error
+from score_jax.lab.sweeps.outcomes import by_level, convention_of, is_number, n_of, readings, scalar, standard_error
 from score_jax.lab.sweeps.plan import in_time
 from score_jax.lab.sweeps.table import Average, in_digits
 from score_jax.training import checkpoint
@@ -160,9 +160,7 @@ def _cost(workdir: Path, records: Sequence[Mapping[str, Any]], found: Mapping[st
     parameters = checkpoint.parameters(workdir)
     body += [["parameters", f"{parameters:,}"]] if parameters else []
     rates = [record.get("examples_per_second") for record in records]
-    body += (
-        [["examples a second, at the end", f"{rates[-1]:,.0f}"]] if rates and isinstance(rates[-1], int | float) else []
-    )
+    body += [["examples a second, at the end", f"{rates[-1]:,.0f}"]] if rates and is_number(rates[-1]) else []
     names = _names(found)
     body += [
         [f"network calls a sample: {names[name]}", f"{calls:g}"]

@@ -8,7 +8,7 @@ from score_jax.lab.reports import charts, page, parts
 from score_jax.lab.reports.page import Markup, element, section
 from score_jax.lab.sweeps import folder
 from score_jax.lab.sweeps.figures import against_calls, against_noise, number_words, row_name
-from score_jax.lab.sweeps.outcomes import DONE, Outcome, Outcomes, scalar
+from score_jax.lab.sweeps.outcomes import DONE, Outcome, Outcomes, is_number, scalar
 from score_jax.lab.sweeps.plan import in_time
 from score_jax.lab.sweeps.table import (
     SEED,
@@ -169,7 +169,7 @@ def _cost(out: Path, made: Table) -> Markup:
 
 
 def _mean_time(found: Sequence[object]) -> str:
-    known = [float(v) for v in found if isinstance(v, int | float)]
+    known = [float(v) for v in found if is_number(v)]
     return in_time(sum(known) / len(known)) if known else "–"
 
 

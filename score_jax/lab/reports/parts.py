@@ -9,6 +9,7 @@ from score_jax.lab import settings
 from score_jax.lab.reports import charts
 from score_jax.lab.reports.page import Markup
 from score_jax.lab.sweeps.figures import Line
+from score_jax.lab.sweeps.outcomes import is_number
 from score_jax.lab.sweeps.table import in_text
 from score_jax.training.checkpoint import binding
 from score_jax.training.logging import read_jsonl
@@ -42,9 +43,9 @@ def _metric(records: Sequence[Mapping[str, Any]], number: str, name: str) -> Lin
     for record in records:
         value = record.get(number)
         if isinstance(value, Mapping):
-            levels = [v for v in value.values() if isinstance(v, int | float)]
+            levels = [float(v) for v in value.values() if is_number(v)]
             value = sum(levels) / len(levels) if levels else None
-        if isinstance(value, int | float):
+        if is_number(value) and is_number(record["step"]):
             points.append((float(record["step"]), float(value)))
     points = points[:: max(1, len(points) // _POINTS)]
     return Line(name, [p[0] for p in points], [p[1] for p in points], None)
@@ -74,9 +75,9 @@ def training_seconds(records: Sequence[Mapping[str, Any]]) -> float | None:
     seconds, before = 0.0, 0.0
     for record in records:
         examples, rate = record.get("examples"), record.get("examples_per_second")
-        if not isinstance(examples, int | float) or not isinstance(rate, int | float) or not rate:
+        if not is_number(examples) or not is_number(rate) or not rate:
             return None
         several = record.get("trained_together", 1)
-        rate *= several if isinstance(several, int) else 1
+        rate *= several if is_number(several) else 1
         seconds, before = seconds + (examples - before) / rate, examples
     return seconds if records else None

@@ -1,11 +1,11 @@
 """What became of the cells of a sweep, read from its folder: data alone, nothing of it is imported or run."""
 
 import json
-import math
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from score_jax.lab import records
 from score_jax.lab.measures.numbers import facts
@@ -108,13 +108,14 @@ def readings(numbers: Mapping[str, Any]) -> Iterator[Reading]:
             value if isinstance(value, Mapping) else dict(enumerate(value)) if isinstance(value, list) else {"": value}
         )
         for level, one in levels.items():
-            if _is_number(one):
+            if is_number(one):
                 told = (standard_error(numbers, name), n_of(numbers, name), convention_of(numbers, name))
                 yield Reading(name, str(level), float(one), *told)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value of JSON is a finite number that a float can be."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _companion(numbers: Mapping[str, Any], name: str, what: str) -> Any:
@@ -125,14 +126,14 @@ def _companion(numbers: Mapping[str, Any], name: str, what: str) -> Any:
 def standard_error(numbers: Mapping[str, Any], name: str) -> float | None:
     """Returns the standard error that an evaluation gives a number, if it does."""
     found = _companion(numbers, name, "standard_error")
-    return float(found) if _is_number(found) else None
+    return float(found) if is_number(found) else None
 
 
 def n_of(numbers: Mapping[str, Any], name: str) -> int | None:
     """Returns of how many a number is, if that is known."""
     own = _companion(numbers, name, "n")
     found = own if own is not None else numbers.get(facts(name).n) if facts(name).n else None
-    return int(found) if found is not None and _is_number(found) else None
+    return int(found) if found is not None and is_number(found) else None
 
 
 def convention_of(numbers: Mapping[str, Any], name: str) -> str:
@@ -148,9 +149,9 @@ def scalar(numbers: Mapping[str, Any], name: str) -> float | None:
     """Returns a number as a table has it, of one by noise level the mean over the levels; None where there is none."""
     value = numbers.get(name)
     if isinstance(value, Mapping):
-        found = [v for v in (value.values() if "value" not in value else [value["value"]]) if _is_number(v)]
+        found = [v for v in (value.values() if "value" not in value else [value["value"]]) if is_number(v)]
         return sum(map(float, found)) / len(found) if found else None
-    return float(value) if value is not None and _is_number(value) else None
+    return float(value) if value is not None and is_number(value) else None
 
 
 def by_level(numbers: Mapping[str, Any], name: str) -> dict[float, float]:
@@ -160,7 +161,7 @@ def by_level(numbers: Mapping[str, Any], name: str) -> dict[float, float]:
         return {}
     found = {}
     for level, one in value.items():
-        if re.fullmatch(r"\d+(\.\d*)?(e[+-]?\d+)?", str(level)) and _is_number(one):
+        if re.fullmatch(r"\d+(\.\d*)?(e[+-]?\d+)?", str(level)) and is_number(one):
             found[float(level)] = float(one)
     return dict(sorted(found.items()))
 
