@@ -87,7 +87,7 @@ def _require_known_features(copy: Path) -> None:
         strange = next((name for name in _classes(described) if not name.startswith("tensorflow_datasets.")), None)
     except (OSError, ValueError, RecursionError) as error:
         reason = bounded.reason(error)
-        raise InputError(f"{copy}/features.json: cannot be read ({reason}); prepare the data set again") from error
+        raise InputError(f"{copy}: its description cannot be read ({reason}); prepare it again") from error
     if strange is not None:
         raise InputError(f"{copy}/features.json: names {printable(strange)}, code of another package: refused")
 
@@ -107,7 +107,8 @@ def _read(records: Any, rows: np.ndarray, copy: Path) -> list[dict[str, Any]]:
     try:
         return records.__getitems__([int(i) for i in rows])
     except Exception as error:  # array_record of a vanished or damaged shard, TFDS of records of other features
-        raise InputError(f"{copy}: a record cannot be read ({bounded.reason(error)}); prepare it again") from error
+        reason = " ".join(str(error).split())[:500]  # at the end of it a shard's name
+        raise InputError(f"{copy}: a record cannot be read ({reason}); prepare it again") from error
 
 
 def _stacked(rows: list[np.ndarray], shape: tuple[int, ...], copy: Path) -> np.ndarray:
