@@ -26,6 +26,7 @@ NAMES = (
     "conv_in_loops",
     "feature_distances",
     "sweep_together",
+    "mesh",
 )
 
 

@@ -71,12 +71,13 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 
     The copies are new buffers: a program that is donated the result leaves `tree` alive.
     """
-    return _replication(mesh)(tree)
+    return _copying(replicated(mesh))(tree)
 
 
-@lru_cache(maxsize=8)
-def _replication(mesh: Mesh) -> Callable[[PyTree], PyTree]:
-    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
+@lru_cache(maxsize=32)
+def _copying(sharding: NamedSharding) -> Callable[[PyTree], PyTree]:
+    """A program, for `jax.device_put` puts no keys on the devices of other processes."""
+    return jax.jit(lambda tree: tree, out_shardings=sharding)
 
 
 def everywhere(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -84,7 +85,10 @@ def everywhere(tree: PyTree, mesh: Mesh) -> PyTree:
 
     What lies so already is not copied.
     """
-    return jax.device_put(tree, replicated(mesh))
+    leaves, structure = jax.tree.flatten(tree)
+    lying = [isinstance(x, jax.Array) and x.sharding.is_equivalent_to(replicated(mesh), x.ndim) for x in leaves]
+    moved = iter(replicate([x for x, there in zip(leaves, lying, strict=True) if not there], mesh))
+    return structure.unflatten([x if there else next(moved) for x, there in zip(leaves, lying, strict=True)])
 
 
 def gather(tree: PyTree) -> PyTree:
@@ -109,7 +113,7 @@ def shared_size(n: int, mesh: Mesh) -> int:
 
 def put_rows(rows: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
     """Puts arrays `(B, ...)`, the same in every process, on the mesh: cut along B, or whole where B can't be cut."""
-    return {name: None if x is None else jax.device_put(x, _for_rows(len(x), mesh)) for name, x in rows.items()}
+    return {name: None if x is None else _copying(_for_rows(len(x), mesh))(x) for name, x in rows.items()}
 
 
 def _for_rows(n: int, mesh: Mesh) -> NamedSharding:
