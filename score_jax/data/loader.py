@@ -127,7 +127,11 @@ class Loader:
     def _gather(self, step: int) -> dict[str, np.ndarray]:
         steps = step + np.arange(self._steps_per_batch)
         places = steps[:, None] * self._identity["batch_size"] + self._rows
-        flat = self._source.batch(self._examples(places.ravel()))
+        try:
+            flat = self._source.batch(self._examples(places.ravel()))
+        except (SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration) as ending:
+            # In a thread that reads ahead these mean nothing, and handed on they would end the program without a word.
+            raise InputError(f"the data cannot be read: what reads them ended by {ending!r}") from ending
         batch = {name: value.reshape(places.shape + value.shape[1:]) for name, value in flat.items()}
         return {**batch, "index": places.astype(np.uint32)}
 

@@ -75,6 +75,7 @@ def _recipe(experiment: Experiment) -> dict[str, Any]:
         "dropout": how.dropout,
         "accumulation": how.accumulation,
         "levels": how.log_levels,
+        "skips": how.skips,
     }
 
 
@@ -145,6 +146,7 @@ def _told(experiment: Experiment, workdir: Path, *, together: int = 1) -> dict[s
         "keep_last": how.keep_last,
         "keep_every": how.every.keep,
         "may_differ": how.may_differ,
+        "rollbacks": how.rollbacks,
         "on_save_error": how.on_save_error,
         "loggers": how.loggers,
         "seed": experiment.seed,

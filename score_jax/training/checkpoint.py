@@ -369,6 +369,7 @@ def restore_state(
     config: Mapping[str, Any] | None = None,
     may_differ: Collection[str] = (),
     step: int | None = None,
+    every: int = 1,
 ) -> Restored | None:
     """Reads the newest checkpoint that is whole, or that of `step`; None if there is none.
 
@@ -378,6 +379,7 @@ def restore_state(
       config: if given, the checkpoint must be of this config.
       may_differ: keys that may differ.
       step: which; None is the newest, and a damaged one is named and passed over.
+      every: of the newest, only those whose step is a multiple of this count, if there are such.
 
     Raises:
       InputError: of another config, of other shapes, of a step that isn't there, or if all are damaged.
@@ -386,7 +388,8 @@ def restore_state(
     if step is not None and step not in there:
         raise InputError(f"{manager.directory} has no checkpoint of step {step}; it has {sorted(there) or 'none'}")
     damaged = []
-    for candidate in there if step is None else [step]:
+    newest = [candidate for candidate in there if candidate % every == 0] or there
+    for candidate in newest if step is None else [step]:
         where = Path(manager.directory) / str(candidate)
         try:
             digests.check_digests(where)
@@ -425,7 +428,7 @@ def remove_unfinished(workdir: Path, step: int) -> None:
 
 
 def set_aside_after(workdir: Path, step: int) -> None:
-    """Moves checkpoints later than `step`, damaged ones that were passed over, to `damaged/`: training redoes them."""
+    """Moves checkpoints later than `step`, which were passed over, to `damaged/`: training redoes them."""
     later = [other for other in steps(workdir) if other > step]
     for other in later if jax.process_index() == 0 else []:
         target = workdir / _DAMAGED / str(other)
