@@ -494,7 +494,7 @@ def _go_on(
             waiting = None
             state = latest()
             pictures: dict[str, Path] = {}
-            for action in due if saved.is_there(f"what is due at step {step}") else ():
+            for action in due if due and saved.is_there(f"what is due at step {step}") else ():
                 if (seen := action.call(state, step)) is not None:
                     record.update(seen.numbers)
                     pictures.update(seen.pictures)

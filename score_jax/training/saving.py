@@ -73,7 +73,11 @@ class Saving:
         """
         step, self._writing = self._writing, None
         if step is not None:
-            self._tried(step, lambda: (self._manager.wait_until_finished(), self.check_folder()))
+            self._tried(step, self._finish)
+
+    def _finish(self) -> None:
+        self._manager.wait_until_finished()
+        self.check_folder()
 
     def check_folder(self) -> None:
         """Raises OSError if the folder is no longer that of the run."""
@@ -105,7 +109,7 @@ class Saving:
         self._manager.reload()
         return restored
 
-    def _tried(self, step: int, write: Callable[[], Any]) -> bool:
+    def _tried(self, step: int, write: Callable[[], None]) -> bool:
         try:
             write()
         except Exception as error:  # Orbax and TensorStore raise all kinds
