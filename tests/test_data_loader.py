@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from score_jax.data import ArraySource, Loader, batches, digits, hold_out, in_memory, subset, unlabelled
+from score_jax.data import ArraySource, Loader, View, batches, digits, hold_out, in_memory, subset, unlabelled
 from score_jax.data.order import permutation
 from score_jax.types import InputError
 
@@ -273,3 +273,22 @@ def test_loading_is_deterministic_under_several_threads(make):
 def test_batches_go_to_a_device_unchanged(make):
     batch = next(make(steps_per_batch=2))
     np.testing.assert_array_equal(jax.device_put(batch)["label"], batch["label"])
+
+
+@pytest.mark.parametrize("ending", [SystemExit(3), KeyboardInterrupt(), StopIteration(), GeneratorExit()])
+def test_a_reader_that_ends_is_a_line_and_not_the_end_of_the_program(make, ending):
+    """Handed on from the thread that reads, it would end the program, or the loop, without a word."""
+    broken = [True]
+
+    def batch(rows):
+        if broken[0] and 7 in rows:
+            raise ending
+        return numbers().batch(rows)
+
+    loader = make(View(N, (1,), 0, batch))
+    with pytest.raises(InputError) as error:
+        take(loader, N)  # batches, in which every example comes
+    assert str(error.value) == f"the data cannot be read: what reads them ended by {ending!r}"
+    broken[0], again = False, make()
+    again.set_state(loader.get_state())
+    np.testing.assert_array_equal(next(loader)["x"], next(again)["x"])  # nothing is skipped

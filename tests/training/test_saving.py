@@ -10,8 +10,11 @@ import time
 import types
 
 import chex
+import numpy as np
 import pytest
 
+from score_jax import data
+from score_jax.data import npy
 from score_jax.training import Every, checkpoint, digests, logging, saving
 from score_jax.types import InputError
 from tests.training import tiny
@@ -132,6 +135,21 @@ def test_start_that_cannot_write_is_one_line_and_can_be_repeated(tmp_path, size,
     assert str(error.value) == f"{tmp_path / 'run' / name} cannot be written (File too large)"
     assert not [f for f in (tmp_path / "run").iterdir() if f.name.startswith(".") and f.name != ".lock"]
     assert tiny.run(tmp_path / "run", 10, config={"other": 1}).step == 10
+
+
+def test_data_that_vanish_in_mid_training_are_one_line_and_the_run_goes_on_when_they_are_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(npy, "_IN_MEMORY", 0)  # read row by row, as large files are
+    file, away, workdir = tmp_path / "x.npy", tmp_path / "away.npy", tmp_path / "run"
+    np.save(file, np.random.default_rng(0).normal(size=(64, tiny.DIMS)).astype(np.float32))
+    loader = lambda: data.Loader(data.array_file(file), batch_size=tiny.BATCH, steps_per_batch=tiny.K)
+    vanish = Every(20, lambda state, step: file.rename(away) and None)
+    whole = tiny.run(tmp_path / "whole", loader=loader())
+    with pytest.raises(InputError) as error:
+        tiny.run(workdir, loader=loader(), periodic=[vanish])
+    assert str(error.value) == f"{file}: cannot be read ({_NO_FILE})"
+    away.rename(file)
+    result = tiny.run(workdir, loader=loader())
+    _assert_same(workdir, result, types.SimpleNamespace(workdir=tmp_path / "whole", state=whole.state))
 
 
 def _moved(workdir):
