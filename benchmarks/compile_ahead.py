@@ -79,10 +79,10 @@ def cells(names: list[str], tiny: bool) -> Iterator[tuple[str, str, int]]:
 def compile_cell(device: jax.Device, name: str, dtype: str, batch: int, tiny: bool) -> Row:
     """Compiles the train step and the sampling call of a family."""
     peer = peers.PEERS[name](tiny, dtype=peers.DTYPES[dtype])
-    mesh, values = training.data_mesh([device]), peers.variables(peer)
+    placement, values = training.make_placement(devices=[device]), peers.variables(peer)
     there = partial(_placed, sharding=SingleDeviceSharding(device))
     state, batches = peers.state(peer, values), peers.batches(peer, batch)
-    step = programs.compiled(peers.train_step(peer, peers.model(peer, values), mesh), *_shapes((state, batches)))
+    step = programs.compiled(peers.train_step(peer, peers.model(peer, values), placement), *_shapes((state, batches)))
     args = there((jax.random.key(0), peers.model(peer, values)))
     draw = programs.compiled(jax.jit(peers.draw(peer, batch, _STEPS)), *args)
     return {

@@ -38,7 +38,7 @@ class Bare:
 
     def __init__(self, experiment: Experiment, batches: Any):
         self._step, self._batches = run.train_step(experiment), batches
-        self._state = training.replicate(run.first_state(experiment), training.data_mesh())
+        self._state = training.place(run.first_state(experiment), experiment.placement)
         self._state, self.report = self._step(self._state, batches)
 
     def steps(self, n: int) -> Any:
@@ -112,7 +112,7 @@ def measure(quick: bool) -> Row:
     experiment = build.experiment(config)
     how = experiment.training
     with tempfile.TemporaryDirectory() as name, contextlib.closing(loader_of(experiment)) as loader:
-        folder, mesh = Path(name), training.data_mesh()
+        folder, mesh = Path(name), experiment.placement.mesh
         next_batches = lambda: training.put_batches(loop.for_device(next(loader)), mesh)
         bare = Bare(experiment, next_batches())
         bare_step = lambda: seconds(partial(bare.steps, steps)) / steps

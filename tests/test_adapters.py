@@ -143,13 +143,13 @@ def test_training_resumes_to_the_bit(name, tmp_path):
     network = NETWORKS[name]()
     start = score.ScoreModel(network.init(*EXAMPLE), tiny.SDE, network, parameterization.Eps())
     step = training.make_train_step(
-        start, tiny.objective, tiny.chain(), times=times.uniform(), mesh=tiny.mesh(), dropout=True
+        start, tiny.objective, tiny.chain(), times=times.uniform(), placement=tiny.placement(), dropout=True
     )
 
     def run(folder, steps):
         state = training.create(key(7), network.init(*EXAMPLE), tiny.chain())
         how = {"log_every": 5, "checkpoint_every": 5, "progress": False, "config": tiny.CONFIG}
-        how |= {"workdir": tmp_path / folder, "mesh": tiny.mesh(), "steps_per_dispatch": tiny.K}
+        how |= {"workdir": tmp_path / folder, "placement": tiny.placement(), "steps_per_dispatch": tiny.K}
         state = training.train(state, step, tiny.Batches(), steps=steps, **how).state
         return jax.device_get(state.replace(key=jax.random.key_data(state.key)))
 

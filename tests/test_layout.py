@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent / "score_jax"
 # From top to bottom: a module imports from rows above its own, or from its own package.
 LAYERS = [
     {"types"},
-    {"arrays", "backend", "pickles"},
+    {"arrays", "backend", "devices", "pickles"},
     {"integrate", "noise_levels"},
     {"kernels", "sde", "data", "networks"},
     {"adapters", "conditions", "distributions", "parameterization"},

@@ -55,10 +55,10 @@ class Training:
 
     def __init__(self, peer: peers.Peer, batch: int, steps: int = 1):
         values = peers.variables(peer)
-        self.mesh = training.data_mesh(jax.devices()[:1])
-        self.state = training.sharding.replicate(peers.state(peer, values), self.mesh)
-        self.batches = training.sharding.put_batches(peers.batches(peer, batch, steps), self.mesh)
-        step = peers.train_step(peer, peers.model(peer, values), self.mesh)
+        self.placement = training.make_placement(devices=jax.devices()[:1])
+        self.state = training.place(peers.state(peer, values), self.placement)
+        self.batches = training.put_batches(peers.batches(peer, batch, steps), self.placement.mesh)
+        step = peers.train_step(peer, peers.model(peer, values), self.placement)
         self.program = programs.compiled(step, self.state, self.batches)
 
     def __call__(self) -> Any:

@@ -229,14 +229,14 @@ def model(peer: Peer, values: Any) -> ScoreModel:
     return ScoreModel(values, peer.sde, linen(peer.module), peer.meaning, peer.condition)
 
 
-def train_step(peer: Peer, score_model: ScoreModel, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
+def train_step(peer: Peer, score_model: ScoreModel, placement: training.Placement) -> Callable[..., Any]:
     """Returns the project's compiled train step, `(state, batches) -> (state, report)`, with all that training does."""
     return training.make_train_step(
         score_model,
         lambda key, s, x0, drawn: losses.diffusion_loss(key, peer.sde, s, x0, times=drawn, weighting=peer.weigh),
         optimizer(),
         times=peer.times,
-        mesh=mesh,
+        placement=placement,
         prepare=partial(prepare, grey_levels=256, flip=True, value_range=peer.value_range),
         decay=training.ema_decay(0.9999),
         dropout=peer.dropout,

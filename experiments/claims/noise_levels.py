@@ -341,7 +341,7 @@ def moving_average(key: Key) -> list[Measurement]:
     here η = 0.1, m = 0.99, 5,000 parameters from θ_0 = 1; a warm-up d_n = min(m, (1 + n)/(10 + n)) leaves Π d_n of θ_0
     """
     eta, m, dims, each = 0.1, 0.99, 5_000, 100
-    a, mesh, sde = 1 - eta, training.data_mesh(jax.devices()[:1]), sdes.VE()
+    a, placement, sde = 1 - eta, training.make_placement(devices=jax.devices()[:1]), sdes.VE()
     variables = {"params": {"theta": jnp.ones(dims)}}
     step = training.make_train_step(
         score.ScoreModel(variables, sde, linen(Constant()), parameterization.Score()),
@@ -350,12 +350,12 @@ def moving_average(key: Key) -> list[Measurement]:
         ),
         optax.sgd(eta * dims),  # the train step divides by the number of dimensions
         times=losses.times.uniform(),
-        mesh=mesh,
+        placement=placement,
         prepare=lambda key, x: arrays.draw(jax.random.normal, key, (len(x), dims), jnp.float64),
         decay=training.ema_decay(m),
     )
-    state = training.replicate(training.create(key, variables, optax.sgd(eta * dims)), mesh)
-    batches = training.put_batches({"x": np.zeros((each, 1, 1))}, mesh)
+    state = training.place(training.create(key, variables, optax.sgd(eta * dims)), placement)
+    batches = training.put_batches({"x": np.zeros((each, 1, 1))}, placement.mesh)
 
     def dispatch(state, _):
         state, _ = step(state, batches)

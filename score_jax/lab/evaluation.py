@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from score_jax.arrays import tree_hash
+from score_jax.devices import gather
 from score_jax.lab import measures, pictures, records, samples, show
 from score_jax.lab.experiment import Experiment, Numbers, Run
 from score_jax.lab.kept import Kept
 from score_jax.lab.measures import Measured
 from score_jax.lab.records import Conditions
 from score_jax.lab.show import some_examples
+from score_jax.training import hosts
 from score_jax.training.logging import revision, write_json
 
 _POOL = 20_000  # examples that samples are compared with
@@ -36,9 +38,9 @@ def evaluate(run: Run, *, seed: int | None = None, folder: Path | None = None) -
       folder: another folder to write into.
     """
     seed = run.experiment.seed if seed is None else seed
-    chosen = evaluation_folder(run, seed) if folder is None else folder
+    chosen = hosts.own(evaluation_folder(run, seed) if folder is None else folder)
     numbers: Numbers = {**evaluation_conditions(run, seed), "revision": revision()}
-    unfinished = Kept(chosen / ".unfinished", {**numbers, "parameters": tree_hash(run.model.variables)})
+    unfinished = Kept(chosen / ".unfinished", {**numbers, "parameters": tree_hash(gather(run.model.variables))})
     measured, of_samples = _drawn(run, seed, unfinished)
     numbers |= of_samples
     numbers |= measures.measure(measured, run.experiment.evaluation.measures, taken=tuple(numbers))
@@ -47,7 +49,7 @@ def evaluate(run: Run, *, seed: int | None = None, folder: Path | None = None) -
     if len(measured.drawn):
         show.show_drawn(run.examples, measured.drawn, measured.train["x"], chosen)
     if folder is None and _is_newest_of_its_own(run, seed):
-        write_json(run.workdir / "evaluation.json", numbers)
+        write_json(hosts.own(run.workdir / "evaluation.json"), numbers)
     write_json(chosen / "evaluation.json", numbers)
     unfinished.clear()
     return numbers

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from score_jax import data as datasets
 from score_jax.data import Source, content_hash
@@ -26,7 +27,7 @@ from score_jax.sampling import Sampler
 from score_jax.sampling.draw import Sampled, Start, Transform
 from score_jax.score import ScoreModel
 from score_jax.sde import SDE
-from score_jax.training import TrainState
+from score_jax.training import Placement, TrainState
 from score_jax.training.logging import LoggerFactory
 from score_jax.training.step import Objective
 from score_jax.types import Array, ArrayLike, InputError, Key, ScoreFn
@@ -36,9 +37,9 @@ _T = TypeVar("_T")
 
 # Sections of the settings that the parts of an experiment are made of
 OF_MODEL = ("data", "sde", "parameterization", "network", "times")
-OF_OBJECTIVE = (*OF_MODEL, "objective", "weighting")
+OF_OBJECTIVE = (*OF_MODEL, "objective", "weighting", "mesh")
 OF_TRAINING = (*OF_OBJECTIVE, "optimizer", "training")
-OF_SAMPLING = (*OF_MODEL, "sampler", "device")
+OF_SAMPLING = (*OF_MODEL, "sampler", "device", "mesh")
 
 
 class Before(NamedTuple):
@@ -275,6 +276,8 @@ class Sampling:
       n: samples drawn by default.
       batch_size: samples at once.
       conditions: what sets samples of one model apart but for the seed, as JSON holds it.
+      mesh: of the devices that share a batch.
+      by_row: whether a sample depends on no other of its batch.
       guidance: what leads them; None of a model by itself.
       without_score: why nothing can be drawn, of a classifier; empty of all else.
     """
@@ -289,6 +292,8 @@ class Sampling:
     n: int
     batch_size: int
     conditions: Mapping[str, Any]
+    mesh: Mesh
+    by_row: bool = True
     guidance: Guidance | None = None
     without_score: str = ""
 
@@ -384,6 +389,7 @@ class Experiment:
       times: `(key, sde, n) -> (t, weight)`.
       training: what the loop is told.
       evaluation: what is measured.
+      placement: where training's state and batches, and all else that is computed, lie on the devices.
       summary: what is trained on what, in a line, and what of the settings doesn't suit the data.
       settings: what config.json holds: for the run folder, and to know what is equal by.
       shared: what it shares with experiments of equal settings.
@@ -401,6 +407,7 @@ class Experiment:
     times: Times
     training: Training
     evaluation: Evaluation
+    placement: Placement
     summary: tuple[str, ...]
     settings: Mapping[str, Any]
     shared: Shared = field(default_factory=Shared, repr=False)

@@ -1,7 +1,8 @@
 """Whether what is asked for can be in memory at all, by shapes alone: said before anything of the size is made.
 
-Only what is certainly needed is counted: parameters with their gradient, average and Adam's two moments, the batches of
-a dispatch. Activations come on top, so what passes may still be too large; what is refused could never run.
+Only what is certainly needed is counted: parameters with their gradient, average and Adam's two moments, or a device's
+part of these where the state is cut, and the batches of a dispatch. Activations come on top, so what passes may still
+be too large; what is refused could never run.
 """
 
 import math
@@ -13,7 +14,7 @@ import jax
 
 from score_jax.types import InputError
 
-_COPIES = 5  # of the parameters in training: themselves, gradient, average, two moments
+_COPIES = 5  # of the parameters in training: themselves, whole to be looked at; gradient, average, two moments
 
 
 def available() -> int:
@@ -41,9 +42,10 @@ def in_words(size: int) -> str:
     return f"{size / 1024**exponent:.3g} {['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'][exponent]}"
 
 
-def of_parameters(shapes: Any) -> int:
-    """Returns the bytes that training needs for parameters of these shapes."""
-    return _COPIES * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+def of_parameters(shapes: Any, parts: int = 1) -> int:
+    """Returns the bytes that training needs on a device for parameters of these shapes, all but themselves in parts."""
+    of_one = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    return of_one + (_COPIES - 1) * of_one // parts
 
 
 def of_batches(shape: tuple[int, ...], batch_size: int, steps: int) -> int:

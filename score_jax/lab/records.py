@@ -62,9 +62,13 @@ def heeded(sampler: Mapping[str, Any]) -> dict[str, Any]:
     sections = {chosen, "langevin_corrector"} if sampler["corrector"] else {chosen}
     kept = {k: v for k, v in sampler.items() if k in sections or not isinstance(v, dict)}
     kept |= {"guidance": sampler["guidance"]} if is_guided(sampler["guidance"]) else {}
-    by_batch = sampler["corrector"] and sampler["langevin_corrector"]["norm"] == "batch"
-    of_no_effect = ("n",) if by_batch else ("n", "batch_size")  # sample i depends on the seed and i alone
+    of_no_effect = ("n",) if by_batch(sampler) else ("n", "batch_size")  # sample i depends on the seed and i alone
     return {k: v for k, v in kept.items() if k not in of_no_effect}
+
+
+def by_batch(sampler: Mapping[str, Any]) -> bool:
+    """Whether settings of a config's section "sampler" let a sample depend on the others of its batch."""
+    return bool(sampler["corrector"] and sampler["langevin_corrector"]["norm"] == "batch")
 
 
 def is_guided(guidance: Mapping[str, Any]) -> bool:

@@ -49,7 +49,7 @@ def before(workdir: str | Path) -> Before | None:
 
 def train_step(experiment: Experiment) -> Callable[..., Any]:
     """Returns the compiled step of training, one for all experiments that differ in their seed only."""
-    make = lambda: training.make_train_step(**_recipe(experiment), mesh=training.data_mesh())
+    make = lambda: training.make_train_step(**_recipe(experiment), placement=experiment.placement)
     return experiment.once("train step", make, of=OF_TRAINING)
 
 
@@ -58,7 +58,7 @@ def joint_step(experiment: Experiment, names: Sequence[str]) -> Callable[..., An
     assert experiment.with_numbers is not None
     with_numbers = experiment.with_numbers
     recipe_of = lambda numbers: training.Recipe(**_recipe(with_numbers(numbers)))
-    make = lambda: training.make_joint_step(recipe_of, mesh=training.data_mesh())
+    make = lambda: training.make_joint_step(recipe_of, mesh=experiment.placement.mesh)
     return experiment.once("joint step", make, of=OF_TRAINING, names=list(names))
 
 
@@ -85,9 +85,9 @@ def train(experiment: Experiment, workdir: str | Path) -> Run:
     Raises:
       InputError, TrainingDiverged, NotWritten, KeyboardInterrupt, SystemExit: see `training.train`.
     """
-    mesh, step, told = training.data_mesh(), train_step(experiment), _told(experiment, Path(workdir))
+    step, told = train_step(experiment), _told(experiment, Path(workdir))
     with contextlib.closing(_loader(experiment)) as loader:
-        result = training.train(first_state(experiment), step, loader, mesh=mesh, **told)
+        result = training.train(first_state(experiment), step, loader, placement=experiment.placement, **told)
     return of_state(experiment, result.state, workdir)
 
 
@@ -104,7 +104,7 @@ def train_together(
     Raises:
       KeyboardInterrupt, SystemExit: see `training.train_together`. Returned is what a run of its own would raise.
     """
-    step, mesh = joint_step(experiments[0], [*numbers[0]]), training.data_mesh()
+    step = joint_step(experiments[0], [*numbers[0]])
     with contextlib.ExitStack() as stack:
         courses: list[Callable[..., training.Course]] = []
         for experiment, workdir in zip(experiments, workdirs, strict=True):
@@ -112,7 +112,7 @@ def train_together(
             told = _told(experiment, workdir, together=len(experiments))
             told |= {"progress": not courses}  # they go side by side: the first shows all
             courses.append(partial(training.course, first_state(experiment), loader, **told))
-        results = training.train_together(courses, step, numbers, mesh=mesh)
+        results = training.train_together(courses, step, numbers, placement=experiments[0].placement)
     return [
         result if isinstance(result, Exception) else of_state(experiment, result.state, workdir)
         for experiment, workdir, result in zip(experiments, workdirs, results, strict=True)
@@ -125,15 +125,14 @@ def _loader(experiment: Experiment) -> datasets.Loader:
         batch_size=experiment.training.batch_size,
         steps_per_batch=experiment.training.every.dispatch,
         seed=experiment.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=training.sharding.own_rows(experiment.training.batch_size, experiment.placement.mesh),
     )
 
 
 def _told(experiment: Experiment, workdir: Path, *, together: int = 1) -> dict[str, Any]:
     """What the loop is told of an experiment whose batches the devices can share."""
     how = experiment.training
-    training.check_batch_size(how.batch_size, training.data_mesh(), accumulation=how.accumulation)
+    training.check_batch_size(how.batch_size, experiment.placement.mesh, accumulation=how.accumulation)
     return {
         "workdir": workdir,
         "config": experiment.settings,
@@ -164,7 +163,8 @@ def restore(experiment: Experiment, workdir: str | Path, *, step: int | None = N
     Raises:
       InputError: where there is no run or checkpoint, or the experiment's settings are not those that trained it.
     """
-    may_differ, state = experiment.training.may_differ, first_state(experiment)
+    may_differ, first = experiment.training.may_differ, jax.eval_shape(partial(first_state, experiment))
+    state = training.sharding.described(first, experiment.placement)
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
         restored = checkpoint.restore_state(
             manager, state, config=experiment.settings, may_differ=may_differ, step=step

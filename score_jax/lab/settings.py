@@ -39,6 +39,17 @@ def get_config() -> ConfigDict:
     device.memory_fraction = 0.75
     device.compile_cache = ""  # folder of compiled programs; empty: ~/.cache/score_jax, none: none are kept
 
+    # All devices, of all processes, as a mesh. Batches are cut over both its axes; the state of a training (parameters,
+    # their average, the optimizer's moments) over fsdp, which divides its memory and changes no number but by the order
+    # of sums. A run may go on, or be sampled, on another mesh
+    mesh = config.mesh = ConfigDict()
+    mesh.data = -1  # devices along the first axis; -1: what fsdp leaves
+    mesh.fsdp = 1  # along the second: so many parts of the state, of which each device holds one
+    mesh.min_size = 2**14  # numbers below which an array stays whole: to cut it costs a collective, however small
+    # Regular expressions of paths, each with an axis of the mesh or None for the axes of these arrays; they come before
+    # the rule on size, which cuts the largest axis that can be: ((".*kernel", (None, None, None, "fsdp")),)
+    mesh.rules = ()
+
     # What is learned. 2-D toys with exact densities: mixture eight_gaussians moons swiss_roll checkerboard pinwheel
     # rings spirals. Images: digits (in scikit-learn's wheel) mnist fashion_mnist cifar10 folder array tfds.
     data = config.data = ConfigDict()

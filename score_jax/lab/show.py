@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from score_jax import devices
 from score_jax.data import Source, random_rows
 from score_jax.lab import pictures, samples
 from score_jax.lab.experiment import Data, Examples, Run, Trained
@@ -14,6 +15,7 @@ from score_jax.lab.measures.noised_accuracy import accuracy_of
 from score_jax.lab.measures.score_error import error_of
 from score_jax.sampling import draw, grids, heun
 from score_jax.sampling.draw import Samples
+from score_jax.training import hosts
 from score_jax.training.logging import read_jsonl
 
 _SHOWN = 5000  # points of the data shown beside samples
@@ -38,7 +40,7 @@ def show_run(run: Run) -> list[Path]:
     n, data, seed = run.sampling.n, run.experiment.data, run.experiment.seed
     labels = samples.classes_in_turn(run.examples, n)
     drawn = samples.draw_samples(run, n=n, labels=labels)
-    shown = show_samples(run, drawn, run.workdir / "samples", labels=labels, data=data, seed=seed)
+    shown = show_samples(run, drawn, hosts.own(run.workdir / "samples"), labels=labels, data=data, seed=seed)
     return shown + show_figures(run)
 
 
@@ -107,7 +109,7 @@ def _flow(trained: Trained, seed: int, particles: int = 48, steps: int = 60) -> 
     model = trained.model
     shape, ts = (particles, *trained.examples.shape), grids.log_snr(model.sde, steps + 1)
     ways = jax.jit(lambda model: draw.draw_batch(jax.random.key(seed), model, heun, ts, shape, traced=particles))
-    return np.asarray(ways(trained.sampling.drawn_from(model)).path)
+    return devices.gather(ways(devices.whole(trained.sampling.drawn_from(model), trained.sampling.mesh)).path)
 
 
 def show_drawn(examples: Examples, x: np.ndarray, data: np.ndarray, folder: Path) -> list[Path]:
@@ -131,7 +133,7 @@ def show_drawn(examples: Examples, x: np.ndarray, data: np.ndarray, folder: Path
 
 def show_figures(run: Run) -> list[Path]:
     """Writes the figures of training, of the score where it is known, and of a classifier, into figures/; the paths."""
-    folder, data = run.workdir / "figures", run.experiment.data
+    folder, data = hosts.own(run.workdir / "figures"), run.experiment.data
     metrics = run.workdir / "metrics.jsonl"
     written = pictures.write_losses(folder, read_jsonl(metrics)) if metrics.exists() else []
     if run.sampling.without_score:
@@ -155,7 +157,9 @@ def show_field(trained: Trained, data: Data, folder: Path) -> list[Path]:
     assert data.oracle is not None
     t = trained.model.sde.time(jnp.asarray(-2 * np.log(_SIGMA)))
     truth, shown = data.oracle.perturbed(trained.model.sde, t), some_examples(data.held_out, _SHOWN)["x"]
-    return pictures.write_field(folder, partial(_FIELD, trained.model, t), truth, shown, sigma=_SIGMA)
+    return pictures.write_field(
+        folder, partial(_FIELD, devices.whole(trained.model, trained.sampling.mesh), t), truth, shown, sigma=_SIGMA
+    )
 
 
 _FIELD = jax.jit(lambda model, t, x: model(x, t))  # of any parameters

@@ -17,9 +17,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
-from score_jax import arrays
+from score_jax import arrays, devices
 from score_jax.networks import EfficientNetLite0, InceptionV3
 from score_jax.types import Array, ArrayLike, InputError, PyTree
 
@@ -83,8 +83,7 @@ class Features:
 
     def _batches(self, images: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
         """Yields batches of one size in 0 … 255, filled up with their first image, and how many images are meant."""
-        devices = len(jax.devices())
-        size = -(-self.batch_size // devices) * devices
+        size = devices.shared_size(self.batch_size, self._mesh)
         for start in range(0, len(images), size):
             batch = _in_levels(images[start : start + size], self.quantize)
             filling = np.repeat(batch[:1], size - len(batch), 0)
@@ -92,16 +91,19 @@ class Features:
             yield np.broadcast_to(whole, (*whole.shape[:3], self.channels)), len(batch)
 
     def _of_batch(self, batch: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-        mesh = Mesh(np.array(jax.devices()), ("data",))
-        spread = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
-        features, probabilities = _told(self.module, self._everywhere, spread)
-        return np.asarray(features)[:n], np.asarray(probabilities)[:n]
+        rows = devices.put_rows({"x": batch}, self._mesh)
+        features, probabilities = devices.gather(_told(self.module, self._everywhere, rows["x"]))
+        return features[:n], probabilities[:n]
 
     @functools.cached_property
     def _everywhere(self) -> PyTree:
         """The weights on every device."""
-        mesh = Mesh(np.array(jax.devices()), ("data",))
-        return jax.device_put(self.variables, NamedSharding(mesh, PartitionSpec()))
+        return devices.whole(self.variables, self._mesh)
+
+    @property
+    def _mesh(self) -> Mesh:
+        """All devices, of which every mesh of a training is made too: rows are cut over all of them in any."""
+        return devices.device_mesh()
 
 
 def inception(variables: PyTree, *, batch_size: int = 64) -> Features:

@@ -1,6 +1,8 @@
 """Drawing many samples from a score model: in batches, each sample from its own key.
 
-Sample i depends on the seed and on i alone, so the same samples come out whatever the batch size.
+Sample i depends on the seed and on i alone, so the same samples come out whatever the batch size and the devices that
+share a batch: each draws its rows. Only what a compiler does otherwise with more or fewer rows, the order of sums in a
+product of matrices, tells the results apart.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,8 +11,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from score_jax import arrays
+from score_jax import arrays, devices
 from score_jax.sampling import grids
 from score_jax.sampling.base import Sampler, sample
 from score_jax.sde import SDE
@@ -110,21 +113,40 @@ def draw_batch(
 
 
 class Program(NamedTuple):
-    """The compiled `(keys (B,), model, labels) -> Drawn`, and the times `(T,)` of the states of its paths."""
+    """What draws batches of a model of any parameters, compiled once for each number of rows.
+
+    Attributes:
+      draw: the compiled `(keys (B,), model, labels) -> Drawn`.
+      times: of the states of its paths, `(T,)`.
+      mesh: of the devices that share a batch.
+      by_row: whether row i depends on key i alone, so that a batch may have more rows than are asked for: else it is
+        only shared where the devices divide it.
+    """
 
     draw: Callable[[Key, Sampled, Array | None], Drawn]
     times: np.ndarray
+    mesh: Mesh
+    by_row: bool = True
 
 
 def compiled(
-    make_sampler: MakeSampler, ts: Array, shape: tuple[int, ...], *, frames: int = 60, **options: Any
+    make_sampler: MakeSampler,
+    ts: Array,
+    shape: tuple[int, ...],
+    *,
+    mesh: Mesh,
+    by_row: bool = True,
+    frames: int = 60,
+    **options: Any,
 ) -> Program:
-    """Returns `draw_batch` of any number of rows and parameters, compiled once for each number of rows.
+    """Returns `draw_batch` of any number of rows and parameters.
 
     Args:
       make_sampler: `(sde, score_fn) -> Sampler`.
       ts: grid from t_max down.
       shape: of one sample.
+      mesh: of `Program`, as is `by_row`.
+      by_row: False of samplers that look at other rows.
       frames: number of steps after which the path is kept.
       options: others of `draw_batch`.
     """
@@ -133,7 +155,7 @@ def compiled(
     def batch(keys: Key, model: Sampled, labels: Array | None) -> Drawn:
         return draw_batch(keys, model, make_sampler, ts, (len(keys), *shape), labels=labels, frames=frames, **options)
 
-    return Program(batch, np.asarray(ts)[1:][grids.evenly(len(ts) - 1, frames)])
+    return Program(batch, np.asarray(ts)[1:][grids.evenly(len(ts) - 1, frames)], mesh, by_row)
 
 
 def draw_many(
@@ -154,7 +176,8 @@ def draw_many(
       model: the score function.
       program: of `compiled`.
       n: number of samples.
-      batch_size: samples drawn at once; the last batch is filled up and cut.
+      batch_size: samples drawn at once, or somewhat more for each device to have as many; the last batch is filled up
+        and cut.
       first: index of the first: others, of 0 to first − 1, were drawn before.
       labels: classes `(n,)`, or None.
       progress: wraps the iterator over batches, such as `tqdm`.
@@ -167,11 +190,14 @@ def draw_many(
     if labels is not None and len(labels) != n:
         raise InputError(f"labels must be one per sample, got {len(labels)} for {n} samples")
     size = min(batch_size, n)
+    size = devices.shared_size(size, program.mesh) if program.by_row else size
+    model = devices.whole(model, program.mesh)
     batches: list[Drawn] = []
     for first_row in progress(range(0, n, size)):
-        rows = None if labels is None else jnp.asarray(np.resize(labels[first_row : first_row + size], size))
+        label = None if labels is None else np.resize(labels[first_row : first_row + size], size)
         keys = arrays.example_keys(key, size, first + first_row)
-        drawn = jax.tree.map(np.asarray, program.draw(keys, model, rows))
+        rows = devices.put_rows({"key": keys, "label": label}, program.mesh)
+        drawn = devices.gather(program.draw(rows["key"], model, rows["label"]))
         batches.append(drawn if not batches else drawn._replace(path=np.empty(0)))
     x, nfe = np.concatenate([drawn.x for drawn in batches])[:n], max(int(drawn.nfe) for drawn in batches)
     return Samples(x, np.asarray(batches[0].path), program.times, nfe)

@@ -5,7 +5,7 @@
 """
 
 from score_jax.training.loop import Course, Every, Result, Seen, TrainingDiverged, course, train
-from score_jax.training.sharding import check_batch_size, data_mesh, put_batches, replicate
+from score_jax.training.sharding import Placement, check_batch_size, make_placement, place, put_batches
 from score_jax.training.state import TrainState, create, ema_decay, learning_rates, optimizer, with_clipping
 from score_jax.training.step import Recipe, make_eval_step, make_joint_step, make_train_step
 from score_jax.training.together import train_together
@@ -13,6 +13,7 @@ from score_jax.training.together import train_together
 __all__ = [
     "Course",
     "Every",
+    "Placement",
     "Recipe",
     "Result",
     "Seen",
@@ -21,15 +22,15 @@ __all__ = [
     "check_batch_size",
     "course",
     "create",
-    "data_mesh",
     "ema_decay",
     "learning_rates",
     "make_eval_step",
     "make_joint_step",
+    "make_placement",
     "make_train_step",
     "optimizer",
+    "place",
     "put_batches",
-    "replicate",
     "train",
     "train_together",
     "with_clipping",

@@ -34,12 +34,12 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from score_jax.training import checkpoint, saving, signals
+from score_jax.devices import sizes
+from score_jax.training import checkpoint, hosts, saving, signals
 from score_jax.training.logging import Logger, LoggerFactory, Record, environment, open_loggers, write_json
 from score_jax.training.progress import Progress
-from score_jax.training.sharding import put_batches, replicate
+from score_jax.training.sharding import Placement, described, place, put_batches
 from score_jax.training.state import TrainState
 from score_jax.training.step import Failure, Report
 from score_jax.types import InputError
@@ -268,7 +268,7 @@ class _Reports:
         if report.stopped or (report.skipped and not self.window.skipped):
             self._tell_of(report, waiting)
         self.window = self.window.add(report)
-        self._examples += waiting.x.shape[0] * waiting.x.shape[1]
+        self._examples += waiting.x.shape[0] * waiting.x.shape[1] * jax.process_count()
         rate = self._examples / (now - self._since)
         self._progress.dispatched(waiting.step, Window().add(report).mean_loss, rate)
         if waiting.step % self._log_every:
@@ -304,7 +304,7 @@ class _Reports:
             self._saved.failed(f"the record of step {step}", error)
 
 
-def train(state: TrainState, train_step: _Step, loader: Batches, *, mesh: Mesh, **told: Any) -> Result:
+def train(state: TrainState, train_step: _Step, loader: Batches, *, placement: Placement, **told: Any) -> Result:
     """Trains until `steps` updates have been made, from the run's last checkpoint if it has one.
 
     Writes config.json, environment.json, metrics.jsonl and checkpoints/ into `workdir`.
@@ -313,7 +313,7 @@ def train(state: TrainState, train_step: _Step, loader: Batches, *, mesh: Mesh, 
       state: of `state.create`: where a run without checkpoints begins.
       train_step: of `step.make_train_step`.
       loader: yields the batches of a dispatch.
-      mesh: of `sharding.data_mesh`.
+      placement: of `sharding.make_placement`.
       told: further arguments of `course`: `workdir`, `config`, `steps`, …
 
     Raises:
@@ -326,11 +326,11 @@ def train(state: TrainState, train_step: _Step, loader: Batches, *, mesh: Mesh, 
 
     def launch(asked: Mapping[int, Asked]) -> dict[int, Launched]:
         (only,) = asked.values()
-        state, report = train_step(only.state(), put_batches(only.batches, mesh))
+        state, report = train_step(only.state(), put_batches(only.batches, placement.mesh))
         return {0: Launched(partial(arrival, report), lambda: state)}
 
     with signals.noted() as caught:
-        (result,) = drive([course(state, loader, mesh=mesh, caught=caught, **told)], launch)
+        (result,) = drive([course(state, loader, placement=placement, caught=caught, **told)], launch)
         if isinstance(result, Exception):
             raise result
     signals.end_if_any(caught, result.step)  # one may have come during the last checkpoint
@@ -375,7 +375,7 @@ def course(
     state: TrainState,
     loader: Batches,
     *,
-    mesh: Mesh,
+    placement: Placement,
     caught: Sequence[Any],
     workdir: Path | str,
     config: Mapping[str, Any],
@@ -399,7 +399,7 @@ def course(
     Args:
       state: where a run without checkpoints begins.
       loader: yields the batches of a dispatch.
-      mesh: of `sharding.data_mesh`.
+      placement: of `sharding.make_placement`.
       caught: of `signals.noted`, which is for a whole process.
       workdir: a new or empty folder, or that of the run to go on with.
       config: of the run, nested mapping that JSON can hold.
@@ -431,20 +431,20 @@ def course(
         raise InputError(f"on_save_error is one of {', '.join(saving.ON_ERROR)}, got {on_save_error!r}")
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(checkpoint.claim(workdir, config, may_differ=may_differ))
-        start = _resume(workdir, replicate(state, mesh), loader, config, may_differ)
+        start = _resume(workdir, state, placement, loader, config, may_differ)
         if start.step:
             check_intervals(k, **{"the checkpoint's step": start.step})
         manager = checkpoint.open_checkpoints(workdir, keep_last=keep_last, keep_every=keep_every)
         saved = stack.enter_context(saving.opened(manager, config, on_save_error))
-        _write_environment(workdir, start.step, seed)
-        if rollbacks and not checkpoint.steps(workdir):
+        _write_environment(workdir, start.step, seed, placement)
+        if rollbacks and not hosts.told_by_first(lambda: checkpoint.steps(workdir)):
             saved.save(0, start.state, loader.get_state(), start.window.as_json())
         undoing = _Undoing(rollbacks, saved, start.state, loader, checkpoint_every)
         while True:
             with contextlib.ExitStack() as shown:
                 logger = open_loggers(loggers, workdir, start.step)
                 shown.callback(logger.close)
-                bar = Progress(start.step, steps, shown=progress and jax.process_index() == 0)
+                bar = Progress(start.step, steps, shown=progress and hosts.is_first())
                 shown.callback(bar.close)
                 reports = _Reports(start, logger, bar, saved, log_every, rates)
                 every = _Plan(k, steps, checkpoint_every, periodic, rollbacks > 0)
@@ -549,15 +549,16 @@ def for_device(batches: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _resume(
     workdir: Path,
     state: TrainState,
+    placement: Placement,
     loader: Batches,
     config: Mapping[str, Any],
     may_differ: Collection[str],
 ) -> _Start:
     """Returns where to go on from, with the loader moved there."""
-    if not checkpoint.steps(workdir):
-        return _Start(state, Window(), 0, 0)
+    if not hosts.told_by_first(lambda: checkpoint.steps(workdir)):
+        return _Start(place(state, placement), Window(), 0, 0)
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
-        restored = checkpoint.restore_state(manager, state, config=config, may_differ=may_differ)
+        restored = checkpoint.restore_state(manager, described(state, placement), config=config, may_differ=may_differ)
     assert restored is not None  # it names what is damaged, where nothing is whole
     checkpoint.set_aside_after(workdir, restored.step)
     loader.set_state(restored.position)
@@ -566,7 +567,8 @@ def _resume(
     return _Start(restored.state, window, restored.step, undone)
 
 
-def _write_environment(workdir: Path, start: int, seed: int | None) -> None:
+def _write_environment(workdir: Path, start: int, seed: int | None, placement: Placement) -> None:
     """Writes environment.json; a run that goes on elsewhere adds environment-<step>.json."""
-    if jax.process_index() == 0:
-        write_json(workdir / (f"environment-{start}.json" if start else "environment.json"), environment(seed))
+    if hosts.is_first():
+        told = {**environment(seed), "mesh": sizes(placement.mesh)}
+        write_json(workdir / (f"environment-{start}.json" if start else "environment.json"), told)

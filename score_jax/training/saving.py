@@ -13,12 +13,13 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 
-from score_jax.training import checkpoint
+from score_jax.training import checkpoint, hosts
 from score_jax.training.state import TrainState
 from score_jax.types import InputError
 
@@ -53,8 +54,7 @@ class Saving:
         options = {"config": self._config, "position": position, "window": window}
 
         def start() -> None:
-            self.check_folder()
-            _check_room(self._workdir, state)
+            self._check_place(state)
             checkpoint.save_state(self._manager, step, state, **options)
 
         if self._tried(step, start):
@@ -80,18 +80,22 @@ class Saving:
         self.check_folder()
 
     def check_folder(self) -> None:
-        """Raises OSError if the folder is no longer that of the run."""
-        if not self._is_there():
+        """Raises OSError in the first process if the folder is no longer that of the run."""
+        if hosts.is_first() and not self._is_there():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._workdir))
+
+    def _check_place(self, state: TrainState) -> None:
+        """Raises OSError in all processes, before anything is written, if the first finds no folder or no room."""
+        number = hosts.told_by_first(lambda: _why_not(self.check_folder, partial(_check_room, self._workdir, state)))
+        if number:
+            raise OSError(number, os.strerror(number))
 
     def is_there(self, what: str) -> bool:
         """Whether the folder is still that of the run; if not, tells like `failed` that `what` could not be written."""
-        try:
-            self.check_folder()
-        except OSError as error:
-            self.failed(what, error)
-            return False
-        return True
+        if hosts.told_by_first(self._is_there):
+            return True
+        self.failed(what, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._workdir)))
+        return False
 
     def _is_there(self) -> bool:
         return _identity(self._workdir) == self._folder and (self._workdir / "config.json").exists()
@@ -139,10 +143,20 @@ class Saving:
 
     def _remove_half_of_a_folder(self) -> None:
         """Removes the empty folders that a write makes of a path whose folder was removed meanwhile."""
-        if not self._is_there() and jax.process_index() == 0:
+        if hosts.is_first() and not self._is_there():
             with contextlib.suppress(OSError):  # of folders that are not empty, or not there
                 for folder in (Path(self._manager.directory), self._workdir):
                     folder.rmdir()
+
+
+def _why_not(*checks: Callable[[], None]) -> int:
+    """Returns the number of the error that a check raises, or 0."""
+    try:
+        for check in checks:
+            check()
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

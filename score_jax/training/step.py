@@ -7,7 +7,8 @@ steps) drawing everything from its own key, folded from the run's key and i,
 
 then clip, Adam and the parameters' moving average. Dividing by D, here and nowhere else, makes the learning rate free
 of scale. A batch can be cut into micro-batches whose gradients are added: since keys belong to examples, only the
-order of the sum changes. Micro-batches are strided, so that on a mesh each device cuts its own rows.
+order of the sum changes. Micro-batches are strided, so that on a mesh each device cuts its own rows. What is cut over
+devices of the state (`training.sharding`) is whole while the network is evaluated, and cut again in what is summed.
 
 A step whose loss or gradient isn't finite moves neither parameters nor their average nor the optimizer, and there are
 two ways on. It is skipped, while no more than `skips` in a row are: its batch is lost, and as it counts as a step, the
@@ -19,6 +20,7 @@ The noise level of an example is σ/α. Levels are `levels` equal intervals of l
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol, Self
 
 import jax
@@ -27,10 +29,11 @@ import optax
 from jax.sharding import Mesh
 
 from score_jax import arrays
+from score_jax.devices import cut_rows, replicated
 from score_jax.losses.times import Times
 from score_jax.sde import SDE
-from score_jax.training.sharding import check_batch_size, replicated, stacked_batches
-from score_jax.training.state import TrainState, ema_decay
+from score_jax.training.sharding import Placement, check_batch_size, shardings
+from score_jax.training.state import TrainState, create, ema_decay
 from score_jax.types import Array, ArrayLike, InputError, Key, PyTree, ScoreFn, require_at_least
 
 Objective = Callable[..., Array]  # (key (B,), score_fn, x0 (B, *S), times) -> nats (B,)
@@ -46,6 +49,10 @@ class Model(Protocol):
     @property
     def sde(self) -> SDE:
         """The noising process."""
+
+    @property
+    def variables(self) -> PyTree:
+        """The network's arrays, "params" among them, of the shapes that are trained."""
 
     def replace(self, *, variables: PyTree) -> Self:
         """Returns the model with other variables."""
@@ -246,18 +253,43 @@ def _gradient(recipe: Recipe, state: TrainState, examples: _Examples, scale: flo
     return (loss, gradient), losses
 
 
-def _accumulated_gradient(recipe: Recipe, state: TrainState, examples: _Examples) -> tuple[tuple[Array, Any], Array]:
+class _Where(NamedTuple):
+    """Where arrays lie within a step; by default where they are."""
+
+    whole: Callable[[PyTree], PyTree] = lambda tree: tree  # parameters and fixed arrays, to be looked at
+    cut: Callable[[PyTree], PyTree] = lambda gradient: gradient  # as the parameters are
+    kept: Callable[[TrainState], TrainState] = lambda state: state  # as it came
+
+
+def _where(state_shardings: TrainState, placement: Placement) -> _Where:
+    constrain = jax.lax.with_sharding_constraint
+    return _Where(
+        lambda tree: constrain(tree, replicated(placement.mesh)),
+        lambda gradient: constrain(gradient, state_shardings.params),
+        lambda state: constrain(state, state_shardings),
+    )
+
+
+def _accumulated_gradient(
+    recipe: Recipe, place: _Where, state: TrainState, examples: _Examples
+) -> tuple[tuple[Array, Any], Array]:
     """Returns ((loss, gradient), J) of the whole batch, one micro-batch at a time."""
     scale = 1.0 / examples.x0.size  # 1/(B·D)
+    state = replace(state, params=place.whole(state.params), fixed=place.whole(state.fixed))
+
+    def cut_gradient(part: _Examples) -> tuple[tuple[Array, Any], Array]:
+        (loss, gradient), losses = _gradient(recipe, state, part, scale)
+        return (loss, place.cut(gradient)), losses
+
     if recipe.accumulation == 1:
-        return _gradient(recipe, state, examples, scale)
+        return cut_gradient(examples)
 
     def add(total, part):
-        value, losses = _gradient(recipe, state, part, scale)
+        value, losses = cut_gradient(part)
         return jax.tree.map(jnp.add, total, value), losses
 
     parts = _micro_batches(examples, recipe.accumulation)
-    like = jax.eval_shape(lambda: _gradient(recipe, state, jax.tree.map(lambda x: x[0], parts), scale)[0])
+    like = jax.eval_shape(lambda: cut_gradient(jax.tree.map(lambda x: x[0], parts))[0])
     total, losses = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like), parts)
     return total, _whole_batch(losses)
 
@@ -271,17 +303,17 @@ def _advance(recipe: Recipe, state: TrainState, gradient: Any, grad_norm: Array)
     return replace(state, params=params, opt_state=opt_state, ema=ema)
 
 
-def _update(recipe: Recipe, state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, _Step]:
+def _update(recipe: Recipe, place: _Where, state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, _Step]:
     """One step: an update where loss and gradient are finite, or else skipped, or the last that is tried."""
     start = (state.step + state.undone).astype(jnp.uint32) * len(batch["x"])
     how = (recipe.times, recipe.prepare, recipe.label_dropout, recipe.dropout)
     examples = _draw_examples(state.key, start, recipe.model.sde, batch, *how)
-    (loss, gradient), losses = _accumulated_gradient(recipe, state, examples)
+    (loss, gradient), losses = _accumulated_gradient(recipe, place, state, examples)
     grad_norm = optax.tree.norm(gradient)
     finite, going = jnp.isfinite(loss) & jnp.isfinite(grad_norm), state.failures <= recipe.skips
     failures = jnp.where(going, jnp.where(finite, 0, state.failures + 1), state.failures)
     # A branch: selecting between the old and the new state would copy every moment once more.
-    advance = lambda state: _advance(recipe, state, gradient, grad_norm)
+    advance = lambda state: place.kept(_advance(recipe, state, gradient, grad_norm))
     state = jax.lax.cond(finite & going, advance, lambda state: state, state)
     state = replace(state, step=state.step + (failures <= recipe.skips), failures=failures)
     stopped = jnp.where(failures > recipe.skips, failures, 0)
@@ -303,18 +335,24 @@ def _scan(step: Callable[..., Any], state: TrainState, batches: Any) -> tuple[Tr
 
 
 def make_train_step(
-    model: Model, objective: Objective, transformation: optax.GradientTransformation, *, mesh: Mesh, **others: Any
+    model: Model,
+    objective: Objective,
+    transformation: optax.GradientTransformation,
+    *,
+    placement: Placement,
+    **others: Any,
 ) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Report]]:
     """Returns the compiled `(state, batches) -> (state, report)`, k updates in one dispatch.
 
     `batches` is `{"x": (k, B, ...)}` with an optional `"label"` `(k, B)`, put on the mesh by `sharding.put_batches`;
-    the state comes from `sharding.replicate`. The state's buffers are donated: the one passed in can't be used again.
+    the state comes from `sharding.place`, and lies as before afterwards. Its buffers are donated: the one passed in
+    can't be used again.
 
     Args:
       model: of `Recipe`, as are the next two.
       objective: what is minimised.
       transformation: the optimizer.
-      mesh: of `sharding.data_mesh`.
+      placement: of `sharding.make_placement`.
       others: what else a `Recipe` has: `times`, `prepare`, …
     """
     recipe = Recipe(model, objective, transformation, **others)
@@ -323,11 +361,20 @@ def make_train_step(
     require_at_least("make_train_step", 1, levels=recipe.levels)
     require_at_least("make_train_step", 0, skips=recipe.skips)
 
+    mesh, first_state = placement.mesh, lambda variables: create(jax.random.key(0), variables, transformation)
+    of_state = shardings(jax.eval_shape(first_state, model.variables), placement)
+    place = _where(of_state, placement)
+
     def dispatch(state: TrainState, batches: Mapping[str, Array]) -> tuple[TrainState, Report]:
         check_batch_size(batches["x"].shape[1], mesh, accumulation=recipe.accumulation)
-        return _updates(recipe, state, batches)
+        return _updates(recipe, place, state, batches)
 
-    return _on_mesh(dispatch, mesh, donate_argnums=0)
+    return jax.jit(
+        dispatch,
+        in_shardings=(of_state, cut_rows(mesh, 1)),
+        out_shardings=(of_state, replicated(mesh)),
+        donate_argnums=0,
+    )
 
 
 def make_joint_step(
@@ -341,32 +388,24 @@ def make_joint_step(
     Args:
       recipe_of: from numbers by name, `()` and traced, to what a step is made of. They are weakly typed, as Python's
         are, so that they leave the types of what they meet alone.
-      mesh: of `sharding.data_mesh`; the batches are cut, as those of one training.
+      mesh: of `devices.device_mesh`; the batches are cut, as those of one training, and the states whole.
     """
 
     @jax.vmap
     def joint_dispatch(numbers: Mapping[str, Array], state: TrainState, batches: Mapping[str, Array]) -> Any:
-        return _updates(recipe_of(numbers), state, batches)
+        return _updates(recipe_of(numbers), _Where(), state, batches)
 
-    whole, cut = replicated(mesh), stacked_batches(mesh, 2)
+    whole, cut = replicated(mesh), cut_rows(mesh, 2)
     return jax.jit(joint_dispatch, in_shardings=(whole, whole, cut), out_shardings=whole, donate_argnums=1)
 
 
-def _updates(recipe: Recipe, state: TrainState, batches: Mapping[str, Array]) -> tuple[TrainState, Report]:
+def _updates(
+    recipe: Recipe, place: _Where, state: TrainState, batches: Mapping[str, Array]
+) -> tuple[TrainState, Report]:
     """Makes k updates, one for each of the batches."""
     first_step = state.step
-    state, steps = _scan(lambda state, batch: _update(recipe, state, batch), state, dict(batches))
+    state, steps = _scan(partial(_update, recipe, place), state, dict(batches))
     return state, _report(recipe.model.sde, first_step, steps, recipe.levels)
-
-
-def _on_mesh(function: Callable[..., Any], mesh: Mesh, **options: Any) -> Callable[..., Any]:
-    """Compiles `(replicated state, stacked batches) -> replicated results`."""
-    return jax.jit(
-        function,
-        in_shardings=(replicated(mesh), stacked_batches(mesh)),
-        out_shardings=replicated(mesh),
-        **options,
-    )
 
 
 def make_eval_step(
@@ -386,7 +425,7 @@ def make_eval_step(
     Args:
       model: its variables are replaced by the state's.
       objective: `(key, score_fn, x0, times) -> (B,)`.
-      mesh: of `sharding.data_mesh`.
+      mesh: of `devices.device_mesh`; the state may lie on it in any way.
       prepare: `(key, stored x) -> x0`.
       levels: number of noise levels.
       ema: use the averaged parameters.
@@ -394,7 +433,8 @@ def make_eval_step(
     require_at_least("make_eval_step", 1, levels=levels)
 
     def evaluate(state: TrainState, batches: Mapping[str, Array]) -> Array:
-        network = model.replace(variables=state.variables(ema=ema))
+        variables = jax.lax.with_sharding_constraint(state.variables(ema=ema), replicated(mesh))
+        network = model.replace(variables=variables)
         key = jax.random.fold_in(state.key, _EVALUATION)
         n, size = batches["x"].shape[:2]
 
@@ -410,4 +450,4 @@ def make_eval_step(
 
         return jax.lax.map(level_loss, model.sde.time(-2 * jnp.log(level_sigmas(model.sde, levels))))
 
-    return _on_mesh(evaluate, mesh)
+    return jax.jit(evaluate, in_shardings=(None, cut_rows(mesh, 1)), out_shardings=replicated(mesh))

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from score_jax.devices import cut_rows, replicate, replicated
 from score_jax.training import signals
 from score_jax.training.loop import Arrival, Asked, Course, Launched, Result, arrival, drive
-from score_jax.training.sharding import replicate, replicated, stacked_batches
+from score_jax.training.sharding import Placement
 from score_jax.training.state import TrainState
 from score_jax.training.step import Report
 from score_jax.types import Array, PyTree
@@ -32,22 +33,22 @@ def train_together(
     joint_step: _JointStep,
     numbers: Sequence[Mapping[str, float]],
     *,
-    mesh: Mesh,
+    placement: Placement,
 ) -> list[Result | Exception]:
     """Trains several runs to their ends in one process; returns the result of each, or what it raised.
 
     Args:
-      courses: `loop.course` of each run, but for `mesh` and `caught`.
+      courses: `loop.course` of each run, but for `placement` and `caught`.
       joint_step: of `step.make_joint_step`.
       numbers: of each run, by name.
-      mesh: of `sharding.data_mesh`.
+      placement: of `sharding.make_placement`; the states stacked are whole on every device.
 
     Raises:
       KeyboardInterrupt, SystemExit: of a signal, as `loop.train`, with a checkpoint of every run.
     """
-    program = _Program(joint_step, numbers, mesh)
+    program = _Program(joint_step, numbers, placement.mesh)
     with signals.noted() as caught:
-        results = drive([course(mesh=mesh, caught=caught) for course in courses], program.launch)
+        results = drive([course(placement=placement, caught=caught) for course in courses], program.launch)
     signals.end_if_any(caught, max((result.step for result in results if isinstance(result, Result)), default=0))
     return results
 
@@ -71,7 +72,7 @@ class _Program:
             self._numbers = replicate(_stacked_numbers([self._of_runs[place] for place in asked]), self._mesh)
         self._batches |= {place: one.batches for place, one in asked.items()}
         batches = jax.tree.map(lambda *parts: np.stack(parts), *self._batches.values())
-        placed = jax.device_put(batches, stacked_batches(self._mesh, 2))
+        placed = jax.device_put(batches, cut_rows(self._mesh, 2))
         self._states, reports = self._step(self._numbers, self._states, placed)
         read, states = cache(partial(arrival, reports)), self._states
         return {

@@ -20,7 +20,7 @@ from score_jax.networks import layers
 from score_jax.sampling import grids
 from score_jax.score import ScoreModel
 from score_jax.sde import VP
-from score_jax.training import create, data_mesh, ema_decay, make_train_step, optimizer, put_batches, replicate, train
+from score_jax.training import create, ema_decay, make_placement, make_train_step, optimizer, place, put_batches, train
 from tests.device.compare import MARKS
 from tests.helpers import key, trace_counter
 from tests.networks.filling import filled
@@ -62,8 +62,8 @@ class Batches:
         self.number = state["number"]
 
 
-def mesh():
-    return data_mesh(jax.devices()[:1])
+def placement():
+    return make_placement(devices=jax.devices()[:1])
 
 
 @functools.cache
@@ -86,7 +86,9 @@ def state():
 
 
 def make_step():
-    return make_train_step(model(), objective, chain(), times=times.uniform(), mesh=mesh(), decay=ema_decay(0.9))
+    return make_train_step(
+        model(), objective, chain(), times=times.uniform(), placement=placement(), decay=ema_decay(0.9)
+    )
 
 
 step = functools.cache(make_step)  # compiled once for all tests
@@ -94,7 +96,7 @@ step = functools.cache(make_step)  # compiled once for all tests
 
 def run(workdir, train_step, steps):
     every = {"steps_per_dispatch": K, "log_every": K, "checkpoint_every": K}
-    options = {"config": CONFIG, "mesh": mesh(), "progress": False}
+    options = {"config": CONFIG, "placement": placement(), "progress": False}
     result = train(state(), train_step, Batches(), workdir=workdir, steps=steps, **every, **options)
     return jax.device_get(result.state.replace(key=jax.random.key_data(result.state.key)))
 
@@ -118,13 +120,13 @@ def test_a_stopped_run_goes_on_from_its_checkpoint_bit_identically(tmp_path):
 
 
 def test_train_steps_stay_on_the_device_are_traced_once_and_donate_their_state():
-    now, batches = replicate(state(), mesh()), Batches()
-    now, _ = step()(now, put_batches(next(batches), mesh()))
+    now, batches = place(state(), placement()), Batches()
+    now, _ = step()(now, put_batches(next(batches), placement().mesh))
     traced = objective.count
     with jax.transfer_guard("disallow"):
         for _ in range(3):
             before = now
-            now, report = step()(before, put_batches(next(batches), mesh()))
+            now, report = step()(before, put_batches(next(batches), placement().mesh))
             assert all(leaf.is_deleted() for leaf in jax.tree.leaves((before.params, before.opt_state, before.ema)))
         found = jax.device_get((now.step, report.failure.step))
     assert objective.count == traced

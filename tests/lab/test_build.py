@@ -368,22 +368,22 @@ def two_steps(config):
     config.data.update(name="digits", size=0)
     source = of_data.data(config).train
     model, transformation = drawn_by_numpy(config, source), of_training.chosen_optimizer(config)
-    mesh = training.data_mesh(jax.devices()[:1])
+    placement = training.make_placement(devices=jax.devices()[:1])
     step = training.make_train_step(
         model,
         of_objective.objective(config, model.sde, None),
         transformation,
         times=of_noise.draw_times(config, model.sde),
-        mesh=mesh,
+        placement=placement,
         prepare=of_data.preparation(config, source),
         decay=training.ema_decay(config.training.ema_decay, warmup=config.training.ema_warmup),
     )
     flat = lambda params: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)])
-    state = training.replicate(training.create(key(), model.variables, transformation), mesh)
+    state = training.place(training.create(key(), model.variables, transformation), placement)
     theta = [flat(state.params)]
     for rows in (np.arange(8), np.arange(8, 16)):
         batch = {name: value[None] for name, value in source.batch(rows).items() if name in ("x", "label")}
-        state, report = step(state, training.put_batches(batch, mesh))
+        state, report = step(state, training.put_batches(batch, placement.mesh))
         assert report.steps == 1
         theta.append(flat(state.params))
     return theta, flat(state.ema)
@@ -454,7 +454,7 @@ def improved_ddpm(monkeypatch):
 
 def test_a_variance_is_learned_by_config(improved_ddpm):
     """Two steps move both halves of the output; the loss of each noise level, the last below the table, is a number."""
-    config, mesh = improved_ddpm, training.data_mesh(jax.devices()[:1])
+    config, placement = improved_ddpm, training.make_placement(devices=jax.devices()[:1])
     theta, _ = two_steps(config)
     assert (np.diff(theta, axis=0).reshape(2, 10, 2) != 0).all()  # the bias and 3×3 weights of ε̂ and of v
     source = of_data.data(config).train
@@ -464,13 +464,13 @@ def test_a_variance_is_learned_by_config(improved_ddpm):
     evaluate = training.make_eval_step(
         model,
         of_objective.objective(config, model.sde, None),
-        mesh=mesh,
+        mesh=placement.mesh,
         prepare=of_data.preparation(config, source),
         levels=4,
     )
     batch = {"x": source.batch(np.arange(8))["x"][None]}
-    state = training.replicate(training.create(key(), model.variables, of_training.chosen_optimizer(config)), mesh)
-    losses_by_level = evaluate(state, training.put_batches(batch, mesh))
+    state = training.place(training.create(key(), model.variables, of_training.chosen_optimizer(config)), placement)
+    losses_by_level = evaluate(state, training.put_batches(batch, placement.mesh))
     assert losses_by_level.shape == (4,) and np.isfinite(losses_by_level).all()
 
 

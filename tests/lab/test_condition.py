@@ -111,7 +111,7 @@ def test_counts_are_drawn_and_their_residual_is_expected_by_their_sum():
     residual = results.restoration_numbers(examples, seen, drawn, found)["residual"]
     assert residual["expected"] == pytest.approx(np.sqrt(photons.sum()) / 25)
     assert abs(residual["value"] / residual["expected"] - 1) < 4 * np.sqrt((2 + 1 / 10) / 4096) / 2 + 0.01
-    with pytest.raises(InputError, match="method pigdm is of Gaussian noise, .* Poisson's: take dps or tds$"):
+    with pytest.raises(InputError, match=r"method pigdm is of Gaussian noise, .* Poisson's: take dps or tds$"):
         draw_posterior(exact(steps=3), "pigdm", {"data_std": 1.0}, seen, n=2)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax.training import checkpoint, create, optimizer, replicate
+from score_jax.training import checkpoint, create, optimizer, place
 from score_jax.types import InputError
 from tests.training import tiny
 
@@ -42,8 +42,8 @@ def _words(x):
 def test_state_with_its_typed_key_position_and_sums_come_back(tmp_path, seed):
     position = b"\x00\xff grain" if seed == 1 else {"number": 3}
     manager = _save(tmp_path, seed, position=position)
-    mesh = tiny.mesh(4)
-    read = checkpoint.restore_state(manager, replicate(_state(0 if seed == 1 else 5), mesh), config=tiny.CONFIG)
+    template = place(_state(0 if seed == 1 else 5), tiny.placement(4))
+    read = checkpoint.restore_state(manager, template, config=tiny.CONFIG)
     manager.close()
     _assert_same(read.state, _state(seed))
     assert read.state.key.dtype == _state(seed).key.dtype
@@ -57,7 +57,7 @@ def test_last_and_every_nth_are_kept(tmp_path):
 
 
 def test_donating_the_state_does_not_disturb_a_checkpoint_being_written(tmp_path):
-    state = replicate({"w": jnp.arange(200_000.0)}, tiny.mesh())
+    state = place({"w": jnp.arange(200_000.0)}, tiny.placement())
     spoil = jax.jit(lambda tree: jax.tree.map(lambda x: x * 0 - 1, tree), donate_argnums=0)
     manager = checkpoint.open_checkpoints(tmp_path)
     checkpoint.save_state(manager, 1, state, config={})

@@ -26,8 +26,8 @@ from score_jax.training import (
     logging,
     loop,
     make_joint_step,
+    place,
     put_batches,
-    replicate,
     signals,
     train_together,
 )
@@ -81,7 +81,7 @@ def test_record_is_the_mean_over_its_window(uninterrupted):
     by_sigma = metrics[0]["loss_by_sigma"]
     assert min(map(float, by_sigma)) > 0.1 and max(map(float, by_sigma)) < 10.0
     # The same ten steps by hand, dispatch by dispatch.
-    state, loader, total = replicate(tiny.state(), tiny.mesh()), tiny.Batches(), 0.0
+    state, loader, total = place(tiny.state(), tiny.placement()), tiny.Batches(), 0.0
     for _ in range(2):
         state, report = tiny.step()(state, put_batches({"x": next(loader)["x"]}, tiny.mesh()))
         total += float(report.loss)
@@ -201,7 +201,7 @@ def test_a_checkpoint_between_two_dispatches_is_refused_rather_than_its_end_pass
     k = tiny.K
     tiny.run(tmp_path, 2 * k, log_every=k, checkpoint_every=k)
     every = {"steps_per_dispatch": 3 * k, "log_every": 3 * k, "checkpoint_every": 3 * k}
-    options = {"workdir": tmp_path, "mesh": tiny.mesh(), "config": tiny.CONFIG, "progress": False}
+    options = {"workdir": tmp_path, "placement": tiny.placement(), "config": tiny.CONFIG, "progress": False}
     with pytest.raises(InputError, match=f"the checkpoint's step {2 * k} is not a positive multiple of .* {3 * k}"):
         tiny.train(tiny.state(), tiny.step(), tiny.Batches(0.0), steps=6 * k, **every, **options)
 
@@ -375,11 +375,11 @@ def test_the_speed_is_that_of_the_reports_as_they_come(tmp_path, monkeypatch, ru
     told |= {"log_every": tiny.K, "checkpoint_every": 4 * tiny.K}
     folders = [tmp_path / str(i) for i in range(runs)]
     if runs == 1:
-        tiny.train(tiny.state(), tiny.step(), tiny.Batches(), workdir=folders[0], mesh=tiny.mesh(), **told)
+        tiny.train(tiny.state(), tiny.step(), tiny.Batches(), workdir=folders[0], placement=tiny.placement(), **told)
     else:
         recipe = lambda numbers: Recipe(tiny.model(), tiny.objective, tiny.chain(), times=times.uniform())
         courses = [partial(loop.course, tiny.state(), tiny.Batches(), workdir=folder, **told) for folder in folders]
-        train_together(courses, make_joint_step(recipe, mesh=tiny.mesh()), [{}] * runs, mesh=tiny.mesh())
+        train_together(courses, make_joint_step(recipe, mesh=tiny.mesh()), [{}] * runs, placement=tiny.placement())
     for folder in folders:
         records = logging.read_jsonl(folder / "metrics.jsonl")
         assert [record["examples_per_second"] for record in records] == 4 * [tiny.K * tiny.BATCH / 2]

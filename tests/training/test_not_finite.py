@@ -23,8 +23,8 @@ from score_jax.training import (
     loop,
     make_joint_step,
     make_train_step,
+    place,
     put_batches,
-    replicate,
     train,
     train_together,
 )
@@ -39,7 +39,7 @@ _HOW |= {"steps": 40, "steps_per_dispatch": tiny.K}
 
 @functools.lru_cache
 def _skipping_step():
-    how = {"times": times.uniform(), "mesh": tiny.mesh(), "decay": ema_decay(0.9), "skips": _SKIPS}
+    how = {"times": times.uniform(), "placement": tiny.placement(), "decay": ema_decay(0.9), "skips": _SKIPS}
     return make_train_step(tiny.model(), tiny.objective, tiny.chain(), **how)
 
 
@@ -59,7 +59,7 @@ class _Bad(tiny.Batches):
 
 
 def _dispatch(step, bad, state=None):
-    state = replicate(tiny.state(), tiny.mesh()) if state is None else state
+    state = place(tiny.state(), tiny.placement()) if state is None else state
     state, report = step(state, put_batches({"x": next(_Bad(bad))["x"]}, tiny.mesh()))
     return state, jax.device_get(report)
 
@@ -93,7 +93,7 @@ def test_so_many_steps_in_a_row_are_skipped_and_no_more():
 
 def _run(workdir, bad, *, step=tiny.step, number=tiny.FATAL, **changes):
     loader = changes.pop("loader", None) or _Bad(bad, number)
-    return train(tiny.state(), step(), loader, workdir=workdir, mesh=tiny.mesh(), **_HOW | changes)
+    return train(tiny.state(), step(), loader, workdir=workdir, placement=tiny.placement(), **_HOW | changes)
 
 
 def _records(workdir):
@@ -158,9 +158,9 @@ def test_going_back_is_a_run_from_the_checkpoint_with_the_batches_behind_the_fai
     """Steps 15 … 24 are undone, then those from 30, whose batches were 40 … 44: what is left is known by hand."""
     whole, workdir = gone_back
     parts = [(range(3), 0), (range(5, 8), 10), (range(9, 11), 15)]  # hand-outs of 5 batches, and steps undone before
-    state = replicate(tiny.state(), tiny.mesh())
+    state = place(tiny.state(), tiny.placement())
     for numbers, undone in parts:
-        state = replace(state, undone=replicate(np.int32(undone), tiny.mesh()))
+        state = replace(state, undone=place(np.int32(undone), tiny.placement()))
         for number in numbers:
             loader = tiny.Batches()
             loader.number = number
@@ -233,7 +233,7 @@ def test_runs_in_one_program_go_back_each_by_itself(tmp_path, gone_back):
         partial(loop.course, tiny.state(), one, workdir=to, **how) for one, to in zip(loaders, folders, strict=True)
     ]
     bad, good = train_together(
-        courses, make_joint_step(lambda numbers: recipe, mesh=tiny.mesh()), [{}] * 2, mesh=tiny.mesh()
+        courses, make_joint_step(lambda numbers: recipe, mesh=tiny.mesh()), [{}] * 2, placement=tiny.placement()
     )
     # One program for two runs adds up in another order than that for one: by 1e-7 a step, over 40.
     close = partial(chex.assert_trees_all_close, rtol=1e-4, atol=1e-6)

@@ -15,7 +15,7 @@ from score_jax.adapters import linen
 from score_jax.losses import diffusion_loss, times
 from score_jax.score import Conditioned, ScoreModel
 from score_jax.sde import VE
-from score_jax.training import create, ema_decay, make_eval_step, make_train_step, optimizer, put_batches, replicate
+from score_jax.training import create, ema_decay, make_eval_step, make_train_step, optimizer, place, put_batches
 from score_jax.training.step import level_sigmas, level_sums
 from score_jax.types import InputError
 from tests.training import tiny
@@ -30,7 +30,7 @@ def _batches(k=tiny.K, first=0):
 def _run(step, batches, *, n_devices=1, dispatches=1, state=None):
     """Runs the step over the batches in equal dispatches; returns the state on the host and the last report."""
     mesh = tiny.mesh(n_devices)
-    state = replicate(tiny.state() if state is None else state, mesh)
+    state = place(tiny.state() if state is None else state, tiny.placement(n_devices))
     k = len(batches["x"]) // dispatches
     for i in range(dispatches):
         part = {name: x[i * k : (i + 1) * k] for name, x in batches.items()}
@@ -43,7 +43,7 @@ def _trained(state):
 
 
 def _make(**settings):
-    settings = {"times": times.uniform(), "mesh": tiny.mesh(), "decay": ema_decay(0.9)} | settings
+    settings = {"times": times.uniform(), "placement": tiny.placement(), "decay": ema_decay(0.9)} | settings
     objective = settings.pop("objective", tiny.objective)
     return make_train_step(settings.pop("model", tiny.model()), objective, tiny.chain(), **settings)
 
@@ -76,7 +76,9 @@ def test_eight_devices_train_as_one_does(reference):
 
 def test_eight_devices_exchange_gradients_only():
     mesh = tiny.mesh(8)
-    compiled = tiny.step(8).lower(replicate(tiny.state(), mesh), put_batches(_batches(), mesh)).compile().as_text()
+    compiled = (
+        tiny.step(8).lower(place(tiny.state(), tiny.placement(8)), put_batches(_batches(), mesh)).compile().as_text()
+    )
     loops = [part for part in re.split(r"\n(?=%|ENTRY)", compiled) if not part.startswith("ENTRY")]
     assert sum(len(re.findall(r" all-reduce\(", part)) for part in loops) == 1  # gradient and loss together
     assert not any(re.search(r" (all-gather|all-to-all|collective-permute)\(", part) for part in loops)
@@ -117,7 +119,7 @@ def test_average_is_the_closed_form_over_the_parameters_visited():
 
 def test_old_state_is_donated():
     mesh = tiny.mesh()
-    state = replicate(tiny.state(), mesh)
+    state = place(tiny.state(), tiny.placement())
     tiny.step()(state, put_batches(_batches(), mesh))
     assert all(x.is_deleted() for x in jax.tree.leaves((state.params, state.opt_state, state.ema)))
 
@@ -147,7 +149,7 @@ def test_denoising_score_matching_finds_the_smoothed_gaussian():
     model = ScoreModel(net.init(jax.random.key(0), jnp.zeros((1, 2)), 0.0), sde, linen(net), parameterization.Score())
     objective = lambda key, score_fn, x0, times: diffusion_loss(key, sde, score_fn, x0, times=times)
     chain = optimizer(0.02, schedule="cosine", total_steps=2 * k)
-    settings = {"times": times.discrete(t[None]), "mesh": tiny.mesh(), "decay": ema_decay(0.99)}
+    settings = {"times": times.discrete(t[None]), "placement": tiny.placement(), "decay": ema_decay(0.99)}
     step = make_train_step(model, objective, chain, **settings)
     x = np.random.default_rng(0).normal(size=(2 * k, size, 2)) * np.sqrt(variance)
     state, _ = _run(
@@ -211,6 +213,7 @@ class Closed:
 
     score: Callable
     sde: VE = tiny.SDE
+    variables: dict = dataclasses.field(default_factory=lambda: {"params": {"a": jnp.zeros(())}})
 
     def replace(self, variables):
         closed = lambda x, t, *, label, key: self.score(variables["params"]["a"], x, t, label, key)
@@ -249,7 +252,7 @@ def test_evaluation_of_the_exact_score_is_the_known_residual():
     batches = put_batches({"x": np.zeros((3, 512, 2), np.float32)}, tiny.mesh(8))
     for average, expected in ((1.0, 0.0), (0.0, 0.5)):
         state = dataclasses.replace(_closed_state(average), params={"a": jnp.asarray(np.nan)})  # the average counts
-        values = evaluate(replicate(state, tiny.mesh(8)), batches)
+        values = evaluate(place(state, tiny.placement(8)), batches)
         assert values.shape == (6,)
         # ½ε² has standard deviation 0.71: s.e. 0.71/√3072 = 0.0128
         np.testing.assert_allclose(values, expected, atol=1e-10 if expected == 0 else 4 * 0.0128)

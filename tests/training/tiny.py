@@ -14,7 +14,7 @@ from score_jax.adapters import linen
 from score_jax.losses import diffusion_loss, times
 from score_jax.score import ScoreModel
 from score_jax.sde import VE
-from score_jax.training import create, data_mesh, ema_decay, make_train_step, optimizer, train
+from score_jax.training import create, ema_decay, make_placement, make_train_step, optimizer, train
 
 SDE = VE(0.1, 10.0)
 K, BATCH, DIMS = 5, 16, 2
@@ -86,21 +86,29 @@ def state(**kwargs):
     return create(jax.random.key(7), model(**kwargs).variables, chain())
 
 
+def placement(n=1, **how):
+    return make_placement(devices=jax.devices()[:n], **how)
+
+
 def mesh(n=1):
-    return data_mesh(jax.devices()[:n])
+    return placement(n).mesh
 
 
 @functools.lru_cache
 def step(n_devices=1):
     """The compiled step, one for all tests: compiling takes longer than anything it is used for."""
     decay = ema_decay(0.9)
-    return make_train_step(model(), objective, chain(), times=times.uniform(), mesh=mesh(n_devices), decay=decay)
+    return make_train_step(
+        model(), objective, chain(), times=times.uniform(), placement=placement(n_devices), decay=decay
+    )
 
 
 def run(workdir, steps=40, *, seconds=0.0, **changes):
     settings = {"log_every": 10, "checkpoint_every": 15, "progress": False, "config": CONFIG} | changes
     batches = settings.pop("loader", None) or Batches(seconds)
-    return train(state(), step(), batches, workdir=workdir, mesh=mesh(), steps=steps, steps_per_dispatch=K, **settings)
+    return train(
+        state(), step(), batches, workdir=workdir, placement=placement(), steps=steps, steps_per_dispatch=K, **settings
+    )
 
 
 if __name__ == "__main__":

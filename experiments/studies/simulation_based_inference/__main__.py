@@ -82,17 +82,18 @@ def learn(
     variables = apply.init(key_init, pairs["x"][:1], jnp.ones(1), pairs["label"][:1])
     model = ScoreModel(variables, sde, apply, parameterization.EDM(1.0))
     optimizer = training.optimizer(2e-3, schedule="cosine", total_steps=steps, clip_norm=1.0)
-    mesh = training.data_mesh(jax.devices()[:1])
+    placement = training.make_placement(devices=jax.devices()[:1])
 
     def objective(key: Key, score_fn: ScoreFn, x0: Array, drawn: times.Times) -> Array:
         return losses.diffusion_loss(key, sde, score_fn, x0, times=drawn, weighting=weighting.edm(1.0))
 
-    step = training.make_train_step(model, objective, optimizer, mesh=mesh, times=times.lognormal(-1.2, 1.6))
-    state = training.replicate(training.create(key_train, variables, optimizer), mesh)
+    step = training.make_train_step(model, objective, optimizer, placement=placement, times=times.lognormal(-1.2, 1.6))
+    state = training.place(training.create(key_train, variables, optimizer), placement)
     for done in range(0, steps, A_DISPATCH):
         shape = min(A_DISPATCH, steps - done), BATCH
         rows = jax.random.randint(jax.random.fold_in(key, done), shape, 0, simulations)
-        state, _ = step(state, training.put_batches({name: values[rows] for name, values in pairs.items()}, mesh))
+        batches = {name: values[rows] for name, values in pairs.items()}
+        state, _ = step(state, training.put_batches(batches, placement.mesh))
     return Inference(model.replace(variables=state.variables(ema=False)), *scales)
 
 

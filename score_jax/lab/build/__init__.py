@@ -22,6 +22,7 @@ from score_jax.lab.build import data as of_data
 from score_jax.lab.build import evaluation as of_evaluation
 from score_jax.lab.build import guidance as of_guidance
 from score_jax.lab.build import handed
+from score_jax.lab.build import mesh as of_mesh
 from score_jax.lab.build import network as of_network
 from score_jax.lab.build import noise as of_noise
 from score_jax.lab.build import objective as of_objective
@@ -40,6 +41,7 @@ from score_jax.losses.weighting import Weighting
 from score_jax.parameterization import Parameterization
 from score_jax.sampling import Sampler
 from score_jax.sde import SDE
+from score_jax.training import Placement
 from score_jax.training.logging import LoggerFactory
 from score_jax.training.step import Objective
 from score_jax.types import Array, ArrayLike, InputError, ScoreFn
@@ -95,15 +97,19 @@ def experiment(
     shared = shared if shared is not None and by_name else Shared()
     examples = of_data.shared_data(config, shared) if data is None else of_data.data(config, data)
     _require_memory(config, examples.train)
+    placement = of_mesh.placement(config)
     kept = before.settings if before else None
     with own.blaming(theirs):
         config = with_derived(config, examples.train, kept=kept)
         check_threshold(config, examples.train)
         process = of_noise.sde(config, sde)
-        model = of_network.model(config, process, examples.train, network=network, parameterization=parameterization)
+        handed_over = {"network": network, "parameterization": parameterization}
+        parts = placement.mesh.shape["fsdp"]
+        model = of_network.model(config, process, examples.train, **handed_over, parts=parts)
         described = _examples(config, examples)
-        sampling = _sampling(config, process, model, described, sampler, shared)
+        sampling = _sampling(config, process, model, described, sampler, shared, placement)
         how = of_training.plan(config, already=before.steps if before else (), optimizer=optimizer, loggers=loggers)
+        of_mesh.check_rules(placement, model, how)
         made = Experiment(
             seed=config.seed,
             examples=described,
@@ -117,6 +123,7 @@ def experiment(
             evaluation=of_evaluation.plan(
                 config, process, sampling.ts, examples.train.grey_levels, kept=kept, given=measures
             ),
+            placement=placement,
             summary=summary(config, examples, model),
             settings=records.as_json(config.to_dict()),
             shared=shared,
@@ -152,7 +159,9 @@ def variants_of(config: ConfigDict) -> Variants:
 def other_sampling(config: ConfigDict, trained: Trained) -> Sampling:
     """Returns how to sample a model that is trained already by other settings."""
     check_numbers(config)
-    return _sampling(config, trained.model.sde, trained.model, trained.examples, None, Shared())
+    return _sampling(
+        config, trained.model.sde, trained.model, trained.examples, None, Shared(), of_mesh.placement(config)
+    )
 
 
 def experiment_of(config: ConfigDict, published: Published) -> Experiment:
@@ -180,6 +189,7 @@ def experiment_of(config: ConfigDict, published: Published) -> Experiment:
         times=of_noise.draw_times(config, process),
         training=of_training.plan(config),
         evaluation=of_evaluation.plan(config, process, sampling.ts, source.grey_levels),
+        placement=of_mesh.placement(config),
         summary=(),
         settings=records.as_json(config.to_dict()),
     )
@@ -193,7 +203,8 @@ def of_checkpoint(config: ConfigDict, published: Published) -> Trained:
     """
     check_numbers(config)
     examples = _examples_of(config, published)
-    sampling = _sampling(config, published.model.sde, published.model, examples, None, Shared())
+    placement = of_mesh.placement(config)
+    sampling = _sampling(config, published.model.sde, published.model, examples, None, Shared(), placement)
     return Trained(sampling.of(examples), published.model, sampling, published.origin)
 
 
@@ -218,12 +229,13 @@ def _sampling(
     examples: Examples,
     given: Callable[[SDE, ScoreFn], Sampler] | None,
     shared: Shared,
+    placement: Placement,
 ) -> Sampling:
     """How a model is sampled, guided or by itself; a classifier is not."""
     if of_network.classifies(config):
-        return of_sampling.of_classifier(config, sde, model)
+        return of_sampling.of_classifier(config, sde, model, placement.mesh)
     guidance = of_guidance.guidance(config, examples, sde, partial(_guide, config, shared))
-    return of_sampling.plan(config, sde, model, given, guidance=guidance)
+    return of_sampling.plan(config, sde, model, given, mesh=placement.mesh, guidance=guidance)
 
 
 def _guide(config: ConfigDict, shared: Shared) -> Run:
@@ -234,10 +246,11 @@ def _guide(config: ConfigDict, shared: Shared) -> Run:
     def opened() -> Run:
         theirs = settings.of_run(workdir, trusted=[*own.names_in(config.to_dict())])
         theirs.sampler.guidance = settings.get_config().sampler.guidance
+        theirs.mesh.update({**config.mesh, "rules": ()})  # these speak of the arrays of another network
         return run.restore(experiment(theirs, before=run.before(workdir), shared=shared), workdir, step=step)
 
     try:
-        return shared.once("guide", {"workdir": workdir, "step": step}, opened)
+        return shared.once("guide", {"workdir": workdir, "step": step, "mesh": config.mesh.to_dict()}, opened)
     except InputError as error:
         raise InputError(f"sampler.guidance.workdir: {error}") from error
 
@@ -279,5 +292,5 @@ def _require_memory(config: ConfigDict, source: Source) -> None:
     steps, size = of_training.intervals(config).dispatch, min(sampler.n, sampler.batch_size)
     batches = memory.of_batches(source.shape, -(-training.batch_size // devices), steps)
     memory.require({f"batches, training.batch_size={training.batch_size} in {steps} steps a dispatch": batches})
-    drawn = memory.of_batches(source.shape, size, 2)  # x and its score
+    drawn = memory.of_batches(source.shape, -(-size // devices), 2)  # x and its score
     memory.require({f"samples at once, sampler.batch_size={size}": drawn})

@@ -206,7 +206,15 @@ def output(config: ConfigDict, sde: SDE) -> Parameterization:
     return parameterization.learned(LEARNED[name](), floor=sde.posterior_variance(before, last))
 
 
-def model(config: ConfigDict, sde: SDE, source: Source, *, network: Any = None, parameterization: Any = None) -> Any:
+def model(
+    config: ConfigDict,
+    sde: SDE,
+    source: Source,
+    *,
+    network: Any = None,
+    parameterization: Any = None,
+    parts: int = 1,
+) -> Any:
     """Returns the `ScoreModel`, or the `NoisedClassifier`, its parameters drawn from `config.seed`.
 
     Args:
@@ -215,6 +223,7 @@ def model(config: ConfigDict, sde: SDE, source: Source, *, network: Any = None, 
       source: examples of the shape of data, with the model's classes.
       network: in place of the config's: a Linen or NNX module, or `adapters.plain`.
       parameterization: in place of the config's.
+      parts: that the state of a training is cut into.
 
     Raises:
       InputError: also of more parameters than there is memory to train.
@@ -228,10 +237,11 @@ def model(config: ConfigDict, sde: SDE, source: Source, *, network: Any = None, 
     told = source.num_classes and not classifies(config)
     example = jnp.zeros((1, *source.shape)), jnp.ones(1), jnp.zeros(1, jnp.int32) if told else None
     stands_for = output(config, sde) if parameterization is None else parameterization
-    parts = (_first_variables(config, apply, key, example), sde, apply, stands_for, condition(config, sde))
+    variables = _first_variables(config, apply, key, example, parts)
+    made_of = (variables, sde, apply, stands_for, condition(config, sde))
     if not classifies(config):
-        return ScoreModel(*parts)
-    made = NoisedClassifier(*parts)
+        return ScoreModel(*made_of)
+    made = NoisedClassifier(*made_of)
     _require_logits(made, example[0], source.num_classes)
     return made
 
@@ -274,8 +284,8 @@ def _adapted(module: Any) -> Network:
     return adapters.nnx(module) if isinstance(module, nnx.Module) else module
 
 
-def _first_variables(config: ConfigDict, apply: Network, key: Key, example: tuple) -> PyTree:
-    parameters = memory.of_parameters(jax.eval_shape(apply.init, key, *example))
+def _first_variables(config: ConfigDict, apply: Network, key: Key, example: tuple, parts: int) -> PyTree:
+    parameters = memory.of_parameters(jax.eval_shape(apply.init, key, *example), parts)
     memory.require({f"the parameters of network.{config.network.name}": parameters})
     return _INIT(apply, key, *example)
 

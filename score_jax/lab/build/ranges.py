@@ -21,6 +21,7 @@ _U_NET = {"channels": _COUNT, "multipliers": "[1, 1000]", "blocks": "[1, 1000]",
 RANGES: dict[str, dict[str, str]] = {
     "": {"seed": f"[0, {2**63})"},
     "device": {"memory_fraction": "(0, 1]"},
+    "mesh": {"min_size": _NOT_NEGATIVE},
     "data": {"n": "[2, 100000000]", "channels": "[1, 3]", "holdout": _NOT_NEGATIVE},
     "sde.tabulated": {"n_steps": _COUNT},
     "parameterization.edm": {"sigma_data": _POSITIVE},

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from score_jax import arrays, noise_levels, sampling
@@ -57,6 +58,7 @@ def plan(
     score_fn: ScoreFn,
     given: Callable[..., Sampler] | None = None,
     *,
+    mesh: Mesh,
     guidance: Guidance | None = None,
 ) -> Sampling:
     """Returns all that drawing samples takes.
@@ -66,6 +68,7 @@ def plan(
       sde: the noising process.
       score_fn: the score model, of which the sampler is made once, to find out what cannot work.
       given: `(sde, score_fn) -> Sampler` in place of the config's.
+      mesh: of the devices that share a batch.
       guidance: what leads samples.
 
     Raises:
@@ -90,18 +93,20 @@ def plan(
         batch_size=options.batch_size,
         conditions=led_by
         | records.of_sampling(options.to_dict(), value_range(config), config.device.matmul_precision, len(ts) - 1),
+        mesh=mesh,
+        by_row=not records.by_batch(options),
         guidance=guidance,
     )
 
 
-def of_classifier(config: ConfigDict, sde: SDE, model: Any) -> Sampling:
+def of_classifier(config: ConfigDict, sde: SDE, model: Any, mesh: Mesh) -> Sampling:
     """Returns what stands for the sampling of a classifier, which draws nothing."""
     conditions = {"ema": config.sampler.ema, "sampler": "none", "sampler_steps": 0}
     why = (
         "a classifier of noised data has no score and draws no samples: let it guide those of another run, "
         "--config.sampler.guidance.guide=classifier --config.sampler.guidance.workdir=FOLDER"
     )
-    return replace(plan(config, sde, model), name="none", conditions=conditions, without_score=why)
+    return replace(plan(config, sde, model, mesh=mesh), name="none", conditions=conditions, without_score=why)
 
 
 def start(config: ConfigDict, sde: SDE) -> Start:

@@ -21,6 +21,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adam": tr
 # What may be changed when a run goes on, or for sampling from it: nothing that the training depends on.
 _MAY_DIFFER = (
     "device",
+    "mesh",
     "network.attention_implementation",
     "sampler",
     "evaluation",

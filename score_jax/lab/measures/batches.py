@@ -1,22 +1,46 @@
-"""Numbers of many examples, in batches of one compiled program."""
+"""Numbers of many examples, in batches of one compiled program, which the devices share."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from score_jax import devices
 from score_jax.arrays import example_keys
 from score_jax.lab.experiment import Numbers
-from score_jax.types import Key
+from score_jax.types import Key, PyTree
 
 
-def in_batches(f: Callable[..., Any], key: Key, x: np.ndarray, labels: np.ndarray | None, size: int) -> Any:
-    """Returns f(keys, x, labels) of all rows, `size` at a time: one program, whose last batch is filled up and cut."""
-    keys, size, parts = example_keys(key, len(x)), min(size, len(x)), []
+def in_batches(
+    f: Callable[..., Any],
+    key: Key,
+    model: PyTree,
+    x: np.ndarray,
+    labels: np.ndarray | None,
+    *,
+    size: int,
+    mesh: Mesh,
+) -> Any:
+    """Returns f(keys, model, x, labels) of all rows: one program, whose last batch is filled up and cut.
+
+    Args:
+      f: compiled; each row of what it returns is of that row alone.
+      key: `()`.
+      model: what f looks at, wherever its parts lie.
+      x: rows, `(n, *S)`.
+      labels: `(n,)`, or None.
+      size: rows at once, or somewhat more for each device to have as many.
+      mesh: of the devices.
+    """
+    keys, size, parts = example_keys(key, len(x)), devices.shared_size(min(size, len(x)), mesh), []
+    model = devices.whole(model, mesh)
     for first in range(0, len(x), size):
-        rows = np.resize(np.arange(first, min(first + size, len(x))), size)
-        found = f(keys[rows], x[rows], None if labels is None else labels[rows])
+        chosen = np.resize(np.arange(first, min(first + size, len(x))), size)
+        label = None if labels is None else labels[chosen]
+        rows = devices.put_rows({"key": keys[chosen], "x": x[chosen], "label": label}, mesh)
+        found = devices.gather(f(rows["key"], model, rows["x"], rows["label"]))
         parts.append(jax.tree.map(lambda v, n=len(x) - first: np.asarray(v, np.float64)[:n], found))
     return jax.tree.map(lambda *values: np.concatenate(values), *parts)
 

@@ -1,10 +1,11 @@
 """The variational bound of held-out images, in bits per dimension, with its parts."""
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from score_jax.lab.experiment import OF_SAMPLING, Numbers, Run
 from score_jax.lab.measures.batches import in_batches, mean_of
@@ -50,6 +51,7 @@ def bound_of_run(run: Run, seed: int) -> Numbers:
         convention=f"bits per dimension of {grey}; variational bound of {how.bound_steps} ancestral steps",
         offset=float(np.log2(levels / (high - low))) if dequantize else 0.0,
         batch_size=run.sampling.batch_size,
+        mesh=run.sampling.mesh,
     )
 
 
@@ -63,6 +65,7 @@ def in_bits(
     convention: str,
     offset: float,
     batch_size: int,
+    mesh: Mesh,
 ) -> Numbers:
     """Returns the variational bound of images in bits per dimension, and its parts.
 
@@ -75,9 +78,11 @@ def in_bits(
       convention: what the bits are of, in words.
       offset: bits per dimension to add to the decoder's: of a density, the width of a grey level.
       batch_size: images at once; the last batch is filled up and cut.
+      mesh: of the devices that share a batch.
     """
     unit = 1 / (x[0].size * np.log(2))
-    parts = [part * unit for part in in_batches(partial(_of_batch(terms), model=model), key, x, labels, batch_size)]
+    found = in_batches(_of_batch(terms), key, model, x, labels, size=batch_size, mesh=mesh)
+    parts = [part * unit for part in found]
     parts[2] += offset
     means = {
         f"bound_{name}": float(part.mean()) for name, part in zip(("prior", "steps", "decoder"), parts, strict=True)
@@ -88,7 +93,7 @@ def in_bits(
 @lru_cache(maxsize=4)
 def _of_batch(terms: Callable[[Key, ScoreFn, Array], VariationalBound]) -> Callable[..., tuple[Array, Array, Array]]:
     @jax.jit
-    def batch(keys, x, labels, model):
+    def batch(keys, model, x, labels):
         found = terms(keys, model.conditioned(label=labels), x)
         return found.prior, found.steps.sum(0), found.decoder
 

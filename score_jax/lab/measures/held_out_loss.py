@@ -27,7 +27,7 @@ def loss_of_state(experiment: Experiment) -> Callable[[TrainState], Numbers]:
     """
     data, levels = experiment.data, experiment.evaluation.levels
     data.require_held_out()
-    mesh = training.data_mesh()
+    mesh = experiment.placement.mesh
     rows = max(_EXAMPLES // mesh.size, 1) * mesh.size
     batch = data.held_out.batch(np.resize(random_rows(data.held_out, rows), rows))
     label = labels_of(experiment.examples, batch)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from score_jax import likelihood as likelihoods
 from score_jax.data import random_rows
@@ -51,6 +52,7 @@ def likelihood_of_run(run: Run, seed: int, *, t_min: float | None = None, t_max:
         how.likelihood_probes,
         how.likelihood_tolerance,
         run.sampling.batch_size,
+        run.sampling.mesh,
     )
     grey_levels = data.held_out.grey_levels
     if grey_levels:
@@ -79,6 +81,7 @@ class FlowIntegration(NamedTuple):
       n_probes: of Hutchinson's estimate; examples of few dimensions need none.
       tolerance: relative and absolute, of the integration.
       batch_size: examples at once; the last batch is filled up and cut.
+      mesh: of the devices that share a batch.
     """
 
     t_min: float
@@ -86,6 +89,7 @@ class FlowIntegration(NamedTuple):
     n_probes: int
     tolerance: float
     batch_size: int
+    mesh: Mesh
 
 
 class LogProb(NamedTuple):
@@ -108,8 +112,8 @@ def log_prob(key: Key, model: ScoreModel, x: np.ndarray, labels: np.ndarray | No
     """
     exact = x[0].size <= _EXACT_DIMS
 
-    batch = partial(_log_prob, model=model, flow=flow, exact=exact)
-    values, calls = in_batches(batch, key, x, labels, flow.batch_size)
+    batch = partial(_log_prob, flow=flow, exact=exact)
+    values, calls = in_batches(batch, key, model, x, labels, size=flow.batch_size, mesh=flow.mesh)
     smallest, largest = (_noise(model, t) for t in (flow.t_min, flow.t_max))
     given = "" if labels is None or (labels < 0).all() else "of p(x|y) given the label y; "
     how = "exact divergence" if exact else f"Hutchinson's estimate with {flow.n_probes} probes"
@@ -121,7 +125,7 @@ def log_prob(key: Key, model: ScoreModel, x: np.ndarray, labels: np.ndarray | No
 
 
 @partial(jax.jit, static_argnames=("flow", "exact"))
-def _log_prob(keys, x, labels, *, model, flow, exact):
+def _log_prob(keys, model, x, labels, *, flow, exact):
     options: dict[str, Any] = {"t_min": flow.t_min, "t_max": flow.t_max}
     options |= {"rtol": flow.tolerance, "atol": flow.tolerance}
     options |= {} if exact else {"key": keys, "n_probes": flow.n_probes}

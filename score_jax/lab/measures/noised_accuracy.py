@@ -61,8 +61,8 @@ def accuracy_of(run: Run, seed: int) -> NoisedAccuracy:
     assert labels is not None
     sigmas = np.asarray(level_sigmas(sde, run.experiment.evaluation.levels))
     ts = sde.time(-2 * jnp.log(sigmas))
-    batch = partial(_of_batch(), model=run.model, ts=ts)
-    right, lost = in_batches(batch, key_levels, x, labels, run.sampling.batch_size)
+    batch, size = partial(_of_batch(), ts=ts), run.sampling.batch_size
+    right, lost = in_batches(batch, key_levels, run.model, x, labels, size=size, mesh=run.sampling.mesh)
     accuracy = right.mean(0)
     error = np.sqrt(accuracy * (1 - accuracy) / len(x))
     least = float(np.bincount(labels).max() / len(labels))
@@ -72,7 +72,7 @@ def accuracy_of(run: Run, seed: int) -> NoisedAccuracy:
 @lru_cache(maxsize=1)
 def _of_batch():
     @jax.jit
-    def batch(keys: Key, x: Array, labels: Array, model: NoisedClassifier, ts: Array) -> tuple[Array, Array]:
+    def batch(keys: Key, model: NoisedClassifier, x: Array, labels: Array, ts: Array) -> tuple[Array, Array]:
         """Whether the likeliest class is the right one, and −log p of that, `(B, L)` both."""
 
         def at(inputs: tuple[Array, Array]) -> tuple[Array, Array]:

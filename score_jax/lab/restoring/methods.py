@@ -160,12 +160,14 @@ class Method(NamedTuple):
       applied: to what: the score, the sampler, or in place of it.
       require: `(name, observation, x)` raises InputError of tasks that don't suit it.
       of_counts: the method where light was counted, with `counts` in place of `noise_std`; None: it has none.
+      of_particles: whether the samples of a batch are one set, which depend on each other.
     """
 
     make: Callable[..., Any]
     applied: Applied
     require: Callable[[str, Observation, Array], None] = _any
     of_counts: Callable[..., Any] | None = None
+    of_particles: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -180,8 +182,8 @@ METHODS: dict[str, Method] = {
     "diffpir": Method(conditioning.diffpir, _to_score),
     "ddrm": Method(conditioning.ddrm, _in_place_of_sampler),
     "daps": Method(_daps, _in_place_of_sampler),
-    "tds": Method(conditioning.tds, _in_place_of_sampler, of_counts=_tds_of_counts),
-    "mcgdiff": Method(conditioning.mcgdiff, _in_place_of_sampler),
+    "tds": Method(conditioning.tds, _in_place_of_sampler, of_counts=_tds_of_counts, of_particles=True),
+    "mcgdiff": Method(conditioning.mcgdiff, _in_place_of_sampler, of_particles=True),
 }
 
 

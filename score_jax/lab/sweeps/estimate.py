@@ -85,12 +85,12 @@ def _calls(experiment: Experiment) -> int:
 
 
 def _seconds_of_a_step(experiment: Experiment) -> float:
-    mesh, how, source = training.data_mesh(), experiment.training, experiment.data.train
+    mesh, how, source = experiment.placement.mesh, experiment.training, experiment.data.train
     k, size = how.every.dispatch, how.batch_size
     batch = source.batch(np.arange(k * size) % len(source))
     stacked = {name: v.reshape(k, size, *v.shape[1:]) for name, v in batch.items() if name in ("x", "label")}
     placed, step = training.put_batches(stacked, mesh), run.train_step(experiment)
-    state, _ = step(training.replicate(run.first_state(experiment), mesh), placed)
+    state, _ = step(training.place(run.first_state(experiment), experiment.placement), placed)
     start = time.perf_counter()
     jax.block_until_ready(step(jax.block_until_ready(state), placed))
     return (time.perf_counter() - start) / k

@@ -16,12 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from score_jax import training
+from score_jax.devices import cut_rows, replicated
 from score_jax.lab import memory, records, run
 from score_jax.lab.experiment import OF_TRAINING, Experiment
 from score_jax.training import checkpoint
 from score_jax.training.loop import for_device
-from score_jax.training.sharding import replicated, stacked_batches
 
 _SECTIONS = ("sde", "parameterization", "objective", "weighting", "times", "optimizer")
 _FURTHER = ("training.ema_decay",)
@@ -51,9 +50,10 @@ def numbers(experiment: Experiment) -> dict[str, float]:
 
 
 def may_be_joint(experiment: Experiment) -> bool:
-    """Whether a training can go together with any: of points, of settings alone, without loggers of a process."""
+    """Whether a training can go together with any: of points, whole, of settings alone, without loggers."""
     named, points = experiment.with_numbers is not None, len(experiment.examples.shape) == 1
-    return named and points and not experiment.training.loggers and jax.process_count() == 1
+    whole = experiment.placement.mesh.shape["fsdp"] == 1 and not experiment.placement.rules
+    return named and points and whole and not experiment.training.loggers and jax.process_count() == 1
 
 
 def _flat(experiment: Experiment) -> dict[str, Any]:
@@ -102,9 +102,9 @@ def _can_be_traced(experiment: Experiment, names: Sequence[str], n: int) -> bool
 
 
 def _traced(experiment: Experiment, names: Sequence[str], n: int) -> bool:
-    how, mesh = experiment.training, training.data_mesh()
+    how, mesh = experiment.training, experiment.placement.mesh
     rows = experiment.data.train.batch(np.zeros(how.batch_size, np.int64))
-    whole, cut = replicated(mesh), stacked_batches(mesh, 2)  # as they will be: what is traced here is not traced again
+    whole, cut = replicated(mesh), cut_rows(mesh, 2)  # as they will be: what is traced here is not traced again
     several = lambda sharding, *axes: lambda x: jax.ShapeDtypeStruct((*axes, *x.shape), x.dtype, sharding=sharding)
     batches = jax.tree.map(several(cut, n, how.every.dispatch), for_device(rows))
     states = jax.tree.map(several(whole, n), jax.eval_shape(partial(run.first_state, experiment)))

@@ -24,7 +24,7 @@ Build: TypeAlias = Callable[[Cell, Before | None], Experiment]  # a cell and wha
 
 # What a run may go on with changed, and is another training all the same: its parameters come out otherwise.
 _ANOTHER = {"training.steps", "network.attention_implementation", "data.root"}
-_OF_A_PROCESS = "device"
+_OF_A_PROCESS = ("device", "mesh")
 
 
 class Planned(NamedTuple):
@@ -185,7 +185,7 @@ def programs_of(experiment: Experiment) -> dict[str, str]:
 def _require_axes(cells: Sequence[Cell]) -> None:
     for cell in cells:
         for key in cell:
-            if key.split(".")[0] == _OF_A_PROCESS:
+            if key.split(".")[0] in _OF_A_PROCESS:
                 raise InputError(
                     f"{key} holds for a whole process, so it is no axis: give --config.{key}, and sweep once for each"
                 )
@@ -200,7 +200,7 @@ def _built(out: Path, values: Cell, build: Build) -> Experiment:
     except Exception as error:  # of somebody's object that no check of ours has met
         raise InputError(own.told(error)) from error
     accumulation = experiment.training.accumulation
-    training.check_batch_size(experiment.training.batch_size, training.data_mesh(), accumulation=accumulation)
+    training.check_batch_size(experiment.training.batch_size, experiment.placement.mesh, accumulation=accumulation)
     return experiment
 
 
