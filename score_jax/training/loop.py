@@ -29,7 +29,7 @@ import jax
 import numpy as np
 
 from score_jax.devices import sizes
-from score_jax.training import checkpoint, saving, signals
+from score_jax.training import checkpoint, hosts, saving, signals
 from score_jax.training.logging import Logger, LoggerFactory, Record, environment, open_loggers, write_json
 from score_jax.training.progress import Progress
 from score_jax.training.sharding import Placement, described, place, put_batches
@@ -368,7 +368,7 @@ def course(
         _write_environment(workdir, start, seed, placement)
         logger = open_loggers(loggers, workdir, start)
         stack.callback(logger.close)
-        shown = Progress(start, steps, shown=progress and jax.process_index() == 0)
+        shown = Progress(start, steps, shown=progress and hosts.is_first())
         stack.callback(shown.close)
         reports = _Reports(window, logger, shown, saved, log_every, rates)
         step, stop = start, bool(signals.agreed(caught))
@@ -416,7 +416,7 @@ def _resume(
     may_differ: Collection[str],
 ) -> tuple[TrainState, Window, int]:
     """Returns the state, sums and step to go on from, with the loader moved there."""
-    if not checkpoint.steps(workdir):
+    if not hosts.told_by_first(lambda: checkpoint.steps(workdir)):
         return place(state, placement), Window(), 0
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
         restored = checkpoint.restore_state(manager, described(state, placement), config=config, may_differ=may_differ)
@@ -429,6 +429,6 @@ def _resume(
 
 def _write_environment(workdir: Path, start: int, seed: int | None, placement: Placement) -> None:
     """Writes environment.json; a run that goes on elsewhere adds environment-<step>.json."""
-    if jax.process_index() == 0:
+    if hosts.is_first():
         told = {**environment(seed), "mesh": sizes(placement.mesh)}
         write_json(workdir / (f"environment-{start}.json" if start else "environment.json"), told)
