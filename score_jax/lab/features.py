@@ -166,8 +166,8 @@ def _cached(folder: Path, conditions: Mapping[str, Any]) -> Reference | None:
 def _read_cache(folder: Path, conditions: Mapping[str, Any]) -> Arrays | None:
     try:
         moments = metrics.load_moments(folder / "moments.npz", conditions)
-        arrays = {"n": np.int64(moments.n), "mean": moments.mean, "scatter": moments.scatter}
-        return {**arrays, "rows": np.asarray(npy.read_npy(folder / "rows.npy")[:])}
+        rows = np.asarray(npy.read_npy(folder / "rows.npy")[:])
+        return {"n": np.asarray(moments.n), "mean": moments.mean, "scatter": moments.scatter, "rows": rows}
     except (InputError, OSError, ValueError):  # there is none, or what is there is damaged
         return None
 

@@ -124,8 +124,7 @@ def _loader(experiment: Experiment) -> datasets.Loader:
         batch_size=experiment.training.batch_size,
         steps_per_batch=experiment.training.every.dispatch,
         seed=experiment.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=training.sharding.own_rows(experiment.training.batch_size, experiment.placement.mesh),
     )
 
 

@@ -381,7 +381,7 @@ def course(
             latest, step = launched.state, step + k
             if waiting is not None:
                 reports.write_record(waiting.step, reports.read_report(waiting))
-            waiting = _Waiting(step, launched.report, k * batches["x"].shape[1])
+            waiting = _Waiting(step, launched.report, k * batches["x"].shape[1] * jax.process_count())
             saved.check()
             stop = step == steps or bool(signals.agreed(caught))
             due = [action for action in periodic if step % action.interval == 0]

@@ -93,7 +93,57 @@ def die(who, how):
     multihost_utils.process_allgather(np.zeros(1))
 
 
-SCENES = {"refuse": refuse, "die": die}
+def interleaved():
+    """All devices in turn of one process and another, as a mesh that follows the wires of a machine may have them."""
+    import jax
+
+    return sorted(jax.devices(), key=lambda device: (device.id % jax.local_device_count(), device.process_index))
+
+
+def train_on(workdir, steps, *, fsdp=1, devices=None, **changes):
+    """Trains the tiny model on all devices, each process on its rows of shuffled batches; the result."""
+    import numpy as np
+
+    from score_jax import data, training
+    from score_jax.losses import times
+    from tests.training import tiny
+
+    placement = training.make_placement(fsdp=fsdp, min_size=0, devices=devices)
+    x = np.random.default_rng(0).normal(size=(50, tiny.DIMS)).astype(np.float32)
+    rows = training.sharding.own_rows(tiny.BATCH, placement.mesh)
+    loader = data.Loader(data.ArraySource(x), batch_size=tiny.BATCH, steps_per_batch=tiny.K, rows=rows)
+    how = {"times": times.uniform(), "placement": placement, "decay": training.ema_decay(0.9)}
+    step = training.make_train_step(tiny.model(), tiny.objective, tiny.chain(), **how)
+    told = {"log_every": 10, "checkpoint_every": 10, "progress": False, "config": tiny.CONFIG} | changes
+    return training.train(
+        tiny.state(), step, loader, workdir=workdir, placement=placement, steps=steps, steps_per_dispatch=tiny.K, **told
+    )
+
+
+def train(workdir, steps, fsdp="1", order="plain"):
+    """Goes on with a training, then one process refuses."""
+    import jax
+
+    from score_jax.training import hosts
+    from score_jax.types import InputError
+
+    devices = interleaved() if order == "interleaved" else None
+    result = train_on(Path(workdir), int(steps), fsdp=int(fsdp), devices=devices)
+    print(f"{result.step} steps by {jax.process_count()} processes")
+    if jax.process_index() == 1:
+        raise InputError("its data are gone")
+    hosts.wait_for_all()
+
+
+def endless(workdir):
+    """Trains until a signal comes; prints that it has begun."""
+    from score_jax.training.logging import Logger
+
+    begun = lambda workdir, start: Logger(lambda step, record: print("begun", flush=True), lambda: None)
+    train_on(Path(workdir), 10**6, loggers=[begun], checkpoint_every=10**6)
+
+
+SCENES = {"refuse": refuse, "die": die, "train": train, "endless": endless}
 
 
 def main(scene, *arguments):
