@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-LONG = 240.0  # seconds after which a test gives up: on a busy machine, every start of JAX takes a while
+LONG = 600.0  # seconds after which a test gives up: on a busy machine, every start of JAX takes a while
 
 
 class Ended(NamedTuple):
