@@ -85,7 +85,7 @@ def everywhere(tree: PyTree, mesh: Mesh) -> PyTree:
 def _put(tree: PyTree, sharding: NamedSharding) -> PyTree:
     """Puts arrays, the same in every process, where a sharding says.
 
-    With several processes `device_put` takes neither keys nor Python's numbers, and sends all else around to compare it.
+    With several processes `device_put` takes neither keys nor Python's numbers, and sends the rest around to compare.
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
