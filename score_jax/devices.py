@@ -1,6 +1,6 @@
 """Devices as a mesh of two axes, `data` and `fsdp`, over both of which the examples of a batch are cut.
 
-    mesh = device_mesh(fsdp=4);    found = gather(f(whole(model, mesh), put_rows({"x": x}, mesh)))
+    mesh = device_mesh(fsdp=4);    found = gather(f(everywhere(model, mesh), put_rows({"x": x}, mesh)))
 
 One device is the mesh (1, 1), so there is no second code path. The state of a training may be cut over `fsdp` as well
 (`training.sharding`). Several processes have one mesh of all their devices: arrays on it are global, and `gather`
@@ -71,20 +71,31 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 
     The copies are new buffers: a program that is donated the result leaves `tree` alive.
     """
-    return _replication(mesh)(tree)
+    return _putting(replicated(mesh))(tree)
 
 
-@lru_cache(maxsize=8)
-def _replication(mesh: Mesh) -> Callable[[PyTree], PyTree]:
-    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
-
-
-def whole(tree: PyTree, mesh: Mesh) -> PyTree:
+def everywhere(tree: PyTree, mesh: Mesh) -> PyTree:
     """Returns a tree that every device holds whole, whatever parts of it lie where: parameters, to be looked at often.
 
     What lies so already is not copied.
     """
-    return jax.device_put(tree, replicated(mesh))
+    return _put(tree, replicated(mesh))
+
+
+def _put(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    """Puts arrays, the same in every process, where a sharding says.
+
+    With several processes `device_put` takes neither keys nor Python's numbers, and sends the rest around to compare.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    there = lambda x: isinstance(x, jax.Array) and x.sharding == sharding
+    return tree if all(map(there, jax.tree.leaves(tree))) else _putting(sharding)(tree)
+
+
+@lru_cache(maxsize=8)
+def _putting(sharding: NamedSharding) -> Callable[[PyTree], PyTree]:
+    return jax.jit(lambda tree: tree, out_shardings=sharding)
 
 
 def gather(tree: PyTree) -> PyTree:
@@ -109,7 +120,7 @@ def shared_size(n: int, mesh: Mesh) -> int:
 
 def put_rows(rows: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
     """Puts arrays `(B, ...)`, the same in every process, on the mesh: cut along B, or whole where B can't be cut."""
-    return {name: None if x is None else jax.device_put(x, _for_rows(len(x), mesh)) for name, x in rows.items()}
+    return {name: None if x is None else _put(x, _for_rows(len(x), mesh)) for name, x in rows.items()}
 
 
 def _for_rows(n: int, mesh: Mesh) -> NamedSharding:

@@ -148,7 +148,7 @@ def test_a_public_name_lives_in_one_module():
 
 # What losses, samplers, networks and likelihood are made of, and what of third parties they may import.
 CORE = {
-    *("types", "arrays", "integrate", "kernels", "sde", "noise_levels", "distributions", "parameterization"),
+    *("types", "arrays", "devices", "integrate", "kernels", "sde", "noise_levels", "distributions", "parameterization"),
     *("score", "networks", "losses", "sampling", "likelihood", "conditioning"),
 }
 THIRD_PARTY = {"jax", "flax", "optax", "numpy"}

@@ -109,7 +109,7 @@ def _flow(trained: Trained, seed: int, particles: int = 48, steps: int = 60) -> 
     model = trained.model
     shape, ts = (particles, *trained.examples.shape), grids.log_snr(model.sde, steps + 1)
     ways = jax.jit(lambda model: draw.draw_batch(jax.random.key(seed), model, heun, ts, shape, traced=particles))
-    return devices.gather(ways(devices.whole(trained.sampling.drawn_from(model), trained.sampling.mesh)).path)
+    return devices.gather(ways(devices.everywhere(trained.sampling.drawn_from(model), trained.sampling.mesh)).path)
 
 
 def show_drawn(examples: Examples, x: np.ndarray, data: np.ndarray, folder: Path) -> list[Path]:
@@ -158,7 +158,7 @@ def show_field(trained: Trained, data: Data, folder: Path) -> list[Path]:
     t = trained.model.sde.time(jnp.asarray(-2 * np.log(_SIGMA)))
     truth, shown = data.oracle.perturbed(trained.model.sde, t), some_examples(data.held_out, _SHOWN)["x"]
     return pictures.write_field(
-        folder, partial(_FIELD, devices.whole(trained.model, trained.sampling.mesh), t), truth, shown, sigma=_SIGMA
+        folder, partial(_FIELD, devices.everywhere(trained.model, trained.sampling.mesh), t), truth, shown, sigma=_SIGMA
     )
 
 

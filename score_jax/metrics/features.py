@@ -98,7 +98,7 @@ class Features:
     @functools.cached_property
     def _everywhere(self) -> PyTree:
         """The weights on every device."""
-        return devices.whole(self.variables, self._mesh)
+        return devices.everywhere(self.variables, self._mesh)
 
     @property
     def _mesh(self) -> Mesh:

@@ -191,7 +191,7 @@ def draw_many(
         raise InputError(f"labels must be one per sample, got {len(labels)} for {n} samples")
     size = min(batch_size, n)
     size = devices.shared_size(size, program.mesh) if program.by_row else size
-    model = devices.whole(model, program.mesh)
+    model = devices.everywhere(model, program.mesh)
     batches: list[Drawn] = []
     for first_row in progress(range(0, n, size)):
         label = None if labels is None else np.resize(labels[first_row : first_row + size], size)

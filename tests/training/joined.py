@@ -100,8 +100,17 @@ def interleaved():
     return sorted(jax.devices(), key=lambda device: (device.id % jax.local_device_count(), device.process_index))
 
 
-def train_on(workdir, steps, *, fsdp=1, devices=None, **changes):
-    """Trains the tiny model on all devices, each process on its rows of shuffled batches; the result."""
+def train_on(workdir, steps, *, fsdp=1, devices=None, gone_after=None, **changes):
+    """Trains the tiny model on all devices, each process on its rows of shuffled batches; the result.
+
+    Args:
+      workdir: folder of the run.
+      steps: in all.
+      fsdp: parts of the state.
+      devices: all by default.
+      gone_after: batches after which the data are gone; never by default.
+      changes: of what the loop is told.
+    """
     import numpy as np
 
     from score_jax import data, training
@@ -111,13 +120,51 @@ def train_on(workdir, steps, *, fsdp=1, devices=None, **changes):
     placement = training.make_placement(fsdp=fsdp, min_size=0, devices=devices)
     x = np.random.default_rng(0).normal(size=(50, tiny.DIMS)).astype(np.float32)
     rows = training.sharding.own_rows(tiny.BATCH, placement.mesh)
-    loader = data.Loader(data.ArraySource(x), batch_size=tiny.BATCH, steps_per_batch=tiny.K, rows=rows)
+    source = data.ArraySource(x)
+    if gone_after is not None:
+        source = Gone(source, gone_after)
+    loader = data.Loader(source, batch_size=tiny.BATCH, steps_per_batch=tiny.K, rows=rows)
     how = {"times": times.uniform(), "placement": placement, "decay": training.ema_decay(0.9)}
     step = training.make_train_step(tiny.model(), tiny.objective, tiny.chain(), **how)
     told = {"log_every": 10, "checkpoint_every": 10, "progress": False, "config": tiny.CONFIG} | changes
     return training.train(
         tiny.state(), step, loader, workdir=workdir, placement=placement, steps=steps, steps_per_dispatch=tiny.K, **told
     )
+
+
+class Gone:
+    """A source whose data are gone after so many batches."""
+
+    def __init__(self, source, batches):
+        self._source, self._left = source, batches
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+    def __len__(self):
+        return len(self._source)
+
+    def batch(self, rows):
+        from score_jax.types import InputError
+
+        self._left -= 1
+        if self._left < 0:
+            raise InputError("row 7 cannot be read")
+        return self._source.batch(rows)
+
+
+def vanish(workdir, who):
+    """The data of one process are gone in mid-training, with a checkpoint on its way."""
+    from score_jax.training import hosts
+
+    train_on(Path(workdir), 10**6, gone_after=8 if hosts.index() == int(who) else None, checkpoint_every=10)
+
+
+def apart(*workdirs):
+    """Each process is given another folder, as on hosts that share none."""
+    from score_jax.training import hosts
+
+    train_on(Path(workdirs[hosts.index()]), 10)
 
 
 def train(workdir, steps, fsdp="1", order="plain"):
@@ -143,7 +190,7 @@ def endless(workdir):
     train_on(Path(workdir), 10**6, loggers=[begun], checkpoint_every=10**6)
 
 
-SCENES = {"refuse": refuse, "die": die, "train": train, "endless": endless}
+SCENES = {"refuse": refuse, "die": die, "train": train, "endless": endless, "vanish": vanish, "apart": apart}
 
 
 def main(scene, *arguments):

@@ -35,7 +35,7 @@ def in_batches(
       mesh: of the devices.
     """
     keys, size, parts = example_keys(key, len(x)), devices.shared_size(min(size, len(x)), mesh), []
-    model = devices.whole(model, mesh)
+    model = devices.everywhere(model, mesh)
     for first in range(0, len(x), size):
         chosen = np.resize(np.arange(first, min(first + size, len(x))), size)
         label = None if labels is None else labels[chosen]

@@ -27,7 +27,7 @@ def error_of(run: Run, seed: int) -> metrics.ScoreError:
     if oracle is None:
         raise InputError(f"the score error is of a known density, which {run.examples.name!r} has not")
     ts = sde.time(-2 * jnp.log(level_sigmas(sde, run.experiment.evaluation.levels)))
-    return _FOUND(keys(seed, 1)[0], devices.whole(run.model, run.sampling.mesh), oracle, ts)
+    return _FOUND(keys(seed, 1)[0], devices.everywhere(run.model, run.sampling.mesh), oracle, ts)
 
 
 _FOUND = jax.jit(lambda key, model, oracle, ts: metrics.score_error(key, model.sde, model, oracle, ts=ts))
