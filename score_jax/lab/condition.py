@@ -51,11 +51,7 @@ from score_jax.lab.restoring.chosen import chosen_options
 from score_jax.lab.restoring.inputs import Inputs
 from score_jax.lab.restoring.methods import METHODS, Counts, Observation, chosen_method
 from score_jax.lab.restoring.posterior import draw_posterior
-<<<<<<< HEAD
 from score_jax.lab.restoring.tasks import COUNTED, NO_PICTURE, TASKS
-=======
-from score_jax.lab.restoring.tasks import NO_PICTURE, TASKS
->>>>>>> hosts
 from score_jax.training import hosts
 from score_jax.types import InputError
 

@@ -146,11 +146,6 @@ def store() -> Any:
     return distributed.global_state.client
 
 
-<<<<<<< HEAD
-def is_first() -> bool:
-    """Whether this process is the one that writes and prints."""
-    return jax.process_index() == 0
-=======
 def index() -> int:
     """Returns which process this is, as `jax.process_index()`, but without starting JAX's backend."""
     return distributed.global_state.process_id
@@ -164,26 +159,10 @@ def count() -> int:
 def is_first() -> bool:
     """Whether this process is the one that writes and prints."""
     return index() == 0
->>>>>>> hosts
 
 
 def several() -> bool:
     """Whether there are other processes."""
-<<<<<<< HEAD
-    return jax.process_count() > 1
-
-
-def own(folder: Path) -> Path:
-    """Returns the folder in the first process, in any other one of its own that is thrown away when it ends."""
-    return folder if is_first() else Path(_thrown_away(), folder.name)
-
-
-@cache
-def _thrown_away() -> str:
-    folder = tempfile.mkdtemp(prefix="score_jax-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-=======
     return count() > 1
 
 
@@ -202,17 +181,10 @@ def throw_away() -> None:
     """Removes what this process, not the first, has written: at its end, of whatever kind."""
     if _waste.cache_info().currsize:
         shutil.rmtree(_waste(), ignore_errors=True)
->>>>>>> hosts
 
 
 def wait_for_all() -> None:
     """Returns once every process is here."""
-<<<<<<< HEAD
-    if several():
-        place = f"score_jax/agreed/{next(_AGREED)}"
-        store().key_value_increment(place, 1)
-        _until(lambda: _read(place) == str(jax.process_count()))
-=======
     any_of(0)
 
 
@@ -229,7 +201,6 @@ def any_of(number: int) -> int:
     if is_first():
         store().key_value_delete(f"score_jax/agreed/{turn - 1}/")  # which all have left
     return int(_read(f"{place}/number") or 0)
->>>>>>> hosts
 
 
 def told_by_first(make: Callable[[], _T]) -> _T:

@@ -436,11 +436,10 @@ def course(
             check_intervals(k, **{"the checkpoint's step": start.step})
         manager = checkpoint.open_checkpoints(workdir, keep_last=keep_last, keep_every=keep_every)
         saved = stack.enter_context(saving.opened(manager, config, on_save_error))
-<<<<<<< HEAD
         _write_environment(workdir, start.step, seed, placement)
         if rollbacks and not hosts.told_by_first(lambda: checkpoint.steps(workdir)):
             saved.save(0, start.state, loader.get_state(), start.window.as_json())
-        undoing = _Undoing(rollbacks, saved, start.state, loader, checkpoint_every)
+        undoing = _Undoing(rollbacks, saved, start.state, placement, loader, checkpoint_every)
         while True:
             with contextlib.ExitStack() as shown:
                 logger = open_loggers(loggers, workdir, start.step)
@@ -503,51 +502,23 @@ def _go_on(
         if saving_now:
             saved.save(step, state, loader.get_state(), reports.window.as_json())
     yield None
-=======
-        _write_environment(workdir, start, seed, placement)
-        logger = open_loggers(loggers, workdir, start)
-        stack.callback(logger.close)
-        shown = Progress(start, steps, shown=progress and hosts.is_first())
-        stack.callback(shown.close)
-        reports = _Reports(window, logger, shown, saved, log_every, rates)
-        step, stop = start, bool(signals.agreed(caught))
-        state, latest = begin, lambda: begin
-        waiting: _Waiting | None = None
-        while step < steps and not stop:
-            batches = next(loader)
-            launched = yield Asked(for_device(batches), latest)
-            assert launched is not None
-            latest, step = launched.state, step + k
-            if waiting is not None:
-                reports.write_record(waiting.step, reports.read_report(waiting))
-            waiting = _Waiting(step, launched.report, k * batches["x"].shape[1] * jax.process_count())
-            saved.check()
-            stop = step == steps or bool(signals.agreed(caught))
-            due = [action for action in periodic if step % action.interval == 0]
-            saving_now = stop or step % checkpoint_every == 0
-            if due or saving_now:
-                record = reports.read_report(waiting)
-                waiting = None
-                state = latest()
-                pictures: dict[str, Path] = {}
-                for action in due:
-                    if (seen := action.call(state, step)) is not None:
-                        record.update(seen.numbers)
-                        pictures.update(seen.pictures)
-                reports.write_record(step, record, pictures)
-            if saving_now:
-                saved.save(step, state, loader.get_state(), reports.window.as_json())
-        yield None
->>>>>>> hosts
     return Result(state, step)
 
 
 class _Undoing:
     """Goes back to checkpoints, at most so often to the same: a run that is repeated from it counts from 0 again."""
 
-    def __init__(self, most: int, saved: saving.Saving, state: TrainState, loader: Batches, checkpoint_every: int):
-        self._most, self._saved, self._loader, self._every = most, saved, loader, checkpoint_every
-        self._like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    def __init__(
+        self,
+        most: int,
+        saved: saving.Saving,
+        state: TrainState,
+        placement: Placement,
+        loader: Batches,
+        checkpoint_every: int,
+    ):
+        self._most, self._saved, self._loader, self._every = most, saved, loader, every
+        self._placement, self._like = placement, described(jax.eval_shape(lambda: state), placement)
         self._times: Counter[int] = Counter()
 
     def go_back(self, undone: int, met: str, step: int, position: Any) -> _Start:
@@ -574,7 +545,7 @@ class _Undoing:
         _log.warning(f"%s: {then}", met, restored.step, times, self._most)
         self._loader.set_state(position)
         undone += step - restored.step
-        here = jax.device_put(np.int32(undone), self._like.undone.sharding)
+        here = place(np.int32(undone), self._placement)
         return _Start(replace(restored.state, undone=here), Window.from_json(restored.window), restored.step, undone)
 
 
@@ -590,17 +561,10 @@ def _resume(
     loader: Batches,
     config: Mapping[str, Any],
     may_differ: Collection[str],
-<<<<<<< HEAD
 ) -> _Start:
     """Returns where to go on from, with the loader moved there."""
     if not hosts.told_by_first(lambda: checkpoint.steps(workdir)):
         return _Start(place(state, placement), Window(), 0, 0)
-=======
-) -> tuple[TrainState, Window, int]:
-    """Returns the state, sums and step to go on from, with the loader moved there."""
-    if not hosts.told_by_first(lambda: checkpoint.steps(workdir)):
-        return place(state, placement), Window(), 0
->>>>>>> hosts
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
         restored = checkpoint.restore_state(manager, described(state, placement), config=config, may_differ=may_differ)
     assert restored is not None  # it names what is damaged, where nothing is whole

@@ -31,10 +31,7 @@ from score_jax.training import hosts
 from score_jax.training.hosts import Cluster
 from score_jax.types import InputError
 
-<<<<<<< HEAD
-=======
 _TOGETHER = (0, 128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes with which all end at once
->>>>>>> hosts
 DIED = 1  # exit code where another process has died
 _POLL = 0.5  # seconds between two looks at what others say
 _ANSWER = 3.0  # seconds within which a process that lives answers, or has heard
@@ -72,11 +69,8 @@ def run_joined(call: Callable[[], Any], cluster: Cluster, *, join_timeout: int) 
         peer.fail(error, str(error), 2)
     except SystemExit as ending:
         code = int(ending.code or 0)
-<<<<<<< HEAD
-=======
         if code not in _TOGETHER:
             peer.fail(ending, f"it ended with code {code}", code)
->>>>>>> hosts
     except BaseException as error:
         peer.fail(error, f"{type(error).__name__}: {error}", DIED, shown=traceback.format_exc())
     peer.leave(code)
@@ -128,40 +122,24 @@ class _Peer:
             self._say(line, code)
             self._end(code, f"error: {line}")
         if self._joined:
-<<<<<<< HEAD
-            self._say(f"process {jax.process_index()} {'failed' if code == DIED else 'refused'}: {line}", code)
-=======
             self._say(f"process {hosts.index()} {'failed' if code == DIED else 'refused'}: {line}", code)
->>>>>>> hosts
         self._end(code, shown or f"error: {line}")
 
     def _say(self, line: str, code: int) -> None:
         """Tells the others; the first, without whom nothing is heard, waits until they have."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone
-<<<<<<< HEAD
-            hosts.store().key_value_set(f"{_STORE}said/{jax.process_index()}", json.dumps([line, code]))
-            _let_hear()
-
-    def _listen(self) -> None:
-        me = jax.process_index()
-=======
             hosts.store().key_value_set(f"{_STORE}said/{hosts.index()}", json.dumps([line, code]))
             _let_hear()
 
     def _listen(self) -> None:
         me = hosts.index()
->>>>>>> hosts
         while not self._done.wait(_POLL):
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone: the runtime will tell
                 found = dict(hosts.store().key_value_dir_get(_STORE))
                 if f"{_STORE}roll_call" in found:
                     hosts.store().key_value_set(f"{_STORE}here/{me}", "", allow_overwrite=True)
-<<<<<<< HEAD
-                said = [found[place] for place in sorted(found) if place.startswith(f"{_STORE}said/")]
-=======
                 others = [place for place in sorted(found) if place.startswith(f"{_STORE}said/")]
                 said = [found[place] for place in others if place != f"{_STORE}said/{me}"]
->>>>>>> hosts
                 if said:
                     hosts.store().key_value_set(f"{_STORE}heard/{me}", "", allow_overwrite=True)
                     _let_hear()
@@ -170,11 +148,7 @@ class _Peer:
 
     def _missing(self) -> list[int]:
         """Calls the roll; returns who doesn't answer."""
-<<<<<<< HEAD
-        everyone = set(range(jax.process_count()))
-=======
         everyone = set(range(hosts.count()))
->>>>>>> hosts
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             hosts.store().key_value_set(f"{_STORE}roll_call", "", allow_overwrite=True)
             _soon(lambda: everyone <= _places("here"))
@@ -217,10 +191,7 @@ class _Peer:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-<<<<<<< HEAD
-=======
         hosts.throw_away()
->>>>>>> hosts
         os._exit(code)
 
 
@@ -247,11 +218,7 @@ def _places(kind: str) -> set[int]:
 def _let_hear() -> None:
     """In the first process, without whom nothing is heard, waits until the others have, but for those that spoke."""
     if hosts.is_first():
-<<<<<<< HEAD
-        others = set(range(1, jax.process_count()))
-=======
         others = set(range(1, hosts.count()))
->>>>>>> hosts
         _soon(lambda: others <= _places("heard") | _places("said"))
 
 
