@@ -509,13 +509,7 @@ class _Undoing:
     """Goes back to checkpoints, at most so often to the same: a run that is repeated from it counts from 0 again."""
 
     def __init__(
-        self,
-        most: int,
-        saved: saving.Saving,
-        state: TrainState,
-        placement: Placement,
-        loader: Batches,
-        checkpoint_every: int,
+        self, most: int, saved: saving.Saving, state: TrainState, placement: Placement, loader: Batches, every: int
     ):
         self._most, self._saved, self._loader, self._every = most, saved, loader, every
         self._placement, self._like = placement, described(jax.eval_shape(lambda: state), placement)
