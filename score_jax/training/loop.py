@@ -439,7 +439,7 @@ def course(
         _write_environment(workdir, start.step, seed)
         if rollbacks and not checkpoint.steps(workdir):
             saved.save(0, start.state, loader.get_state(), start.window.as_json())
-        undoing = _Undoing(rollbacks, saved, start.state, loader, checkpoint_every)
+        undoing = _Undoing(rollbacks, saved, start.state, mesh, loader, checkpoint_every)
         while True:
             with contextlib.ExitStack() as shown:
                 logger = open_loggers(loggers, workdir, start.step)
@@ -508,8 +508,8 @@ def _go_on(
 class _Undoing:
     """Goes back to checkpoints, at most so often to the same: a run that is repeated from it counts from 0 again."""
 
-    def __init__(self, most: int, saved: saving.Saving, state: TrainState, loader: Batches, checkpoint_every: int):
-        self._most, self._saved, self._loader, self._every = most, saved, loader, checkpoint_every
+    def __init__(self, most: int, saved: saving.Saving, state: TrainState, mesh: Mesh, loader: Batches, every: int):
+        self._most, self._saved, self._mesh, self._loader, self._every = most, saved, mesh, loader, every
         self._like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
         self._times: Counter[int] = Counter()
 
@@ -537,7 +537,7 @@ class _Undoing:
         _log.warning(f"%s: {then}", met, restored.step, times, self._most)
         self._loader.set_state(position)
         undone += step - restored.step
-        here = jax.device_put(np.int32(undone), self._like.undone.sharding)
+        here = replicate(np.int32(undone), self._mesh)
         return _Start(replace(restored.state, undone=here), Window.from_json(restored.window), restored.step, undone)
 
 
