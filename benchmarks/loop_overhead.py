@@ -3,8 +3,8 @@
     python benchmarks/loop_overhead.py
 
 The bare step is the project's own compiled step, called again and again with a batch that is on the device. The loop is
-`run.train` on configs/digits.py as it is, by the clock of its records, compilation left out: its share is its time a
-step over that of the bare step, less one, of pairs that take turns; a difference of two noisy times, which can be
+`run.train` on configs/digits.py for 300 steps, by the clock of its records, compilation left out: its share is its time
+a step over that of the bare step, less one, of pairs that take turns; a difference of two noisy times, which can be
 negative. The parts are measured apart on an idle device, so that nothing is hidden behind the step as it is in the
 loop, where batches are gathered and checkpoints written meanwhile: a batch from the loader put on the device; a report
 read and a record written, over the steps between two; a checkpoint from the call to its name, digests included, over
@@ -104,7 +104,7 @@ def checkpoint_seconds(bare: Bare, experiment: Experiment, folder: Path, n: int)
 
 def measure(quick: bool) -> Row:
     """Measures the loop by pairs, then the parts."""
-    pairs, n, steps = (1, 3, 20) if quick else (3, 20, 1000)
+    pairs, n, steps = (1, 3, 20) if quick else (3, 20, 300)
     config = digits.get_config()
     log, saved = config.training.log_every, config.training.checkpoint_every
     shorten(config, steps + min(log, steps // 2), min(log, steps // 2))

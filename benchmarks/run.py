@@ -1,6 +1,6 @@
 """Runs the benchmarks one after the other and rewrites their tables in benchmarks/README.md.
 
-    python benchmarks/run.py                     all of them, about 15 minutes on 2 idle cores
+    python benchmarks/run.py                     all of them, about 20 minutes on 2 idle cores
     python benchmarks/run.py --only toy_steps    some of them; the other tables stay
     python benchmarks/run.py --only soak kills   which are not among all: half an hour, and 20 restarts
 
