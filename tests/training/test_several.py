@@ -9,7 +9,6 @@ gradient passes through 0. Allowed are 10³ ε = 1e-4 of parameters of size one,
 import json
 import re
 import signal
-import signal
 
 import chex
 import jax
