@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from score_jax.training import checkpoint
+from score_jax.training import checkpoint, hosts
 from score_jax.training.state import TrainState
 from score_jax.types import InputError
 
@@ -116,5 +116,5 @@ def opened(manager: "ocp.CheckpointManager", config: Mapping[str, Any], on_error
 def _check_room(workdir: Path, state: TrainState) -> None:
     """Raises OSError before anything is written, if the disk has less room than the arrays take."""
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    if shutil.disk_usage(workdir).free < needed:
+    if hosts.told_by_first(lambda: shutil.disk_usage(workdir).free < needed):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
