@@ -146,7 +146,7 @@ def test_processes_that_do_not_come_together_are_told_in_a_line():
 )
 def test_processes_that_cannot_meet_are_refused(given, message):
     with pytest.raises(InputError, match=message):
-        hosts.told(*given)
+        hosts.cluster_of(*given)
 
 
 def test_one_process_agrees_with_itself(tmp_path):
