@@ -46,7 +46,7 @@ def given() -> tuple[Cluster, int] | None:
         )
     if not values.distributed and not named:
         return None
-    return (hosts.told(*told) if named else Cluster()), values.join_timeout
+    return (hosts.cluster_of(*told) if named else Cluster()), values.join_timeout
 
 
 def require_equal() -> None:

@@ -151,6 +151,8 @@ def _claim(workdir: Path, config: Mapping[str, Any], may_differ: Collection[str]
         if not _is_bound(workdir):
             for name in ("metrics.jsonl", "environment.json"):
                 (workdir / name).unlink(missing_ok=True)
+        for name in filter(hosts.is_mark, os.listdir(workdir)):
+            (workdir / name).unlink()
         write_json(workdir / "config.json", _normal(config))
     except OSError as error:
         raise InputError(f"workdir {workdir} cannot be written ({error.strerror}): give another folder") from error

@@ -62,7 +62,7 @@ class Cluster(NamedTuple):
     process_id: int | None = None
 
 
-def told(coordinator: str | None, num_processes: int | None, process_id: int | None) -> Cluster:
+def cluster_of(coordinator: str | None, num_processes: int | None, process_id: int | None) -> Cluster:
     """Returns the cluster of processes that are told of each other.
 
     Raises:

@@ -15,6 +15,7 @@ A process that ends so leaves its checkpoints as a kill does: whole, or without 
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import re
 import signal
@@ -34,6 +35,7 @@ from score_jax.types import InputError
 _TOGETHER = (0, 128 + signal.SIGTERM, 128 + signal.SIGINT)  # exit codes with which all end at once
 DIED = 1  # exit code where another process has died
 _POLL = 0.5  # seconds between two looks at what others say
+_LINGER = 0.5  # seconds between the runtime's last words and the end
 _ANSWER = 3.0  # seconds within which a process that lives answers, or has heard
 _STORE = "score_jax/peers/"
 _GOES_ON = "the same command goes on from the last checkpoint"
@@ -89,10 +91,11 @@ class _Peer:
         threading.Thread(target=self._pass_on, args=[_diverted()], daemon=True).start()
 
     def listen(self) -> None:
-        """Begins to hear what others say; only the first process goes on printing."""
+        """Begins to hear what others say; only the first process goes on printing, and warns."""
         self._joined = True
         if not hosts.is_first():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            logging.getLogger("score_jax").setLevel(logging.ERROR)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -159,21 +162,27 @@ class _Peer:
         """Passes on what C++ writes to file descriptors 1 and 2, but for what the runtime says of processes."""
         of_runtime = False
         for line in os.fdopen(pipe, "r", errors="replace"):
-            of_runtime = bool(_RUNTIME.match(line)) if _LOGGED.match(line) else of_runtime
-            if _LAST_WORDS in line:
-                self._end(DIED, f"error: {self._of_runtime(line)}")
-            elif of_runtime or line.startswith("[Gloo] "):
+            if _LOGGED.match(line):
+                of_runtime = _RUNTIME.match(line) is not None or _LAST_WORDS in line
+            if of_runtime or line.startswith("[Gloo] "):
                 self._held.append(line)
             else:
                 os.write(self._stderr, line.encode())
+            if _LAST_WORDS in line:  # more of them may come, but not for long
+                threading.Timer(_LINGER, self._end_by_runtime).start()
 
-    def _of_runtime(self, words: str) -> str:
+    def _end_by_runtime(self) -> None:
+        if hosts.is_first():
+            time.sleep(_LINGER)  # of whom the others hear
+        self._end(DIED, f"error: {self._of_runtime()}")
+
+    def _of_runtime(self) -> str:
         """What the runtime's last words come to."""
         where, all_of_them = self._cluster.coordinator, self._cluster.num_processes
         if self._joined:
             dead = [int(line) for line in self._held if re.fullmatch(r"\d+\s*", line)] or [0]
             return f"{_named(dead)} died or cannot be reached; {_GOES_ON}"
-        if "ALREADY_EXISTS" in words:
+        if any("ALREADY_EXISTS" in line for line in self._held):
             return f"another process has --process_id={self._cluster.process_id} too: each has one of its own"
         if self._cluster.process_id == 0:
             return (

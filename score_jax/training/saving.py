@@ -188,5 +188,5 @@ def opened(manager: "ocp.CheckpointManager", config: Mapping[str, Any], on_error
 def _check_room(workdir: Path, state: TrainState) -> None:
     """Raises OSError before anything is written, if the disk has less room than the arrays take."""
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    if shutil.disk_usage(workdir).free < needed:
+    if hosts.told_by_first(lambda: shutil.disk_usage(workdir).free < needed):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

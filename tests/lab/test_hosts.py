@@ -1,11 +1,14 @@
 """The commands in several processes: the files and numbers of one, printed once; what differs is refused in a line."""
 
 import json
+import re
+import signal
 
 import numpy as np
 import pytest
 
 from score_jax.lab import joining
+from score_jax.training import checkpoint
 from score_jax.types import InputError
 from tests.training import joined
 
@@ -30,12 +33,18 @@ TINY = {
 SETTINGS = [f"--config.{key}={value}" for key, value in TINY.items()]
 
 
-def command(name, *flags, n=1, devices=1, each=None):
-    """Runs a command in n processes; the flags of each are followed by its own. How each ended."""
+def started(name, *flags, n, devices=1, each=None):
+    """Starts a command in n processes; the flags of each are followed by its own."""
     told = joined.flags(n, joined.free_port()) if n > 1 else [[]]
-    own = each or [[]] * n
-    commands = [[f"score_jax.lab.{name}", *map(str, flags), *more, *where] for more, where in zip(own, told)]
-    return joined.Processes(commands, devices).ended()
+    commands = [
+        [f"score_jax.lab.{name}", *map(str, flags), *more, *where] for more, where in zip(each or [[]] * n, told)
+    ]
+    return joined.Processes(commands, devices)
+
+
+def command(name, *flags, n=1, **how):
+    """Runs a command in n processes; how each ended."""
+    return started(name, *flags, n=n, **how).ended()
 
 
 def files(folder):
@@ -92,6 +101,20 @@ def test_the_folder_of_another_run_is_refused_by_all(tmp_path):
         f"error: {tmp_path}/run belongs to another config (optimizer.learning_rate: 0.001 → 0.5)"
     )
     assert second.err == first.err.replace("error: ", "error: process 0 refused: ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("who", "number"), [(0, signal.SIGTERM), (1, signal.SIGTERM), (1, signal.SIGINT)])
+def test_the_signal_of_one_process_ends_all_after_a_checkpoint(who, number, tmp_path):
+    endless = ["--config.training.steps=1000000", "--config.training.checkpoint_every=500000"]
+    processes = started("train", f"--workdir={tmp_path}/run", *SETTINGS, *endless, n=2)
+    assert re.match(r"step 10/1000000, loss", processes.all[0].stderr.readline())
+    processes.all[who].send_signal(number)
+    ended = processes.ended()
+    (step,) = checkpoint.steps(tmp_path / "run")
+    line = f"stopped by {number.name} at step {step}; the same command goes on from there"
+    assert [one.code for one in ended] == [128 + number] * 2
+    assert ended[0].out.splitlines()[-1] == line and ended[1].err == f"{line}\n"
 
 
 @pytest.mark.parametrize(

@@ -182,15 +182,7 @@ def train(workdir, steps, fsdp="1", order="plain"):
     hosts.wait_for_all()
 
 
-def endless(workdir):
-    """Trains until a signal comes; prints that it has begun."""
-    from score_jax.training.logging import Logger
-
-    begun = lambda workdir, start: Logger(lambda step, record: print("begun", flush=True), lambda: None)
-    train_on(Path(workdir), 10**6, loggers=[begun], checkpoint_every=10**6)
-
-
-SCENES = {"refuse": refuse, "die": die, "train": train, "endless": endless, "vanish": vanish, "apart": apart}
+SCENES = {"refuse": refuse, "die": die, "train": train, "vanish": vanish, "apart": apart}
 
 
 def main(scene, *arguments):

@@ -97,17 +97,21 @@ def test_whoever_is_killed_and_whatever_the_others_do_they_end(who, how, limit):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("who", [0, 1])
-def test_the_signal_of_one_ends_all_after_a_checkpoint(number, code, who, tmp_path):
-    processes = joined.start("endless", tmp_path / "run")
-    assert processes.all[0].stdout.readline() == "begun\n"
-    processes.all[who].send_signal(number)
-    ended = processes.ended()
-    (step,) = checkpoint.steps(tmp_path / "run")
-    line = f"stopped by {number.name} at step {step}; {GOES_ON.replace('the last checkpoint', 'there')}"
-    assert [one.code for one in ended] == [code] * 2
-    assert ended[0].out.splitlines()[-1] == line and ended[1].err == f"{line}\n"
+def test_data_that_are_gone_in_mid_training_end_all_with_whole_checkpoints(tmp_path):
+    first, second = joined.launch("vanish", tmp_path / "run", 1)
+    assert (first.code, second.code) == (2, 2) and abs(first.at - second.at) < 30
+    assert second.err.splitlines()[-1] == "error: row 7 cannot be read"
+    assert first.err.splitlines()[-1] == "error: process 1 refused: row 7 cannot be read"
+    assert checkpoint.steps(tmp_path / "run")[0] in (30, 40)  # step 40 is the last that it had data for
+    assert alone(tmp_path / "run", 50).step == 50
+
+
+@pytest.mark.slow
+def test_a_folder_that_the_processes_do_not_share_is_refused(tmp_path):
+    first, second = joined.launch("apart", tmp_path / "here", tmp_path / "there")
+    assert (first.code, second.code) == (2, 2) and not (tmp_path / "there").exists()
+    assert re.search(r"^error: .*there on \S+ is not the folder that process 0 writes into", second.err)
+    assert first.err.startswith("error: process 1 refused: ") and first.err.count("\n") == second.err.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -142,7 +146,7 @@ def test_processes_that_do_not_come_together_are_told_in_a_line():
 )
 def test_processes_that_cannot_meet_are_refused(given, message):
     with pytest.raises(InputError, match=message):
-        hosts.told(*given)
+        hosts.cluster_of(*given)
 
 
 def test_one_process_agrees_with_itself(tmp_path):
