@@ -13,7 +13,6 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +53,8 @@ class Saving:
         options = {"config": self._config, "position": position, "window": window}
 
         def start() -> None:
-            self._check_place(state)
+            self._require_folder()
+            _check_room(self._workdir, state)
             checkpoint.save_state(self._manager, step, state, **options)
 
         if self._tried(step, start):
@@ -80,22 +80,26 @@ class Saving:
         self.check_folder()
 
     def check_folder(self) -> None:
-        """Raises OSError in the first process if the folder is no longer that of the run."""
+        """Raises OSError in the first process if the folder is no longer that of the run; the others don't ask."""
         if hosts.is_first() and not self._is_there():
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._workdir))
-
-    def _check_place(self, state: TrainState) -> None:
-        """Raises OSError in all processes, before anything is written, if the first finds no folder or no room."""
-        number = hosts.told_by_first(lambda: _why_not(self.check_folder, partial(_check_room, self._workdir, state)))
-        if number:
-            raise OSError(number, os.strerror(number))
+            raise self._gone()
 
     def is_there(self, what: str) -> bool:
         """Whether the folder is still that of the run; if not, tells like `failed` that `what` could not be written."""
-        if hosts.told_by_first(self._is_there):
-            return True
-        self.failed(what, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._workdir)))
-        return False
+        try:
+            self._require_folder()
+        except OSError as error:
+            self.failed(what, error)
+            return False
+        return True
+
+    def _require_folder(self) -> None:
+        """Raises OSError in all processes if the first finds that the folder is no longer that of the run."""
+        if not hosts.told_by_first(self._is_there):
+            raise self._gone()
+
+    def _gone(self) -> OSError:
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._workdir))
 
     def _is_there(self) -> bool:
         return _identity(self._workdir) == self._folder and (self._workdir / "config.json").exists()
@@ -147,16 +151,6 @@ class Saving:
             with contextlib.suppress(OSError):  # of folders that are not empty, or not there
                 for folder in (Path(self._manager.directory), self._workdir):
                     folder.rmdir()
-
-
-def _why_not(*checks: Callable[[], None]) -> int:
-    """Returns the number of the error that a check raises, or 0."""
-    try:
-        for check in checks:
-            check()
-    except OSError as error:
-        return error.errno or errno.EIO
-    return 0
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
