@@ -80,7 +80,7 @@ def strike(processes: Processes, workdir: Path, kill: Kill, rng: random.Random) 
         return None
     for victim in kill.victims:
         processes[victim].kill()
-    seconds = time.monotonic() - start
+    seconds, begun = time.monotonic() - start, writing(workdir)
     survived = stopped(processes)
     metrics = workdir / "metrics.jsonl"
     records = read_jsonl(metrics) if metrics.is_file() else []
@@ -88,7 +88,7 @@ def strike(processes: Processes, workdir: Path, kill: Kill, rng: random.Random) 
         "s": seconds,
         "killed": "all" if len(kill.victims) == len(processes) else f"process {kill.victims[0]}",
         "last record": records[-1]["step"] if records else 0,
-        "in a write": ", ".join(name.split(".")[0] for name in writing(workdir)),
+        "in a write": ", ".join(name.split(".")[0] for name in begun),
         "goes on from": max(checkpoint.steps(workdir), default=0),
         "others stopped after, s": survived,
     }
