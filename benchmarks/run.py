@@ -1,7 +1,8 @@
 """Runs the benchmarks one after the other and rewrites their tables in benchmarks/README.md.
 
-    python benchmarks/run.py                     all of them, about 15 minutes on 2 idle cores
+    python benchmarks/run.py                     all of them, about 20 minutes on 2 idle cores
     python benchmarks/run.py --only toy_steps    some of them; the other tables stay
+    python benchmarks/run.py --only soak kills   which are not among all: half an hour, and 20 restarts
 
 Each runs in a process of its own and leaves its figures in benchmarks/results/NAME.json, of which the table is made.
 With --quick there are few repetitions and the page is left alone: that shows that they run, and no more.
@@ -27,7 +28,9 @@ NAMES = (
     "feature_distances",
     "sweep_together",
     "mesh",
+    "loop_overhead",
 )
+LONG = ("soak", "kills")
 
 
 def section(name: str, result: Row) -> str:
@@ -57,7 +60,8 @@ def measure(name: str, quick: bool) -> Row:
 def main() -> None:
     """Measures what was asked for, writing each table as soon as it is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=NAMES, choices=NAMES, metavar="NAME", help=", ".join(NAMES))
+    names = (*NAMES, *LONG)
+    parser.add_argument("--only", nargs="+", default=NAMES, choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--quick", action="store_true", help="few repetitions, and the page is left alone")
     options = parser.parse_args()
     readme = HERE / "README.md"

@@ -4,4 +4,4 @@ from score_jax.lab.command import run
 __doc__ = condition.__doc__  # what --help shows
 
 if __name__ == "__main__":
-    run(condition.main, condition.define)
+    run(condition.main, condition.define, several=True)

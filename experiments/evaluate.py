@@ -4,4 +4,4 @@ from score_jax.lab.command import run
 __doc__ = evaluate.__doc__  # what --help shows
 
 if __name__ == "__main__":
-    run(evaluate.main, evaluate.define)
+    run(evaluate.main, evaluate.define, several=True)

@@ -88,7 +88,7 @@ def everywhere(tree: PyTree, mesh: Mesh) -> PyTree:
     leaves, structure = jax.tree.flatten(tree)
     lying = [isinstance(x, jax.Array) and x.sharding.is_equivalent_to(replicated(mesh), x.ndim) for x in leaves]
     moved = iter(replicate([x for x, there in zip(leaves, lying, strict=True) if not there], mesh))
-    return structure.unflatten([x if there else next(moved) for x, there in zip(leaves, lying, strict=True)])
+    return jax.tree.unflatten(structure, [x if there else next(moved) for x, there in zip(leaves, lying, strict=True)])
 
 
 def gather(tree: PyTree) -> PyTree:

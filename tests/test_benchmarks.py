@@ -14,6 +14,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 import run as command  # noqa: E402
+import soak  # noqa: E402
 import timing  # noqa: E402
 import toy_steps  # noqa: E402
 
@@ -60,7 +61,7 @@ def test_a_table_keeps_three_digits():
     ]
 
 
-@pytest.mark.parametrize("name", command.NAMES)
+@pytest.mark.parametrize("name", [*command.NAMES, *command.LONG])
 def test_a_table_is_put_in_its_own_place_and_replaces_the_one_before(name):
     once = command.rewrite(PAGE, name, RESULT)
     assert command.rewrite(once, name, RESULT) == once
@@ -74,10 +75,12 @@ def test_a_page_without_the_marks_is_refused():
         command.rewrite("# Benchmarks\n", "toy_steps", RESULT)
 
 
-@pytest.mark.parametrize("name", command.NAMES)
+@pytest.mark.parametrize("name", [*command.NAMES, *command.LONG])
 def test_every_benchmark_gives_its_command_and_can_measure(name):
     tree = ast.parse((FOLDER / f"{name}.py").read_text())
     assert f"python benchmarks/{name}.py" in (ast.get_docstring(tree) or "")
+    if name in command.LONG:
+        return
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     assert [a.arg for a in functions["measure"].args.args] == ["quick"]
 
@@ -85,6 +88,7 @@ def test_every_benchmark_gives_its_command_and_can_measure(name):
 def test_every_script_is_run():
     assert {path.stem for path in FOLDER.glob("*.py")} == {
         *command.NAMES,
+        *command.LONG,
         "run",
         "timing",
         "own_training",
@@ -104,3 +108,23 @@ def test_programs_compiled_ahead_are_accounted_for():
     assert 4 * 4 * parameters < row["train step, GiB"] * 2**30 < 100 * 4 * 4 * parameters
     assert 0 < row["sampling, GiB"] < row["train step, GiB"] and row["waits for the host"] == "no"
     assert sum(name == "adm" for name, _, _ in compile_ahead.cells(["adm"], tiny=False)) == 3
+
+
+def _held(memory, **counts):
+    counts = {"arrays": 10, "file handles": 8, "threads": 4} | counts
+    return [{"steps": 1000 * i, "memory, MiB": m, **counts} for i, m in enumerate(memory)]
+
+
+def test_a_soak_is_flat_by_its_rule_or_says_what_grows():
+    """The slope is that of the line behind the first third, whatever the warm-up did."""
+    flat = _held([100.0, 300.0, 500.0, 500.0, 502.0, 504.0, 506.0, 508.0, 510.0])  # 2 MiB per 1,000 steps from row 3
+    assert soak.slope(flat) == pytest.approx(2e-3) and soak.growing(flat[:9]) == []  # 10 of 500: just 2 %
+    steep = _held([100.0, 300.0, 500.0, 500.0, 503.0, 506.0, 509.0, 512.0, 515.0])
+    assert soak.growing(steep) == ["memory by 15.0 MiB of 500"]
+    rows = _held([500.0] * 9)
+    rows[0]["threads"] = 90  # in the warm-up
+    rows[4]["file handles"] = rows[7]["file handles"] = 9
+    assert soak.growing(rows) == []
+    rows[8]["file handles"] = 11
+    assert soak.growing(rows) == ["file handles from 9 to 11"]
+    assert soak.growing(rows[:5]) == ["no telling by 5 moments: give more --minutes"]

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from score_jax.data import ArraySource, Loader, batches, digits, hold_out, in_memory, subset, unlabelled
+from score_jax.data import ArraySource, Loader, View, batches, digits, hold_out, in_memory, subset, unlabelled
 from score_jax.data.order import permutation
 from score_jax.types import InputError
 
@@ -86,7 +86,7 @@ def test_a_position_survives_another_number_of_steps_and_of_processes(make):
     loader = make(steps_per_batch=5)
     next(loader)
     state = {name: np.int64(value) for name, value in loader.get_state().items()}  # as a checkpoint may return it
-    halves = [make(steps_per_batch=2, process_index=i, process_count=2) for i in (0, 1)]
+    halves = [make(steps_per_batch=2, rows=rows) for rows in np.split(np.arange(B), 2)]
     for half in halves:
         half.set_state(state)
     joined = np.concatenate([take(half, 3) for half in halves], axis=1)
@@ -108,10 +108,10 @@ def test_restoring_a_far_position_replays_nothing(make):
     assert len(gathered) <= 4  # this one and what was read ahead
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_processes_partition_the_global_batch_in_order(make, count):
-    shards = [take(make(process_index=i, process_count=count, steps_per_batch=2), 4) for i in range(count)]
-    np.testing.assert_array_equal(np.concatenate(shards, axis=1), take(make(), 8))
+def test_processes_have_their_rows_of_the_batches_of_one(make):
+    whole, order = take(make(), 8), np.random.default_rng(0).permutation(B)
+    for rows in np.split(order, 2):
+        np.testing.assert_array_equal(take(make(rows=rows, steps_per_batch=2), 4), whole[:, rows])
 
 
 def test_seeds_give_different_orders(make):
@@ -163,8 +163,8 @@ def test_a_closed_loader_leaves_no_thread_and_goes_on_where_it_was(make):
     [
         ({"batch_size": 0}, "batch_size=0, steps_per_batch=1; expected at least 1"),
         ({"steps_per_batch": 0}, "steps_per_batch=0"),
-        ({"process_count": 3}, "expected equal shares"),
-        ({"process_index": 1}, "process 1 of 1"),
+        ({"rows": [0, 400]}, r"rows of a batch of \d+ are 0 to \d+, got \[0, 400\]"),
+        ({"rows": []}, r"got \[\]"),
         ({"seed": -1}, "seed=-1"),
     ],
 )
@@ -273,3 +273,22 @@ def test_loading_is_deterministic_under_several_threads(make):
 def test_batches_go_to_a_device_unchanged(make):
     batch = next(make(steps_per_batch=2))
     np.testing.assert_array_equal(jax.device_put(batch)["label"], batch["label"])
+
+
+@pytest.mark.parametrize("ending", [SystemExit(3), KeyboardInterrupt(), StopIteration(), GeneratorExit()])
+def test_a_reader_that_ends_is_a_line_and_not_the_end_of_the_program(make, ending):
+    """Handed on from the thread that reads, it would end the program, or the loop, without a word."""
+    broken = [True]
+
+    def batch(rows):
+        if broken[0] and 7 in rows:
+            raise ending
+        return numbers().batch(rows)
+
+    loader = make(View(N, (1,), 0, batch))
+    with pytest.raises(InputError) as error:
+        take(loader, N)  # batches, in which every example comes
+    assert str(error.value) == f"the data cannot be read: what reads them ended by {ending!r}"
+    broken[0], again = False, make()
+    again.set_state(loader.get_state())
+    np.testing.assert_array_equal(next(loader)["x"], next(again)["x"])  # nothing is skipped

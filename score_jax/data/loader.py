@@ -10,7 +10,7 @@ grain does the prefetching, at the granularity of whole hand-outs: its items are
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -37,8 +37,7 @@ class Loader:
       batch_size: B of one step, over all processes.
       steps_per_batch: k; the order doesn't depend on it.
       seed: determines the order.
-      process_index: which of `process_count` equal shares of each batch to give out: rows [i·B/P, (i+1)·B/P).
-      process_count: P.
+      rows: which of the B rows of each batch to give out, all by default: a process's own, of `sharding.own_rows`.
       num_threads: threads that gather; more than one pays off where the source decodes files.
       prefetch: hand-outs gathered ahead.
     """
@@ -50,23 +49,20 @@ class Loader:
         batch_size: int,
         steps_per_batch: int = 1,
         seed: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: Sequence[int] | np.ndarray | None = None,
         num_threads: int = 1,
         prefetch: int = 2,
     ):
         if batch_size < 1 or steps_per_batch < 1:
             raise InputError(f"batch_size={batch_size}, steps_per_batch={steps_per_batch}; expected at least 1")
-        if not 0 <= process_index < process_count or batch_size % process_count:
-            raise InputError(
-                f"batch_size={batch_size} is given to process {process_index} of {process_count}; expected equal shares"
-            )
+        chosen = np.arange(batch_size) if rows is None else np.asarray(rows)
+        if chosen.ndim != 1 or not chosen.size or chosen.min() < 0 or chosen.max() >= batch_size:
+            raise InputError(f"rows of a batch of {batch_size} are 0 to {batch_size - 1}, got {rows}")
         if not 0 <= seed < 2**63:
             raise InputError(f"seed={seed}; expected 0 or more")
         self._source = source
         self._identity = {"seed": seed, "batch_size": batch_size, "examples": len(source)}
-        share = batch_size // process_count
-        self._rows = np.arange(share) + process_index * share
+        self._rows = chosen
         self._steps_per_batch = steps_per_batch
         self._read = {"num_threads": num_threads, "prefetch_buffer_size": prefetch}
         self._epoch_order = lru_cache(maxsize=2)(lambda epoch: permutation(len(source), seed, epoch))
@@ -127,7 +123,11 @@ class Loader:
     def _gather(self, step: int) -> dict[str, np.ndarray]:
         steps = step + np.arange(self._steps_per_batch)
         places = steps[:, None] * self._identity["batch_size"] + self._rows
-        flat = self._source.batch(self._examples(places.ravel()))
+        try:
+            flat = self._source.batch(self._examples(places.ravel()))
+        except (SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration) as ending:
+            # In a thread that reads ahead these mean nothing, and handed on they would end the program without a word.
+            raise InputError(f"the data cannot be read: what reads them ended by {ending!r}") from ending
         batch = {name: value.reshape(places.shape + value.shape[1:]) for name, value in flat.items()}
         return {**batch, "index": places.astype(np.uint32)}
 

@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -21,7 +22,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from score_jax import backend
-from score_jax.lab import own, settings
+from score_jax.lab import joining, own, settings
+from score_jax.training import hosts, peers
 from score_jax.types import InputError
 
 _T = TypeVar("_T")
@@ -265,7 +267,11 @@ def configure_backend(config: ConfigDict) -> None:
 
 
 def run(
-    main: Callable[[], int | None], define: Callable[[], None], start: Callable[[], None] = backend.require_device
+    main: Callable[[], int | None],
+    define: Callable[[], None],
+    *,
+    start: Callable[[], None] = backend.require_device,
+    several: bool = False,
 ) -> NoReturn:
     """Defines flags, parses the command line and runs `main`, whose return value is the exit code (None: 0).
 
@@ -273,13 +279,29 @@ def run(
       main: the command.
       define: defines its flags.
       start: is called before it, once JAX is configured: starts JAX, or raises InputError.
+      several: whether it may be one of several processes (`joining`), which it joins before anything else.
     """
+    command = partial(_run, main, define, [start, joining.require_equal] if several else [start])
+    try:
+        joined = None
+        if several:
+            joining.define()
+            joined = attempt(joining.given)
+        if joined is not None:
+            peers.run_joined(command, joined[0], join_timeout=joined[1])
+        command()
+    except peers.Refused as error:
+        print(f"error: {error.line}", file=sys.stderr)
+        sys.exit(error.code)
 
+
+def _run(main: Callable[[], int | None], define: Callable[[], None], before: Sequence[Callable[[], None]]) -> NoReturn:
     def guarded(_: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)
         try:
             backend.configure(**(flags.FLAGS.config.device if _has_config() else {}))
-            start()
+            for call in before:
+                call()
             code = main()
         except InputError as error:
             _fail(error)
@@ -302,6 +324,7 @@ def run(
 
     define()
     show_in_help(define.__module__)
+    show_in_help(joining.__name__)
     app.run(guarded, flags_parser=_parse)
 
 
@@ -314,7 +337,7 @@ def _end(ending: BaseException) -> NoReturn:
     """Ends a command as a signal had it: once the training has stopped, or at once, whatever is still being written."""
     code = getattr(ending, "code", 128 + signal.SIGINT)
     if ending.args:
-        print(ending)
+        print(ending, file=sys.stdout if hosts.is_first() else sys.stderr)
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python ends, another would show a traceback
         sys.exit(code)
     sys.stdout.flush()
@@ -346,5 +369,4 @@ def _without_file(argv: Sequence[str]) -> list[str]:
 
 def _fail(error: object) -> NoReturn:
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)
-    sys.exit(2)
+    raise peers.Refused(" ".join(text.split()))

@@ -52,6 +52,7 @@ from score_jax.lab.restoring.inputs import Inputs
 from score_jax.lab.restoring.methods import METHODS, Counts, Observation, chosen_method
 from score_jax.lab.restoring.posterior import draw_posterior
 from score_jax.lab.restoring.tasks import COUNTED, NO_PICTURE, TASKS
+from score_jax.training import hosts
 from score_jax.types import InputError
 
 Pairs = Sequence[tuple[str, str]]
@@ -116,7 +117,7 @@ def main() -> None:
 def _folder(home: Path, asked: Request, conditions: Conditions) -> Path:
     """Where results go: a folder that holds no others and can be written."""
     by_default = home / "restored" / f"{asked.task}-{asked.method}-{records.name_of(conditions)}"
-    folder = Path(flags.FLAGS.out or by_default)
+    folder = hosts.own(Path(flags.FLAGS.out or by_default))
     results.require_free(folder, conditions)
     return command.require_writable(folder)
 
@@ -235,4 +236,4 @@ def _short(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main, define)
+    command.run(main, define, several=True)

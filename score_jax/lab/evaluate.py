@@ -29,7 +29,7 @@ from absl import flags
 from score_jax.lab import build, command, evaluation, opened, run
 from score_jax.lab.experiment import Experiment, Run
 from score_jax.lab.sharing import Shared
-from score_jax.training import checkpoint
+from score_jax.training import checkpoint, hosts
 from score_jax.types import InputError
 
 _POLL = 5.0  # seconds between two looks at a run that trains
@@ -67,6 +67,8 @@ def main() -> None:
 
 def _watch(make: Callable[[], Experiment], workdir: Path) -> None:
     """Measures checkpoints as they come, in their order, those that are measured already left out."""
+    if hosts.several():
+        raise InputError("--watch is for one process: start it beside those that train")
     if flags.FLAGS.out is not None or flags.FLAGS.step is not None:
         raise InputError("--watch measures each checkpoint, into a folder of its own: leave --out and --step")
     make()  # what is wrong with the settings is told before anything is waited for
@@ -109,7 +111,8 @@ def _seed(experiment: Experiment) -> int:
 def _measure(trained: Run) -> None:
     experiment, seed = trained.experiment, _seed(trained.experiment)
     out = Path(flags.FLAGS.out) if flags.FLAGS.out else None
-    folder = command.require_writable(evaluation.evaluation_folder(trained, seed) if out is None else out)
+    folder = evaluation.evaluation_folder(trained, seed) if out is None else out
+    command.require_writable(hosts.own(folder))
     at = f" at step {trained.origin['step']}" if "step" in trained.origin else ""
     n, sampler = experiment.evaluation.n, experiment.sampling.name
     by = "" if trained.sampling.without_score else f" with {n} samples by {sampler}"
@@ -141,4 +144,4 @@ def _with_conditions(number: dict) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main, define)
+    command.run(main, define, several=True)

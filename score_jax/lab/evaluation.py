@@ -18,6 +18,7 @@ from score_jax.lab.kept import Kept
 from score_jax.lab.measures import Measured
 from score_jax.lab.records import Conditions
 from score_jax.lab.show import some_examples
+from score_jax.training import hosts
 from score_jax.training.logging import revision, write_json
 
 _POOL = 20_000  # examples that samples are compared with
@@ -37,7 +38,7 @@ def evaluate(run: Run, *, seed: int | None = None, folder: Path | None = None) -
       folder: another folder to write into.
     """
     seed = run.experiment.seed if seed is None else seed
-    chosen = evaluation_folder(run, seed) if folder is None else folder
+    chosen = hosts.own(evaluation_folder(run, seed) if folder is None else folder)
     numbers: Numbers = {**evaluation_conditions(run, seed), "revision": revision()}
     unfinished = Kept(chosen / ".unfinished", {**numbers, "parameters": tree_hash(gather(run.model.variables))})
     measured, of_samples = _drawn(run, seed, unfinished)
@@ -48,7 +49,7 @@ def evaluate(run: Run, *, seed: int | None = None, folder: Path | None = None) -
     if len(measured.drawn):
         show.show_drawn(run.examples, measured.drawn, measured.train["x"], chosen)
     if folder is None and _is_newest_of_its_own(run, seed):
-        write_json(run.workdir / "evaluation.json", numbers)
+        write_json(hosts.own(run.workdir / "evaluation.json"), numbers)
     write_json(chosen / "evaluation.json", numbers)
     unfinished.clear()
     return numbers

@@ -219,6 +219,8 @@ class Training:
       log_levels: noise levels at which the loss is reported.
       every: intervals.
       keep_last: newest checkpoints that are kept.
+      skips: steps in a row that may be skipped, whose loss or gradient is not finite.
+      rollbacks: how often it may go back to the same checkpoint because of such a step.
       on_save_error: "stop" or "continue".
       loggers: beside metrics.jsonl.
       may_differ: settings with which a run may go on changed.
@@ -235,6 +237,8 @@ class Training:
     log_levels: int
     every: Intervals
     keep_last: int
+    skips: int
+    rollbacks: int
     on_save_error: str
     loggers: tuple[LoggerFactory, ...]
     may_differ: tuple[str, ...]

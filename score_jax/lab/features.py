@@ -23,6 +23,7 @@ from score_jax.lab.kept import Arrays, Kept
 from score_jax.lab.progress import Counted
 from score_jax.metrics import Features, GreyFeatures, Moments
 from score_jax.metrics.inception_score import ClassSums
+from score_jax.training import hosts
 from score_jax.types import InputError, PyTree
 
 PARTS = 10  # whose moments give a distance its error, and whose scores are the inception score's
@@ -156,14 +157,24 @@ def reader(source: Source) -> Read:
 
 
 def _cached(folder: Path, conditions: Mapping[str, Any]) -> Reference | None:
+    found = hosts.arrays_by_first(lambda: _read_cache(folder, conditions))
+    if found is None:
+        return None
+    return Reference(Moments(int(found["n"]), found["mean"], found["scatter"]), found["rows"], conditions)
+
+
+def _read_cache(folder: Path, conditions: Mapping[str, Any]) -> Arrays | None:
     try:
         moments = metrics.load_moments(folder / "moments.npz", conditions)
-        return Reference(moments, np.asarray(npy.read_npy(folder / "rows.npy")[:]), conditions)
+        rows = np.asarray(npy.read_npy(folder / "rows.npy")[:])
+        return {"n": np.asarray(moments.n), "mean": moments.mean, "scatter": moments.scatter, "rows": rows}
     except (InputError, OSError, ValueError):  # there is none, or what is there is damaged
         return None
 
 
 def _keep(folder: Path, found: Reference) -> None:
+    if not hosts.is_first():
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         draft = folder / f".rows-{os.getpid()}.npy"  # another process may make the same

@@ -1,7 +1,7 @@
 """What an evaluation has done so far: parts in a folder, which goes when the whole is written.
 
 Stopped at any moment and started again, what asks for the same parts goes on after the last whole one. They are of one
-evaluation by one version of the code: parts of another are thrown away.
+evaluation by one version of the code: parts of another are thrown away. Of several processes the first keeps them.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from score_jax.data import npy
+from score_jax.training import hosts
 from score_jax.training.logging import write_json
 from score_jax.types import InputError
 
@@ -31,12 +32,12 @@ class Kept:
 
     def __init__(self, folder: Path | None, conditions: Mapping[str, Any]):
         self._folder, self._conditions = folder, json.loads(json.dumps(conditions))
-        if folder is not None and folder.exists() and not self._is_ours():
+        if hosts.is_first() and folder is not None and folder.exists() and not self._is_ours():
             self.clear()
 
     def once(self, name: str, make: Callable[[], Arrays]) -> Arrays:
         """Returns arrays by name: those that were kept under `name`, or what `make` returns, which is kept."""
-        found = self._read(name)
+        found = hosts.arrays_by_first(lambda: self._read(name))
         if found is None:
             found = make()
             self._keep(name, found)
@@ -44,11 +45,11 @@ class Kept:
 
     def has(self, name: str) -> bool:
         """Whether a part is there already."""
-        return self._folder is not None and self._path(name).is_file()
+        return hosts.told_by_first(lambda: self._folder is not None and self._path(name).is_file())
 
     def clear(self) -> None:
         """Removes all parts, at once: what is left of a folder is never taken for one of other conditions."""
-        if self._folder is None or not self._folder.exists():
+        if not hosts.is_first() or self._folder is None or not self._folder.exists():
             return
         going = self._folder.with_name(f"{self._folder.name}-{os.getpid()}-going")
         with contextlib.suppress(FileNotFoundError):  # another process was faster
@@ -69,7 +70,7 @@ class Kept:
         return self._folder / f"{name}.npz"
 
     def _read(self, name: str) -> Arrays | None:
-        if not self.has(name):
+        if self._folder is None or not self._path(name).is_file():
             return None
         path = self._path(name)
         try:
@@ -79,7 +80,7 @@ class Kept:
             return None
 
     def _keep(self, name: str, arrays: Arrays) -> None:
-        if self._folder is None:
+        if self._folder is None or not hosts.is_first():
             return
         path = self._path(name)
         draft = path.with_name(f".{path.name}-{os.getpid()}")  # another process may make the same

@@ -5,6 +5,8 @@ import time
 
 from tqdm import tqdm
 
+from score_jax.training import hosts
+
 _SECONDS = 30.0  # between lines
 
 
@@ -19,6 +21,7 @@ class Counted:
     """
 
     def __init__(self, what: str, total: int, unit: str, *, quiet: bool = False):
+        quiet = quiet or not hosts.is_first()
         self._bar = tqdm(desc=what, total=total, unit=unit, disable=True if quiet else None, dynamic_ncols=True)
         self._lines = self._bar.disable and not quiet
         self._what, self._total, self._done, self._new = what, total, 0, 0

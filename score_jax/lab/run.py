@@ -75,6 +75,7 @@ def _recipe(experiment: Experiment) -> dict[str, Any]:
         "dropout": how.dropout,
         "accumulation": how.accumulation,
         "levels": how.log_levels,
+        "skips": how.skips,
     }
 
 
@@ -124,8 +125,7 @@ def _loader(experiment: Experiment) -> datasets.Loader:
         batch_size=experiment.training.batch_size,
         steps_per_batch=experiment.training.every.dispatch,
         seed=experiment.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=training.sharding.own_rows(experiment.training.batch_size, experiment.placement.mesh),
     )
 
 
@@ -145,6 +145,7 @@ def _told(experiment: Experiment, workdir: Path, *, together: int = 1) -> dict[s
         "keep_last": how.keep_last,
         "keep_every": how.every.keep,
         "may_differ": how.may_differ,
+        "rollbacks": how.rollbacks,
         "on_save_error": how.on_save_error,
         "loggers": how.loggers,
         "seed": experiment.seed,

@@ -23,6 +23,7 @@ from absl import flags
 
 from score_jax.lab import build, command, opened, records, run, samples, show
 from score_jax.lab.experiment import Data, Trained
+from score_jax.training import hosts
 
 
 def define() -> None:
@@ -57,7 +58,7 @@ def _draw(trained: Trained, data: Data | None, home: Path, name: str) -> list[Pa
     turn = samples.classes_in_turn(trained.examples, n)
     labels = turn if label is None else np.full(n, samples.label_named(trained.examples, label), np.int32)
     by_default = home / "samples" / records.name_of(samples.conditions(trained, n=n, seed=seed, labels=labels))
-    folder = command.require_writable(Path(flags.FLAGS.out or by_default))
+    folder = command.require_writable(hosts.own(Path(flags.FLAGS.out or by_default)))
     print(f"{n} samples {trained.examples.shape} of {name} by {trained.sampling.name} into {folder}")
     drawn = samples.draw_samples(trained, n=n, seed=seed, labels=labels)
     written = show.show_samples(trained, drawn, folder, labels=labels, data=data)
@@ -65,4 +66,4 @@ def _draw(trained: Trained, data: Data | None, home: Path, name: str) -> list[Pa
 
 
 if __name__ == "__main__":
-    command.run(main, define)
+    command.run(main, define, several=True)

@@ -21,6 +21,7 @@ from score_jax.lab.progress import Counted
 from score_jax.lab.records import Conditions
 from score_jax.sampling import draw
 from score_jax.sampling.draw import Program, Samples
+from score_jax.training import hosts
 from score_jax.types import InputError
 
 _log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def draw_samples(
       InputError: of labels that the model doesn't have, or more samples than memory holds.
     """
     trained.sampling.require_score()
-    examples = trained.examples
+    examples, quiet = trained.examples, quiet or not hosts.is_first()
     labels = checked_labels(examples, n, labels)
     memory.require({f"{n} samples of shape {examples.shape}": memory.of_batches(examples.shape, n, 2)})
     drawn = _draw(
@@ -61,7 +62,12 @@ def draw_samples(
         seed=seed,
         labels=labels,
         progress=partial(
-            tqdm, desc="sampling", unit="batch", dynamic_ncols=True, disable=True if quiet else None, leave=not quiet
+            tqdm,
+            desc="sampling",
+            unit="batch",
+            dynamic_ncols=True,
+            disable=True if quiet else None,
+            leave=not quiet,
         ),
     )
     _warn_of_not_finite(drawn.x)

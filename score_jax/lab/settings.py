@@ -184,6 +184,10 @@ def get_config() -> ConfigDict:
     training.evaluate_every = 0  # steps between losses of held-out examples by noise level; 0: none
     training.keep_last = 3
     training.keep_every = 0  # also keep the checkpoints of these steps; 0: none
+    # When a loss or gradient is infinite or NaN: stop; skip such steps, up to on_nan_limit in a row; or roll_back to
+    # the last checkpoint and on with other batches, up to on_nan_limit times to the same one. docs/faults.md
+    training.on_nan = "stop"
+    training.on_nan_limit = 10
     training.on_save_error = "stop"  # or continue: when a checkpoint or record cannot be written, as of a full disk
     training.tensorboard = False
     training.wandb = ""  # project; empty: off

@@ -15,6 +15,7 @@ from score_jax.lab.measures.noised_accuracy import accuracy_of
 from score_jax.lab.measures.score_error import error_of
 from score_jax.sampling import draw, grids, heun
 from score_jax.sampling.draw import Samples
+from score_jax.training import hosts
 from score_jax.training.logging import read_jsonl
 
 _SHOWN = 5000  # points of the data shown beside samples
@@ -39,7 +40,7 @@ def show_run(run: Run) -> list[Path]:
     n, data, seed = run.sampling.n, run.experiment.data, run.experiment.seed
     labels = samples.classes_in_turn(run.examples, n)
     drawn = samples.draw_samples(run, n=n, labels=labels)
-    shown = show_samples(run, drawn, run.workdir / "samples", labels=labels, data=data, seed=seed)
+    shown = show_samples(run, drawn, hosts.own(run.workdir / "samples"), labels=labels, data=data, seed=seed)
     return shown + show_figures(run)
 
 
@@ -132,7 +133,7 @@ def show_drawn(examples: Examples, x: np.ndarray, data: np.ndarray, folder: Path
 
 def show_figures(run: Run) -> list[Path]:
     """Writes the figures of training, of the score where it is known, and of a classifier, into figures/; the paths."""
-    folder, data = run.workdir / "figures", run.experiment.data
+    folder, data = hosts.own(run.workdir / "figures"), run.experiment.data
     metrics = run.workdir / "metrics.jsonl"
     written = pictures.write_losses(folder, read_jsonl(metrics)) if metrics.exists() else []
     if run.sampling.without_score:

@@ -36,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, define)
+    command.run(main, define, several=True)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from score_jax.lab import samples, show
 from score_jax.lab.experiment import Experiment, Trained, Training
 from score_jax.lab.measures.held_out_loss import loss_of_state
-from score_jax.training import TrainState
+from score_jax.training import TrainState, hosts
 from score_jax.training.loop import Every, Seen
 
 _IMAGES, _POINTS = 64, 1000  # samples, at most
@@ -66,8 +66,9 @@ def _pictures(experiment: Experiment, workdir: Path) -> Callable[[TrainState, in
     def draw(state: TrainState, step: int) -> Seen:
         trained = Trained(examples, model.replace(variables=state.variables(ema=how.ema)), how, {"step": step})
         drawn = samples.draw_samples(trained, n=n, labels=labels, program=program, quiet=True)
-        written = show.show_progress(trained, drawn, workdir / "samples" / "during" / f"{step:07d}", data)
-        for path in written.values():
+        folder = hosts.own(workdir / "samples" / "during" / f"{step:07d}")
+        written = show.show_progress(trained, drawn, folder, data)
+        for path in written.values() if hosts.is_first() else ():
             tqdm.write(f"  {path}")
         return Seen({}, written)
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from score_jax.training import digests, quiet
+from score_jax.training import digests, hosts, quiet
 from score_jax.training.logging import write_json
 from score_jax.training.state import TrainState
 from score_jax.types import Array, InputError, PyTree
@@ -132,23 +132,30 @@ def claim(workdir: Path | str, config: Mapping[str, Any], *, may_differ: Collect
 
     Raises:
       InputError: of a folder with other things in it, another run's, one that another process trains in, or one that
-        cannot be written; it is not touched.
+        cannot be written; it is not touched. Of several processes the first claims the folder, for all.
     """
     workdir = Path(workdir).absolute()
     with contextlib.ExitStack() as stack:
-        try:
-            _refuse_foreign(workdir, config, may_differ)
-            if jax.process_index() == 0:
-                workdir.mkdir(parents=True, exist_ok=True)
-                _lock(workdir, stack)
-                _refuse_foreign(workdir, config, may_differ)  # it may have become another's before it was locked
-                if not _is_bound(workdir):
-                    for name in ("metrics.jsonl", "environment.json"):
-                        (workdir / name).unlink(missing_ok=True)
-                write_json(workdir / "config.json", _normal(config))
-        except OSError as error:
-            raise InputError(f"workdir {workdir} cannot be written ({error.strerror}): give another folder") from error
+        if hosts.is_first():
+            _claim(workdir, config, may_differ, stack)
+        hosts.require_shared(workdir)
         yield workdir
+
+
+def _claim(workdir: Path, config: Mapping[str, Any], may_differ: Collection[str], stack: contextlib.ExitStack) -> None:
+    try:
+        _refuse_foreign(workdir, config, may_differ)
+        workdir.mkdir(parents=True, exist_ok=True)
+        _lock(workdir, stack)
+        _refuse_foreign(workdir, config, may_differ)  # it may have become another's before it was locked
+        if not _is_bound(workdir):
+            for name in ("metrics.jsonl", "environment.json"):
+                (workdir / name).unlink(missing_ok=True)
+        for name in filter(hosts.is_mark, os.listdir(workdir)):
+            (workdir / name).unlink()
+        write_json(workdir / "config.json", _normal(config))
+    except OSError as error:
+        raise InputError(f"workdir {workdir} cannot be written ({error.strerror}): give another folder") from error
 
 
 def steps(workdir: Path) -> list[int]:
@@ -192,7 +199,10 @@ def _is_bound(workdir: Path) -> bool:
 
 def _is_draft(name: str) -> bool:
     """Whether it is what a process that died while it wrote a file leaves."""
-    return re.fullmatch(r"\.(config|environment)\.json\.\d+|\.metrics\.jsonl\.\d+", name) is not None
+    return (
+        hosts.is_mark(name)
+        or re.fullmatch(r"\.(config|environment)\.json\.\d+|\.metrics\.jsonl\.\d+", name) is not None
+    )
 
 
 def _lock(workdir: Path, stack: contextlib.ExitStack) -> None:
@@ -349,7 +359,7 @@ def _read(manager: "ocp.CheckpointManager", step: int, template: TrainState) -> 
     import chex
     import orbax.checkpoint as ocp
 
-    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or first), template)
     items = ocp.args.Composite(state=ocp.args.StandardRestore(like), run=ocp.args.JsonRestore())
     read = manager.restore(step, args=items)
@@ -369,6 +379,7 @@ def restore_state(
     config: Mapping[str, Any] | None = None,
     may_differ: Collection[str] = (),
     step: int | None = None,
+    every: int = 1,
 ) -> Restored | None:
     """Reads the newest checkpoint that is whole, or that of `step`; None if there is none.
 
@@ -378,18 +389,20 @@ def restore_state(
       config: if given, the checkpoint must be of this config.
       may_differ: keys that may differ.
       step: which; None is the newest, and a damaged one is named and passed over.
+      every: of the newest, only those whose step is a multiple of this count, if there are such.
 
     Raises:
       InputError: of another config, of other shapes, of a step that isn't there, or if all are damaged.
     """
-    there = steps(Path(manager.directory).parent)
+    there = hosts.told_by_first(lambda: steps(Path(manager.directory).parent))
     if step is not None and step not in there:
         raise InputError(f"{manager.directory} has no checkpoint of step {step}; it has {sorted(there) or 'none'}")
     damaged = []
-    for candidate in there if step is None else [step]:
+    newest = [candidate for candidate in there if candidate % every == 0] or there
+    for candidate in newest if step is None else [step]:
         where = Path(manager.directory) / str(candidate)
         try:
-            digests.check_digests(where)
+            _check_files(where)
             _refuse_other_arrays(where, manager, candidate, template)
             state, run = _read(manager, candidate, template)
         except InputError:
@@ -406,6 +419,21 @@ def restore_state(
     return None
 
 
+def _check_files(checkpoint: Path) -> None:
+    """Raises ValueError of a checkpoint whose files are not as they were written: the first process reads them all."""
+
+    def damage() -> str:
+        try:
+            digests.check_digests(checkpoint)
+        except Exception as error:  # of a file system, all kinds
+            return error_line(error)
+        return ""
+
+    found = hosts.told_by_first(damage)
+    if found:
+        raise ValueError(found)
+
+
 def error_line(error: BaseException) -> str:
     """Returns what an error says, in a line."""
     if isinstance(error, OSError) and error.strerror:
@@ -419,16 +447,17 @@ def error_line(error: BaseException) -> str:
 
 def remove_unfinished(workdir: Path, step: int) -> None:
     """Removes what a checkpoint that could not be written left."""
-    if jax.process_index() == 0:
+    if hosts.is_first():
         for folder in (workdir / _CHECKPOINTS).glob(f"{step}.orbax-checkpoint-tmp*"):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def set_aside_after(workdir: Path, step: int) -> None:
-    """Moves checkpoints later than `step`, damaged ones that were passed over, to `damaged/`: training redoes them."""
+    """Moves checkpoints later than `step`, which were passed over, to `damaged/`: training redoes them."""
     later = [other for other in steps(workdir) if other > step]
-    for other in later if jax.process_index() == 0 else []:
+    for other in later if hosts.is_first() else []:
         target = workdir / _DAMAGED / str(other)
         target.parent.mkdir(exist_ok=True)
         taken = len(list(target.parent.glob(f"{other}*")))  # the same step may be damaged more than once
         (workdir / _CHECKPOINTS / str(other)).rename(target.with_name(f"{other}-{taken}") if taken else target)
+    hosts.wait_for_all()

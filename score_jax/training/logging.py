@@ -26,6 +26,7 @@ import jax
 import numpy as np
 
 from score_jax import backend
+from score_jax.training import hosts
 from score_jax.types import InputError
 
 _log = logging.getLogger(__name__)
@@ -214,7 +215,7 @@ def combine(loggers: Sequence[Logger]) -> Logger:
 
 def open_loggers(factories: Sequence[LoggerFactory], workdir: Path, start: int) -> Logger:
     """Opens `metrics.jsonl` and `factories` on the first host; the other hosts' records go nowhere."""
-    if jax.process_index():
+    if not hosts.is_first():
         return combine([])
     opened = [factory(workdir, start) for factory in (jsonl, *factories)]
     for logger in opened:

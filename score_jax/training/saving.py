@@ -2,6 +2,9 @@
 
 A checkpoint that could not be written (the disk is full, say) leaves those before it as they are, and its own remains
 are removed, so that it is never taken for one. Training then stops, or goes on, as it was told.
+
+A run folder that was removed, moved or replaced meanwhile is found out before anything is written into it, and nothing
+of it is made anew.
 """
 
 import contextlib
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from score_jax.training import checkpoint
+from score_jax.training import checkpoint, hosts
 from score_jax.training.state import TrainState
 from score_jax.types import InputError
 
@@ -37,6 +40,7 @@ class Saving:
     def __init__(self, manager: "ocp.CheckpointManager", config: Mapping[str, Any], on_error: str):
         self._manager, self._config, self._on_error = manager, config, on_error
         self._workdir = Path(manager.directory).parent
+        self._folder = _identity(self._workdir)
         self._writing: int | None = None
 
     def save(self, step: int, state: TrainState, position: Any, window: Any) -> None:
@@ -49,6 +53,7 @@ class Saving:
         options = {"config": self._config, "position": position, "window": window}
 
         def start() -> None:
+            self._require_folder()
             _check_room(self._workdir, state)
             checkpoint.save_state(self._manager, step, state, **options)
 
@@ -68,13 +73,56 @@ class Saving:
         """
         step, self._writing = self._writing, None
         if step is not None:
-            self._tried(step, self._manager.wait_until_finished)
+            self._tried(step, self._finish)
+
+    def _finish(self) -> None:
+        self._manager.wait_until_finished()
+        self.check_folder()
+
+    def check_folder(self) -> None:
+        """Raises OSError in the first process if the folder is no longer that of the run; the others don't ask."""
+        if hosts.is_first() and not self._is_there():
+            raise self._gone()
+
+    def is_there(self, what: str) -> bool:
+        """Whether the folder is still that of the run; if not, tells like `failed` that `what` could not be written."""
+        try:
+            self._require_folder()
+        except OSError as error:
+            self.failed(what, error)
+            return False
+        return True
+
+    def _require_folder(self) -> None:
+        """Raises OSError in all processes if the first finds that the folder is no longer that of the run."""
+        if not hosts.told_by_first(self._is_there):
+            raise self._gone()
+
+    def _gone(self) -> OSError:
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._workdir))
+
+    def _is_there(self) -> bool:
+        return _identity(self._workdir) == self._folder and (self._workdir / "config.json").exists()
+
+    def restore(self, like: TrainState, *, every: int) -> checkpoint.Restored:
+        """Returns the newest checkpoint of a multiple of `every` steps; what is later is set aside, to be redone.
+
+        Args:
+          like: of `checkpoint.restore_state`.
+          every: steps between those that count, if there are such.
+        """
+        restored = checkpoint.restore_state(self._manager, like, every=every)
+        assert restored is not None  # it names what is damaged, where nothing is whole
+        checkpoint.set_aside_after(self._workdir, restored.step)
+        self._manager.reload()
+        return restored
 
     def _tried(self, step: int, write: Callable[[], None]) -> bool:
         try:
             write()
         except Exception as error:  # Orbax and TensorStore raise all kinds
             checkpoint.remove_unfinished(self._workdir, step)
+            self._remove_half_of_a_folder()
             self.failed(f"the checkpoint of step {step}", error)
             return False
         return True
@@ -90,10 +138,28 @@ class Saving:
 
     def last_good(self) -> str:
         """Returns a clause that names the newest checkpoint."""
+        if not self._is_there():
+            return f"{self._workdir} was removed, moved or replaced, and the checkpoints with it"
         steps = checkpoint.steps(self._workdir)
         if not steps:
             return "no checkpoint had been written"
         return f"the last good checkpoint is {self._manager.directory / str(steps[0])}"
+
+    def _remove_half_of_a_folder(self) -> None:
+        """Removes the empty folders that a write makes of a path whose folder was removed meanwhile."""
+        if hosts.is_first() and not self._is_there():
+            with contextlib.suppress(OSError):  # of folders that are not empty, or not there
+                for folder in (Path(self._manager.directory), self._workdir):
+                    folder.rmdir()
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another of its name; None where there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager
@@ -116,5 +182,5 @@ def opened(manager: "ocp.CheckpointManager", config: Mapping[str, Any], on_error
 def _check_room(workdir: Path, state: TrainState) -> None:
     """Raises OSError before anything is written, if the disk has less room than the arrays take."""
     needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    if shutil.disk_usage(workdir).free < needed:
+    if hosts.told_by_first(lambda: shutil.disk_usage(workdir).free < needed):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

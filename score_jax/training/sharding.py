@@ -175,7 +175,7 @@ def described(state: PyTree, placement: Placement) -> PyTree:
 def put_batches(batches: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     """Puts host arrays `(k, B, ...)` on the mesh, cut along B.
 
-    With several hosts each gives its own rows, and the result is the global array.
+    With several processes each gives its own (`own_rows`), and the result is the global array.
 
     Raises:
       InputError: where B is not a multiple of the number of devices.
@@ -183,6 +183,17 @@ def put_batches(batches: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     check_batch_size(batches["x"].shape[1] * jax.process_count(), mesh)
     sharding = cut_rows(mesh, 1)
     return {name: jax.make_array_from_process_local_data(sharding, np.asarray(x)) for name, x in batches.items()}
+
+
+def own_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Returns which rows of a batch this process gives to its devices, ascending: all, where it is the only one.
+
+    Raises:
+      InputError: where the batch is not a multiple of the number of devices.
+    """
+    check_batch_size(batch_size, mesh)
+    cut = cut_rows(mesh).addressable_devices_indices_map((batch_size,))
+    return np.unique([np.arange(batch_size)[index] for index in cut.values()])
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, *, accumulation: int = 1) -> None:

@@ -10,9 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from score_jax.training import hosts
 
 _log = logging.getLogger(__name__)
 
@@ -49,8 +47,7 @@ def noted() -> Iterator[list[signal.Signals]]:
 
 def agreed(caught: Sequence[signal.Signals]) -> int:
     """Returns the number of a signal that any process caught, or 0: all have to stop at the same dispatch."""
-    number = caught[0] if caught else 0
-    return number if jax.process_count() == 1 else int(multihost_utils.process_allgather(np.array(number)).max())
+    return hosts.any_of(caught[0] if caught else 0)
 
 
 def end_if_any(caught: Sequence[signal.Signals], step: int) -> None:

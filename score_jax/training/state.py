@@ -27,14 +27,16 @@ class TrainState:
     """Everything a run needs to go on, except the position in the data.
 
     Attributes:
-      step: int32 `()`, the number of updates made.
+      step: int32 `()`, the number of steps made: updates, and steps that were skipped.
       params: the trained parameters.
       fixed: the module's other collections, by name; never updated.
       opt_state: of the optax chain.
       ema: moving average of `params`.
-      key: the typed key of the run, never changed: step n folds the global indices of its examples into it.
-      finite: bool `()`. False once a loss or gradient was not finite; the state is then, and stays, that before
-        the failing step.
+      key: the typed key of the run, never changed: a step folds the global indices of its examples into it.
+      undone: int32 `()`, the number of steps that were made and undone by going back to a checkpoint. Their batches
+        don't come again, so the examples of step n are those of batch n + `undone` of the run.
+      failures: int32 `()`, how many steps in a row, up to the last, had a loss or gradient that is not finite. Once
+        they are more than are skipped, the state is, and stays, that before the last of them.
     """
 
     step: Array
@@ -43,7 +45,8 @@ class TrainState:
     opt_state: Any
     ema: PyTree
     key: Key
-    finite: Array
+    undone: Array
+    failures: Array
 
     def variables(self, *, ema: bool) -> dict[str, PyTree]:
         """Returns the variables of the module with the averaged or with the current parameters."""
@@ -66,7 +69,8 @@ def create(key: Key, variables: PyTree, transformation: optax.GradientTransforma
         opt_state=transformation.init(params),
         ema=jax.tree.map(jnp.copy, params),  # its own buffers: a buffer cannot be donated twice
         key=key,
-        finite=jnp.ones((), bool),
+        undone=jnp.zeros((), jnp.int32),
+        failures=jnp.zeros((), jnp.int32),
     )
 
 

@@ -10,8 +10,10 @@ of scale. A batch can be cut into micro-batches whose gradients are added: since
 order of the sum changes. Micro-batches are strided, so that on a mesh each device cuts its own rows. What is cut over
 devices of the state (`training.sharding`) is whole while the network is evaluated, and cut again in what is summed.
 
-Once a loss or a gradient isn't finite, the state stays as it was before that step, to the end of the dispatch and
-through every later one; the report says at which step and noise level. Nothing leaves the device in between.
+A step whose loss or gradient isn't finite moves neither parameters nor their average nor the optimizer, and there are
+two ways on. It is skipped, while no more than `skips` in a row are: its batch is lost, and as it counts as a step, the
+next has other noise. Beyond that the state stays as it was before the last of them, to the end of the dispatch and
+through every later one. The report says at which step and noise level. Nothing leaves the device in between.
 
 The noise level of an example is σ/α. Levels are `levels` equal intervals of log σ/α between t_min and t_max.
 """
@@ -60,7 +62,7 @@ class Model(Protocol):
 
 
 class Failure(NamedTuple):
-    """The first step whose loss or gradient was not finite, all `()`; `step` is −1 where there was none.
+    """The step at which training stopped, or else the first that was skipped, all `()`; `step` is −1 if there is none.
 
     `t`, `sigma` (σ/α) and `loss` are of the first example with a non-finite loss; where all losses are finite and
     the gradient is not, of the example with the largest loss.
@@ -77,6 +79,8 @@ class Report(NamedTuple):
 
     Attributes:
       steps: number of updates made.
+      skipped: number of steps whose loss or gradient was not finite, and that were passed over.
+      stopped: not a sum: how many such steps came in a row when they were too many; 0 while training goes on.
       loss: sum over updates of the mean loss per dimension.
       grad_norm: sum over updates of the gradient's global norm, before clipping.
       level_loss: `(levels,)`, sum over examples at that noise level of the loss per dimension.
@@ -86,6 +90,8 @@ class Report(NamedTuple):
     """
 
     steps: Array
+    skipped: Array
+    stopped: Array
     loss: Array
     grad_norm: Array
     level_loss: Array
@@ -95,13 +101,17 @@ class Report(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """What the scan keeps of each step: J/D `(B,)` and t `(B,)` of the examples, and three numbers."""
+    """What the scan keeps of each step: J/D `(B,)` and t `(B,)` of the examples, and numbers.
+
+    `made`: whether it was an update. `stopped`: how many in a row were not finite where they are too many, or 0.
+    """
 
     losses: Array
     t: Array
     loss: Array
     grad_norm: Array
-    finite: Array
+    made: Array
+    stopped: Array
 
 
 def _log_sigma(sde: SDE, t: ArrayLike) -> Array:
@@ -132,25 +142,27 @@ def level_sums(sde: SDE, t: Array, values: Array, levels: int) -> tuple[Array, A
     return jnp.where(here, values[:, None], 0).sum(0), here.sum(0)
 
 
-def _first_failure(sde: SDE, first_step: Array, steps: _Step) -> Failure:
-    row = jnp.argmin(steps.finite)
+def _failure(sde: SDE, first_step: Array, steps: _Step) -> Failure:
+    row = jnp.where(steps.stopped.any(), jnp.argmax(steps.stopped > 0), jnp.argmin(steps.made))
     losses = steps.losses[row]
     badness = jnp.where(jnp.isfinite(losses), losses, jnp.inf)
     example = jnp.argmax(badness)
     t = steps.t[row, example]
-    failed = ~steps.finite.all()
+    failed = ~steps.made.all()
     return Failure(jnp.where(failed, first_step + row, -1), t, jnp.exp(_log_sigma(sde, t)), losses[example])
 
 
 def _report(sde: SDE, first_step: Array, steps: _Step, levels: int) -> Report:
-    kept = jnp.where(steps.finite[:, None], steps.losses, jnp.nan)
+    kept = jnp.where(steps.made[:, None], steps.losses, jnp.nan)
     return Report(
-        steps.finite.sum(),
-        jnp.where(steps.finite, steps.loss, 0).sum(),
-        jnp.where(steps.finite, steps.grad_norm, 0).sum(),
+        steps.made.sum(),
+        (~steps.made & (steps.stopped == 0)).sum(),
+        steps.stopped[-1],
+        jnp.where(steps.made, steps.loss, 0).sum(),
+        jnp.where(steps.made, steps.grad_norm, 0).sum(),
         *level_sums(sde, steps.t, kept, levels),
         level_sigmas(sde, levels),
-        _first_failure(sde, first_step, steps),
+        _failure(sde, first_step, steps),
     )
 
 
@@ -190,6 +202,7 @@ class Recipe(NamedTuple):
       dropout: whether the network is called with dropout keys.
       accumulation: number of micro-batches a batch is cut into.
       levels: number of noise levels losses are reported at.
+      skips: how many steps in a row may be skipped whose loss or gradient is not finite.
     """
 
     model: Model
@@ -202,6 +215,7 @@ class Recipe(NamedTuple):
     dropout: bool = False
     accumulation: int = 1
     levels: int = 10
+    skips: int = 0
 
 
 def _draw_examples(
@@ -281,26 +295,30 @@ def _accumulated_gradient(
 
 
 def _advance(recipe: Recipe, state: TrainState, gradient: Any, grad_norm: Array) -> TrainState:
-    """Makes one update of the parameters, then of their average."""
+    """Updates the parameters, then their average."""
     transformation = optax.with_extra_args_support(recipe.transformation)
     updates, opt_state = transformation.update(gradient, state.opt_state, state.params, grad_norm=grad_norm)
     params = optax.apply_updates(state.params, updates)
     ema = optax.incremental_update(params, state.ema, 1 - recipe.decay(state.step))
-    return replace(state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
+    return replace(state, params=params, opt_state=opt_state, ema=ema)
 
 
 def _update(recipe: Recipe, place: _Where, state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, _Step]:
-    """One step; leaves the state alone where the loss or gradient isn't finite."""
-    start = state.step.astype(jnp.uint32) * len(batch["x"])
+    """One step: an update where loss and gradient are finite, or else skipped, or the last that is tried."""
+    start = (state.step + state.undone).astype(jnp.uint32) * len(batch["x"])
     how = (recipe.times, recipe.prepare, recipe.label_dropout, recipe.dropout)
     examples = _draw_examples(state.key, start, recipe.model.sde, batch, *how)
     (loss, gradient), losses = _accumulated_gradient(recipe, place, state, examples)
     grad_norm = optax.tree.norm(gradient)
-    finite = state.finite & jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    finite, going = jnp.isfinite(loss) & jnp.isfinite(grad_norm), state.failures <= recipe.skips
+    failures = jnp.where(going, jnp.where(finite, 0, state.failures + 1), state.failures)
     # A branch: selecting between the old and the new state would copy every moment once more.
     advance = lambda state: place.kept(_advance(recipe, state, gradient, grad_norm))
-    state = jax.lax.cond(finite, advance, lambda state: state, state)
-    return replace(state, finite=finite), _Step(losses / examples.x0[0].size, examples.t, loss, grad_norm, finite)
+    state = jax.lax.cond(finite & going, advance, lambda state: state, state)
+    state = replace(state, step=state.step + (failures <= recipe.skips), failures=failures)
+    stopped = jnp.where(failures > recipe.skips, failures, 0)
+    losses = losses / examples.x0[0].size
+    return state, _Step(losses, examples.t, loss, grad_norm, finite & going, stopped)
 
 
 def _scan(step: Callable[..., Any], state: TrainState, batches: Any) -> tuple[TrainState, Any]:
@@ -341,6 +359,7 @@ def make_train_step(
     if not 0 <= recipe.label_dropout <= 1:
         raise InputError(f"label_dropout must be a probability, got {recipe.label_dropout}")
     require_at_least("make_train_step", 1, levels=recipe.levels)
+    require_at_least("make_train_step", 0, skips=recipe.skips)
 
     mesh, first_state = placement.mesh, lambda variables: create(jax.random.key(0), variables, transformation)
     of_state = shardings(jax.eval_shape(first_state, model.variables), placement)

@@ -3,8 +3,8 @@
     numbers (n,), states (n, …), batches (n, k, B, …)  ──joint step──▶  states (n, …), reports (n, …)
 
 Each run goes its own `loop.course`, with its own data, folder, records and checkpoints; the states stay stacked on the
-device, and a row is taken out when its run needs it. A run that ends before the others, as one that diverged, leaves a
-row that is updated for nobody: the program is compiled for n.
+device, and a row is taken out when its run needs it, and put in when its run goes back to a checkpoint. A run that ends
+before the others, as one that diverged, leaves a row that is updated for nobody: the program is compiled for n.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -64,6 +64,9 @@ class _Program:
 
     def launch(self, asked: Mapping[int, Asked]) -> dict[int, Launched]:
         """Makes a dispatch of all runs that asked for the first, of which some may ask no longer."""
+        for row, place in enumerate(self._batches):
+            if place in asked and asked[place].afresh:
+                self._states = _with_row(self._states, asked[place].state(), row)
         if self._states is None:
             self._states = _stacked_states([one.state() for one in asked.values()], self._mesh)
             self._numbers = replicate(_stacked_numbers([self._of_runs[place] for place in asked]), self._mesh)
@@ -95,6 +98,11 @@ def _stacked_numbers(numbers: list[Mapping[str, float]]) -> dict[str, Array]:
 @jax.jit
 def _row(tree: PyTree, row: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[row], tree)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _with_row(states: TrainState, state: TrainState, row: int) -> TrainState:
+    return jax.tree.map(lambda whole, part: whole.at[row].set(part), states, state)
 
 
 def _report_of(read: Callable[[], Arrival], row: int) -> Arrival:

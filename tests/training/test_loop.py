@@ -2,12 +2,12 @@ import contextlib
 import importlib
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import sys
 import threading
-import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +34,10 @@ from score_jax.training import (
 from score_jax.training.loop import Seen, check_intervals
 from score_jax.types import InputError
 from tests.training import tiny
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import kills
 
 
 def _saved(workdir):
@@ -213,9 +217,7 @@ def test_training_in_another_thread_leaves_signals_alone(tmp_path):
 
 
 def test_all_processes_stop_for_the_signal_of_one(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    gathered = lambda number: np.stack([number, np.array(int(signal.SIGTERM))])
-    monkeypatch.setattr(signals.multihost_utils, "process_allgather", gathered)
+    monkeypatch.setattr(signals.hosts, "any_of", lambda number: number or signal.SIGTERM)
     with _ends_by(signal.SIGTERM, at=30):
         signals.end_if_any([], 30)
 
@@ -262,28 +264,18 @@ def _start(workdir, *seconds):
     command = [sys.executable, "-m", "tests.training.tiny", str(workdir), "40", *map(str, seconds)]
     cache = {"JAX_COMPILATION_CACHE_DIR": str(workdir.parent), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     root = Path(__file__).parents[2]
-    return subprocess.Popen(command, cwd=root, env=os.environ | cache, stderr=subprocess.PIPE)
-
-
-def _wait_for_step(process, workdir, step):
-    path = workdir / "metrics.jsonl"
-    for _ in range(12_000):
-        assert process.poll() is None, process.stderr.read().decode()
-        if path.exists() and any(record["step"] >= step for record in logging.read_jsonl(path)):
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"no record of step {step} after two minutes")
+    return subprocess.Popen(command, cwd=root, env=os.environ | cache)
 
 
 def test_killed_run_goes_on_bit_identically(tmp_path, uninterrupted):
-    workdir = tmp_path / "killed"
-    first = _start(workdir, 0.15)
-    _wait_for_step(first, workdir, 20)
-    first.kill()
-    assert first.wait() == -signal.SIGKILL
-    assert _saved(workdir)[0] < 40  # it was in the middle
+    """In short what benchmarks/kills.py does: killed at a random moment, then while a checkpoint is being written."""
+    workdir, rng, rows = tmp_path / "killed", random.Random(), []
+    for kill in (kills.Kill(rng.uniform(0, 4), False, (0,)), kills.Kill(0, True, (0,))):
+        process = _start(workdir, 0.15)
+        rows.append(kills.strike([process], workdir, kill, rng))
+        assert process.wait() == (0 if rows[-1] is None else -signal.SIGKILL), rows
     assert _start(workdir).wait() == 0
-    assert _saved(workdir)[0] == 40
+    assert _saved(workdir)[0] == 40, rows
     _assert_same_run(workdir, uninterrupted)
 
 

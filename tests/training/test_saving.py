@@ -10,8 +10,11 @@ import time
 import types
 
 import chex
+import numpy as np
 import pytest
 
+from score_jax import data
+from score_jax.data import npy
 from score_jax.training import Every, checkpoint, digests, logging, saving
 from score_jax.types import InputError
 from tests.training import tiny
@@ -65,6 +68,7 @@ def _could_not(what, reason, last, then):
     return rf"{what} could not be written \({reason}\): {good}; {then}"
 
 
+_NO_FILE = "No such file or directory"
 _STOP, _CONTINUE = "mend that and start the same command again", "training goes on"
 
 
@@ -131,6 +135,75 @@ def test_start_that_cannot_write_is_one_line_and_can_be_repeated(tmp_path, size,
     assert str(error.value) == f"{tmp_path / 'run' / name} cannot be written (File too large)"
     assert not [f for f in (tmp_path / "run").iterdir() if f.name.startswith(".") and f.name != ".lock"]
     assert tiny.run(tmp_path / "run", 10, config={"other": 1}).step == 10
+
+
+def test_data_that_vanish_in_mid_training_are_one_line_and_the_run_goes_on_when_they_are_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(npy, "_IN_MEMORY", 0)  # read row by row, as large files are
+    file, away, workdir = tmp_path / "x.npy", tmp_path / "away.npy", tmp_path / "run"
+    np.save(file, np.random.default_rng(0).normal(size=(64, tiny.DIMS)).astype(np.float32))
+    loader = lambda: data.Loader(data.array_file(file), batch_size=tiny.BATCH, steps_per_batch=tiny.K)
+    vanish = Every(20, lambda state, step: file.rename(away) and None)
+    whole = tiny.run(tmp_path / "whole", loader=loader())
+    with pytest.raises(InputError) as error:
+        tiny.run(workdir, loader=loader(), periodic=[vanish])
+    assert str(error.value) == f"{file}: cannot be read ({_NO_FILE})"
+    away.rename(file)
+    result = tiny.run(workdir, loader=loader())
+    _assert_same(workdir, result, types.SimpleNamespace(workdir=tmp_path / "whole", state=whole.state))
+
+
+def _moved(workdir):
+    workdir.rename(workdir.with_name("elsewhere"))
+
+
+def _replaced(workdir):
+    shutil.rmtree(workdir)
+    workdir.mkdir()
+
+
+def _of_the_run(workdir):
+    return sorted(path.name for path in workdir.rglob("*")) if workdir.exists() else None
+
+
+@pytest.mark.parametrize("how", [shutil.rmtree, _moved, _replaced])
+@pytest.mark.parametrize(("what", "step", "log_every"), [("record", 10, 10), ("checkpoint", 15, 40)])
+def test_a_run_folder_that_is_gone_is_said_at_the_next_write_and_not_made_anew(tmp_path, how, what, step, log_every):
+    workdir = tmp_path / "run"
+
+    class Removing(tiny.Batches):
+        def __next__(self):
+            how(workdir) if self.number * self.k == step - self.k else None
+            return super().__next__()
+
+    with pytest.raises(saving.NotWritten) as error:
+        tiny.run(workdir, loader=Removing(), log_every=log_every)
+    gone = f"{workdir} was removed, moved or replaced, and the checkpoints with it"
+    assert str(error.value) == f"the {what} of step {step} could not be written ({_NO_FILE}): {gone}; {_STOP}"
+    assert _of_the_run(workdir) == ([] if how is _replaced else None)
+    assert tiny.run(workdir, 10).step == 10  # the same command begins anew
+
+
+def test_a_run_folder_removed_while_a_checkpoint_is_written_into_it_is_said(tmp_path, monkeypatch):
+    workdir, write = tmp_path / "run", digests.write_digests
+    monkeypatch.setattr(digests, "write_digests", lambda folder: (shutil.rmtree(workdir), write(folder)))
+    with pytest.raises(saving.NotWritten) as error:
+        tiny.run(workdir)
+    gone = f"{workdir} was removed, moved or replaced, and the checkpoints with it"
+    assert str(error.value) == f"the checkpoint of step 15 could not be written ({_NO_FILE}): {gone}; {_STOP}"
+    assert not workdir.exists()
+
+
+def test_pictures_are_not_drawn_into_a_folder_that_is_gone(tmp_path, caplog):
+    """Where training is to go on, each thing that cannot be written is a line."""
+    workdir, drawn = tmp_path / "run", []
+    remove = Every(5, lambda state, step: shutil.rmtree(workdir) if step == 5 else None)
+    draw = Every(20, lambda state, step: drawn.append(step))
+    assert tiny.run(workdir, 20, periodic=[remove, draw], on_save_error="continue").step == 20
+    assert not workdir.exists() and drawn == []
+    said = [message.split(" could not")[0] for message in caplog.messages]
+    due = [f"what is due at step {step}" for step in (10, 15, 20)]
+    records = [f"the {what}" for what in ("record of step 10", "checkpoint of step 15", "record of step 20")]
+    assert said == [due[0], records[0], due[1], records[1], due[2], records[2], "the checkpoint of step 20"]
 
 
 class _Failing(tiny.Batches):

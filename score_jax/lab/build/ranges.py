@@ -68,6 +68,7 @@ RANGES: dict[str, dict[str, str]] = {
         "sample_every": _NOT_NEGATIVE,
         "evaluate_every": _NOT_NEGATIVE,
         "keep_last": "[1, inf)",
+        "on_nan_limit": _COUNT,
         "keep_every": _NOT_NEGATIVE,
     },
     "sampler": {

@@ -32,6 +32,8 @@ _MAY_DIFFER = (
     "training.evaluate_every",
     "training.keep_last",
     "training.keep_every",
+    "training.on_nan",
+    "training.on_nan_limit",
     "training.on_save_error",
     "training.tensorboard",
     "training.wandb",
@@ -61,6 +63,7 @@ def plan(
       loggers: in place of the config's.
     """
     options = config.training
+    skips, rollbacks = on_nan(options.on_nan, options.on_nan_limit)
     return Training(
         optimizer=chosen_optimizer(config) if optimizer is None else optimizer,
         learning_rate=None if optimizer is not None else _schedule(config),
@@ -73,10 +76,17 @@ def plan(
         log_levels=options.log_levels,
         every=intervals(config, already=already),
         keep_last=options.keep_last,
+        skips=skips,
+        rollbacks=rollbacks,
         on_save_error=options.on_save_error,
         loggers=tuple(chosen_loggers(config) if loggers is None else loggers),
         may_differ=may_differ(config),
     )
+
+
+def on_nan(name: str, limit: int) -> tuple[int, int]:
+    """Returns how many steps in a row are skipped that are not finite, and how often a checkpoint is gone back to."""
+    return names.choose("training.on_nan", name, {"stop": (0, 0), "skip": (limit, 0), "roll_back": (0, limit)})
 
 
 def _schedule(config: ConfigDict) -> optax.Schedule:

@@ -22,6 +22,7 @@ from score_jax.lab.restoring.methods import METHODS, Observation, Options, chose
 from score_jax.sampling import draw
 from score_jax.sampling.draw import Drawn
 from score_jax.score import ScoreModel
+from score_jax.training import hosts
 from score_jax.types import Array, Key, PyTree
 
 _STREAM = 0x706F7374  # of posterior samples, apart from others of the same seed
@@ -74,7 +75,8 @@ def draw_posterior(
         return batch(seen._replace(y=y))(keys, model, labels)
 
     key, found = jax.random.fold_in(jax.random.key(seed), _STREAM), []
-    for k in tqdm(range(len(seen.y)), desc="sampling", unit="picture", dynamic_ncols=True, disable=None):
+    bar = {"desc": "sampling", "unit": "picture", "dynamic_ncols": True, "disable": None if hosts.is_first() else True}
+    for k in tqdm(range(len(seen.y)), **bar):
         program = draw.Program(partial(posterior, seen.y[k : k + 1]), np.empty(0), trained.sampling.mesh, by_row)
         key_k = jax.random.fold_in(key, k)
         found.append(draw.draw_many(key_k, trained.model, program, n=n, batch_size=rows, labels=labels))
