@@ -274,12 +274,12 @@ def run(main: Callable[[], int | None], define: Callable[[], None], *, several: 
       define: defines its flags.
       several: whether it may be one of several processes (`joining`), which it joins before anything else.
     """
-    command = partial(_run, main, define, joining.require_equal if several else lambda: None)
+    command = partial(_run, main, define, joining.require_same_start if several else lambda: None)
     try:
         joined = None
         if several:
             joining.define()
-            joined = attempt(joining.given)
+            joined = attempt(joining.asked_for)
         if joined is not None:
             peers.run_joined(command, joined[0], join_timeout=joined[1])
         command()
