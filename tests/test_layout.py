@@ -28,7 +28,7 @@ LAYERS = [
 ]
 # Of the lab likewise: what comes after `build` imports nothing of it, and only commands are below.
 ROOMS = [
-    {"kept", "own", "memory", "progress", "records", "sharing"},
+    {"joining", "kept", "own", "memory", "progress", "records", "sharing"},
     {"experiment", "features", "pictures", "published", "settings"},
     {"samples"},
     {"measures", "trial"},

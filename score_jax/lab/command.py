@@ -281,12 +281,12 @@ def run(
       start: is called before it, once JAX is configured: starts JAX, or raises InputError.
       several: whether it may be one of several processes (`joining`), which it joins before anything else.
     """
-    command = partial(_run, main, define, [start, joining.require_equal] if several else [start])
+    command = partial(_run, main, define, [start, joining.require_same_start] if several else [start])
     try:
         joined = None
         if several:
             joining.define()
-            joined = attempt(joining.given)
+            joined = attempt(joining.asked_for)
         if joined is not None:
             peers.run_joined(command, joined[0], join_timeout=joined[1])
         command()

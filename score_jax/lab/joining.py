@@ -26,7 +26,7 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     flags.DEFINE_integer("join_timeout", 300, "seconds to wait for the other processes", lower_bound=1, **told)
 
 
-def given() -> tuple[Cluster, int] | None:
+def asked_for() -> tuple[Cluster, int] | None:
     """Returns which processes the command line speaks of and how long to wait for them, before flags are parsed.
 
     Raises:
@@ -49,7 +49,7 @@ def given() -> tuple[Cluster, int] | None:
     return (hosts.cluster_of(*told) if named else Cluster()), values.join_timeout
 
 
-def require_equal() -> None:
+def require_same_start() -> None:
     """Refuses to run with processes that were started otherwise, or with other code.
 
     Raises:
@@ -66,5 +66,5 @@ def require_equal() -> None:
         facts |= {f"--config.{key}": value for key, value in binding(flags.FLAGS.config.to_dict()).items()}
     here = environment()
     facts |= here["packages"] | {name: here[name] for name in ("revision", "python", "settings")}
-    hosts.require_equal(facts | {"number of devices": jax.local_device_count()})
+    hosts.require_alike(facts | {"number of devices": jax.local_device_count()})
     hosts.meet()

@@ -1,6 +1,6 @@
 """Several processes as one program: how they find each other and how they agree.
 
-    start(cluster)  ─▶  the devices of all processes are one list; what follows runs in each of them, at the same time
+    join(cluster)  ─▶  the devices of all processes are one list; what follows runs in each of them, at the same time
 
 JAX runs the same program in every process, on a mesh of all devices. Process 0, the first, alone writes and prints.
 What depends on a file, a folder or a clock is found out by the first and told to the others (`told_by_first`): two
@@ -85,7 +85,7 @@ def cluster_of(coordinator: str | None, num_processes: int | None, process_id: i
     return Cluster(coordinator, num_processes, process_id)
 
 
-def start(cluster: Cluster, *, join_timeout: int) -> None:
+def join(cluster: Cluster, *, join_timeout: int) -> None:
     """Joins the other processes; to be called before the first array is made.
 
     Args:
@@ -151,7 +151,7 @@ def index() -> int:
     return distributed.global_state.process_id
 
 
-def count() -> int:
+def total() -> int:
     """Returns how many processes there are, likewise."""
     return distributed.global_state.num_processes
 
@@ -163,7 +163,7 @@ def is_first() -> bool:
 
 def several() -> bool:
     """Whether there are other processes."""
-    return count() > 1
+    return total() > 1
 
 
 def own(folder: Path) -> Path:
@@ -197,7 +197,7 @@ def any_of(number: int) -> int:
     if number:
         store().key_value_set(f"{place}/number", str(number), allow_overwrite=True)
     store().key_value_increment(f"{place}/here", 1)
-    _until(lambda: _read(f"{place}/here") == str(count()))
+    _until(lambda: _read(f"{place}/here") == str(total()))
     if is_first():
         store().key_value_delete(f"score_jax/agreed/{turn - 1}/")  # which all have left
     return int(_read(f"{place}/number") or 0)
@@ -260,7 +260,7 @@ def _until(done: Callable[[], bool]) -> None:
         pause = min(2 * pause, 0.1)
 
 
-def require_equal(facts: Mapping[str, Any]) -> None:
+def require_alike(facts: Mapping[str, Any]) -> None:
     """Checks that what has to be equal in all processes is.
 
     Args:

@@ -62,7 +62,7 @@ def run_joined(call: Callable[[], Any], cluster: Cluster, *, join_timeout: int) 
     """
     peer, code = _Peer(cluster, join_timeout), 0
     try:
-        hosts.start(cluster, join_timeout=join_timeout)
+        hosts.join(cluster, join_timeout=join_timeout)
         peer.listen()
         call()
     except Refused as error:
@@ -151,7 +151,7 @@ class _Peer:
 
     def _missing(self) -> list[int]:
         """Calls the roll; returns who doesn't answer."""
-        everyone = set(range(hosts.count()))
+        everyone = set(range(hosts.total()))
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             hosts.store().key_value_set(f"{_STORE}roll_call", "", allow_overwrite=True)
             _soon(lambda: everyone <= _places("here"))
@@ -227,7 +227,7 @@ def _places(kind: str) -> set[int]:
 def _let_hear() -> None:
     """In the first process, without whom nothing is heard, waits until the others have, but for those that spoke."""
     if hosts.is_first():
-        others = set(range(1, hosts.count()))
+        others = set(range(1, hosts.total()))
         _soon(lambda: others <= _places("heard") | _places("said"))
 
 

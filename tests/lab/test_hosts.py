@@ -128,9 +128,9 @@ def test_the_signal_of_one_process_ends_all_after_a_checkpoint(who, number, tmp_
 def test_flags_that_contradict_each_other_are_refused(flags, message, monkeypatch):
     monkeypatch.setattr(joining.sys, "argv", ["train", *flags])
     with pytest.raises(InputError, match=message):
-        joining.given()
+        joining.asked_for()
 
 
 def test_a_command_is_one_process_unless_told_otherwise(monkeypatch):
     monkeypatch.setattr(joining.sys, "argv", ["train", "--workdir=x", "--config.training.steps=3"])
-    assert joining.given() is None
+    assert joining.asked_for() is None

@@ -191,7 +191,7 @@ def main(scene, *arguments):
     from score_jax.training import peers
 
     told = [word for word in arguments if not word.startswith("--")]
-    cluster, timeout = joining.given()
+    cluster, timeout = joining.asked_for()
     peers.run_joined(lambda: SCENES[scene](*told), cluster, join_timeout=timeout)
 
 
