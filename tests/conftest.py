@@ -70,7 +70,7 @@ def x64():
 
 
 # Those that take longest, first: the other worker has enough to do meanwhile.
-_LONGEST = ("test_notebooks", "test_smoke", "test_killed_run", "test_damaged_checkpoint")
+_LONGEST = ("test_notebooks", "test_several", "test_killed_run", "test_damaged_checkpoint")
 
 
 def pytest_collection_modifyitems(items):

@@ -6,11 +6,13 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from configs import toy
 from score_jax.lab import build, evaluation, run, samples
 
 
+@pytest.mark.slow  # for other Pythons: on the suite's own, other tests do each of these things
 def test_a_toy_is_trained_sampled_and_measured(tmp_path):
     config = toy.get_config()
     config.data.name = "mixture"
