@@ -73,7 +73,9 @@ def _step(plan: Costs) -> list[str]:
     flops, rows = plan.needs.flops, ["", "a step"]
     rows.append(_row("products", in_thousands(flops, "FLOP"), f"{in_thousands(flops / plan.devices, 'FLOP')} a device"))
     for kind, found in plan.needs.exchanged.items():
-        rows.append(_row(kind, in_words(int(found.operands)), f"of each device, which sends {in_words(int(found.sent))}"))
+        rows.append(
+            _row(kind, in_words(int(found.operands)), f"of each device, which sends {in_words(int(found.sent))}")
+        )
     return rows if plan.needs.exchanged else [*rows, _row("exchanged", "nothing")]
 
 
