@@ -11,6 +11,7 @@ from score_jax.lab import build, run
 from score_jax.lab.planning import accelerators, fitting, planned, text
 from score_jax.lab.planning.compiled import bytes_on_device, needs, state_of
 from score_jax.lab.planning.flops import flops
+from score_jax.lab.planning.liveness import peak_bytes
 from score_jax.training import place
 from score_jax.types import InputError
 
@@ -51,6 +52,30 @@ def test_operations_of_convolutions_are_those_of_xla(stride, padding):
     for program, *shapes in ((f, w.shape, x.shape), (to_x, y.shape), (to_w, y.shape)):
         found = jax.jit(program).lower(*(jnp.zeros(shape) for shape in shapes)).cost_analysis()["flops"]
         assert counted(program, *shapes) == found
+
+
+def test_values_are_alive_from_where_they_are_made_to_where_they_are_last_taken():
+    size = lambda f: peak_bytes(jax.make_jaxpr(f)(jnp.zeros(100)))
+    assert size(lambda x: ((x + 1) * 2 - 3).sum()) == 2 * 400  # one and the one that is made of it
+    assert size(lambda x: jnp.sin(x) + jnp.cos(x)) == 3 * 400
+    assert size(lambda x: jax.lax.scan(lambda c, _: (jnp.sin(c + 1), c), x, length=5)[1]) == (6 + 2) * 400
+
+
+def test_what_is_computed_again_is_not_kept():
+    """Of eight blocks of three layers each the input is kept, and one block's own values at a time."""
+
+    def peak(block):
+        def loss(w, x):
+            for _ in range(8):
+                x = block(w, x)
+            return x.sum()
+
+        return peak_bytes(jax.make_jaxpr(jax.value_and_grad(loss))(jnp.zeros((4, 4)), jnp.zeros((1000, 4))))
+
+    block = lambda w, x: jnp.tanh(jnp.tanh(jnp.tanh(x @ w) @ w) @ w)
+    layer = 1000 * 4 * 4
+    plain, again = peak(block), peak(jax.checkpoint(block))
+    assert plain >= 24 * layer and again <= (8 + 2 * 6) * layer
 
 
 def experiment(*, fsdp=1, batch_size=BATCH, **options):

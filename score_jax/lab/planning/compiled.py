@@ -5,6 +5,7 @@ copies) are the account of XLA's compiler for the backend in force.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,8 @@ from score_jax.devices import cut_rows
 from score_jax.lab import run
 from score_jax.lab.experiment import Experiment
 from score_jax.lab.planning.flops import flops
+from score_jax.lab.planning.liveness import peak_bytes
+from score_jax.lab.sharing import Shared
 from score_jax.training import TrainState, sharding
 from score_jax.training.collectives import Collective, collectives
 from score_jax.training.loop import for_device
@@ -113,7 +116,7 @@ def needs(experiment: Experiment, batch_size: int) -> Needs:
     how, mesh = experiment.training, experiment.placement.mesh
     training.check_batch_size(batch_size, mesh, accumulation=how.accumulation)
     state, batches = state_of(experiment), batches_of(experiment, batch_size)
-    traced = run.train_step(experiment).trace(state, batches)
+    traced = _traced(experiment, state, batches)
     program = traced.lower().compile(compiler_options=_UNOPTIMIZED)
     steps = how.every.dispatch
     return Needs(
@@ -122,6 +125,19 @@ def needs(experiment: Experiment, batch_size: int) -> Needs:
         flops(traced.jaxpr) // steps,
         _exchanged(collectives(program.as_text()), steps),
     )
+
+
+def alive_at_once(experiment: Experiment, batch_size: int) -> int:
+    """Returns the bytes of values alive at once on a device as a step is traced: `liveness.peak_bytes` of its rows."""
+    one = training.make_placement(devices=jax.devices()[:1])
+    alone = replace(experiment, placement=one, shared=Shared())
+    batches = batches_of(alone, batch_size // experiment.placement.mesh.size)
+    return peak_bytes(_traced(alone, state_of(alone), batches).jaxpr)
+
+
+def _traced(experiment: Experiment, *args: PyTree) -> Any:
+    step: Any = run.train_step(experiment)
+    return step.trace(*args)
 
 
 def _exchanged(found: Sequence[Collective], steps: int) -> dict[str, Exchange]:

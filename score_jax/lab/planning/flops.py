@@ -29,14 +29,14 @@ def _of_equation(equation: Any) -> int:
         return _PRODUCTS[name](equation)
     if name == "cond":
         return max(flops(branch) for branch in options["branches"])
-    within = sum(flops(inner) for inner in _inner(options))
+    within = sum(flops(inner) for inner in inner_programs(options))
     if name == "scan":
         return options["length"] * within
     return within * (options["mesh"].size if name == "shard_map" else 1)
 
 
-def _inner(options: dict[str, Any]) -> Iterator[Any]:
-    """The programs that an equation calls."""
+def inner_programs(options: dict[str, Any]) -> Iterator[Any]:
+    """Yields the programs that an equation calls, by its parameters."""
     for value in options.values():
         for one in value if isinstance(value, tuple | list) else (value,):
             if isinstance(one, core.ClosedJaxpr | core.Jaxpr):

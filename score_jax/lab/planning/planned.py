@@ -12,7 +12,7 @@ import jax
 
 from score_jax.lab.experiment import Experiment
 from score_jax.lab.planning.accelerators import Accelerator
-from score_jax.lab.planning.compiled import Memory, Needs, needs
+from score_jax.lab.planning.compiled import Needs, alive_at_once, needs
 from score_jax.lab.planning.fitting import largest_batch
 from score_jax.types import InputError
 
@@ -67,7 +67,8 @@ class Costs(NamedTuple):
       steps_per_dispatch: of one call.
       needs: of the config's batch.
       rematerialised: whether activations are computed again; None where the network has no such option.
-      otherwise: memory with that option the other way round.
+      alive: bytes of values alive at once on a device as the step is traced, before any compiler.
+      alive_otherwise: the same with that option the other way round.
       on: the accelerator.
       seconds: of a step.
       largest: batch that fits; 0 where none does.
@@ -83,7 +84,8 @@ class Costs(NamedTuple):
     steps_per_dispatch: int
     needs: Needs
     rematerialised: bool | None
-    otherwise: Memory | None
+    alive: int
+    alive_otherwise: int | None
     on: On
     seconds: Seconds
     largest: int
@@ -114,7 +116,8 @@ class Costs(NamedTuple):
             "batch_size": self.needs.batch_size,
             "bytes_on_device": {**memory._asdict(), "needed": memory.needed},
             "rematerialised": self.rematerialised,
-            "bytes_otherwise": None if self.otherwise is None else self.otherwise._asdict(),
+            "alive_at_once": self.alive,
+            "alive_at_once_otherwise": self.alive_otherwise,
             "flops_a_step": self.needs.flops,
             "exchanged_a_step": {kind: found._asdict() for kind, found in self.needs.exchanged.items()},
             "device": self.on.accelerator._asdict() | self.on._asdict() | {"accelerator": self.on.accelerator.name},
@@ -166,7 +169,6 @@ def plan_of(experiment: Experiment, on: On, *, rematerialised: bool | None, othe
     parts = placement.mesh.size * how.accumulation
     most = max(len(experiment.data.train), how.batch_size) // parts * parts
     asked = needs(experiment, how.batch_size)
-    otherwise = None if other is None else needs(other, how.batch_size).memory
     of_batch = {how.batch_size: asked.memory.needed}
 
     def needed(batch: int) -> int:
@@ -184,7 +186,8 @@ def plan_of(experiment: Experiment, on: On, *, rematerialised: bool | None, othe
         steps_per_dispatch=how.every.dispatch,
         needs=asked,
         rematerialised=rematerialised,
-        otherwise=otherwise,
+        alive=alive_at_once(experiment, how.batch_size),
+        alive_otherwise=None if other is None else alive_at_once(other, how.batch_size),
         on=on,
         seconds=seconds(asked, on, placement.mesh.size),
         largest=largest,

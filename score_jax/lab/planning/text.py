@@ -62,11 +62,11 @@ def _memory(plan: Costs, option: str) -> list[str]:
         _row("temporaries", in_words(memory.temporaries), compiled),
         _row("together", in_words(memory.needed)),
     ]
-    if plan.otherwise is None:
+    rows.append(f"  alive at once as traced, before a compiler fuses: {in_words(plan.alive)}")
+    if plan.alive_otherwise is None:
         return [*rows, "  this network has no option to compute activations again (remat)"]
-    flag = f"with --config.{option}={not plan.rematerialised}"
-    other = f"{in_words(plan.otherwise.temporaries)} of temporaries, {in_words(plan.otherwise.needed)} together"
-    return [*rows, f"  {flag}: {other}"]
+    flag = f"--config.{option}={not plan.rematerialised}"
+    return [*rows, f"  with {flag}: {in_words(plan.alive_otherwise)} (XLA's compiler for CPUs undoes it, others don't)"]
 
 
 def _step(plan: Costs) -> list[str]:
