@@ -32,7 +32,7 @@ from score_jax.types import InputError, Key, Network, PyTree
 
 def define() -> None:
     """Defines the flags; lets JAX start with as many devices as the mesh has."""
-    backend.use_virtual_devices(command.attempt(_count))
+    backend.use_virtual_devices(command.attempt(devices_asked_for))
     command.define_config()
     known = ", ".join([*accelerators.PUBLISHED, accelerators.HERE])
     flags.DEFINE_string("device", "h100", f"what the devices are: {known}")
@@ -42,8 +42,8 @@ def define() -> None:
     flags.DEFINE_string("json", None, "file to write the numbers into")
 
 
-def _count() -> int:
-    """The devices of the mesh that the command line and the config file ask for."""
+def devices_asked_for() -> int:
+    """Returns the number of devices of the mesh that the command line and the config file ask for."""
     config = command.read_file(command.given("config"))
     count = 1
     for axis in AXES:

@@ -1,5 +1,10 @@
 """A plan, part by part: operations, bytes, the largest batch, times, in closed form."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs import toy
-from score_jax.lab import build, run
+from score_jax.lab import build, plan, run
 from score_jax.lab.planning import accelerators, fitting, planned, text
 from score_jax.lab.planning.compiled import bytes_on_device, needs, state_of
 from score_jax.lab.planning.flops import flops
@@ -16,6 +21,7 @@ from score_jax.training import place
 from score_jax.types import InputError
 
 HIDDEN, BATCH = 32, 64
+ROOT = Path(__file__).parents[2]
 
 
 def counted(f, *shapes):
@@ -105,7 +111,7 @@ def test_bytes_of_a_device_are_those_of_arrays_that_lie_there(fsdp):
 
 
 @pytest.fixture(scope="module")
-def plan():
+def costs():
     """Of data parallelism over eight devices."""
     made = experiment(initial=shapes_alone)
     on = planned.on_accelerator(
@@ -119,26 +125,26 @@ def plan():
     return planned.plan_of(made, on, rematerialised=None, other=None), made
 
 
-def test_a_step_of_data_parallelism_exchanges_its_parameters(plan):
+def test_a_step_of_data_parallelism_exchanges_its_parameters(costs):
     """The gradient and the loss, once; for the report up to four numbers of each example are gathered."""
-    found, _ = plan
+    found, _ = costs
     exchanged = found.needs.exchanged
     size = 4 * (found.parameters + 1)
     assert exchanged["all-reduce"] == (size, 2 * size * 7 / 8)
     assert set(exchanged) == {"all-reduce", "all-gather"} and 8 * exchanged["all-gather"].operands <= 4 * 4 * BATCH
 
 
-def test_operations_of_a_step_are_those_of_its_layers(plan):
+def test_operations_of_a_step_are_those_of_its_layers(costs):
     """Forward, gradient of weights, gradient of what comes in but for the first layer: x needs none."""
-    found, made = plan
+    found, made = costs
     kernels = [w.shape for w in jax.tree.leaves(made.model.variables["params"]) if w.ndim == 2]
     (first,) = [shape for shape in kernels if shape[1] == HIDDEN and shape[0] != HIDDEN]
     layers = sum(rows * columns for rows, columns in kernels)
     assert found.needs.flops == 2 * BATCH * (3 * layers - first[0] * first[1])
 
 
-def test_times_follow_from_the_published_figures(plan):
-    found, _ = plan
+def test_times_follow_from_the_published_figures(costs):
+    found, _ = costs
     sent = sum(kind.sent for kind in found.needs.exchanged.values())
     np.testing.assert_allclose(found.seconds.products, found.needs.flops / 8 / (0.5 * 156e12))
     np.testing.assert_allclose(found.seconds.state, 2 * found.needs.memory.state / 2039e9)
@@ -147,8 +153,8 @@ def test_times_follow_from_the_published_figures(plan):
     np.testing.assert_allclose(found.on.limit, 80e9 * 0.75 * 0.8)
 
 
-def test_a_plan_in_words(plan):
-    found, _ = plan
+def test_a_plan_in_words(costs):
+    found, _ = costs
     lines = text.lines(found, "network.mlp.remat")
     assert lines[1] == f"mesh data 8 × fsdp 1: 8 device(s), batch 64, 8 on each; {found.parameters:,} parameters"
     said = "\n".join(lines)
@@ -205,3 +211,32 @@ def test_what_cannot_be_planned_is_said_in_a_line():
         planned.on_accelerator(accelerators.PUBLISHED["h100"], **assumed, utilisation=0.4, reserve=1.0)
     with pytest.raises(InputError, match=r"batch_size 60 cannot be shared equally by 8 device\(s\)"):
         needs(experiment(batch_size=60, initial=shapes_alone), 60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "devices"),
+    [
+        ([], 1),  # what there is to be taken is one device, of which nothing else is known
+        (["--config.mesh.data=4", "--config.mesh.fsdp=2"], 8),
+        (["--config.mesh.fsdp", "16"], 16),
+    ],
+)
+def test_jax_starts_with_the_devices_of_the_mesh(arguments, devices, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["plan", f"--config={ROOT}/configs/toy.py", *arguments])
+    assert plan.devices_asked_for() == devices
+
+
+@pytest.mark.slow
+def test_the_command_plans_for_devices_that_are_not_there(tmp_path):
+    """Of four, two by two, whatever XLA_FLAGS says; remat halves what is alive at once of a U-Net."""
+    command = [sys.executable, ROOT / "experiments/plan.py", f"--config={ROOT}/configs/digits.py"]
+    command += ["--config.mesh.data=2", "--config.mesh.fsdp=2", "--config.network.unet.channels=16", "--device=tpu-v5p"]
+    done = subprocess.run([*command, f"--json={tmp_path}/plan.json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "plan.json").read_text())
+    assert written["mesh"] == {"data": 2, "fsdp": 2} and written["device"]["unit"] == "bfloat16"
+    assert written["alive_at_once_otherwise"] < 0.6 * written["alive_at_once"]
+    assert "mesh data 2 × fsdp 2: 4 device(s), batch 64, 16 on each" in done.stdout
+    assert "on TPU v5p: an estimate, nothing was run there" in done.stdout
+    refused = subprocess.run([*command, "--device=abacus"], capture_output=True, text=True)
+    assert refused.returncode == 2 and refused.stderr.startswith("error: --device=abacus is not known: choose one of")
