@@ -29,6 +29,7 @@ NAMES = (
     "sweep_together",
     "mesh",
     "loop_overhead",
+    "plan_error",
 )
 LONG = ("soak", "kills")
 

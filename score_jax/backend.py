@@ -20,6 +20,7 @@ from score_jax.types import InputError
 # Setting -> what JAX calls it
 PRECISIONS = {"default": None, "bfloat16": "bfloat16", "tf32": "tensorfloat32", "float32": "float32"}
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+_HOST_DEVICES = "--xla_force_host_platform_device_count"
 _VARIABLES = ("XLA_FLAGS", "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION", "JAX_PLATFORMS")
 NO_CACHE = "none"
 
@@ -70,6 +71,17 @@ def _keep_compilations(folder: str) -> None:
         path = Path(folder).expanduser() if folder else Path.home() / ".cache" / "score_jax"
         jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def use_virtual_devices(n: int) -> None:
+    """Lets JAX start with n devices, all of them this machine's processor: for programs that are compiled for a mesh.
+
+    Args:
+      n: how many; whatever XLA_FLAGS says of their number is replaced.
+    """
+    others = [word for word in os.environ.get("XLA_FLAGS", "").split() if not word.startswith(_HOST_DEVICES)]
+    os.environ["XLA_FLAGS"] = " ".join([*others, f"{_HOST_DEVICES}={n}"])
+    jax.config.update("jax_platforms", "cpu")
 
 
 def require_device() -> None:

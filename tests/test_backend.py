@@ -82,3 +82,12 @@ def test_the_command_line_sets_the_backend_before_flags_are_parsed(arguments, ch
 def test_the_settings_of_the_config_are_those_of_the_backend_with_its_defaults():
     defaults = {name: p.default for name, p in inspect.signature(backend.configure).parameters.items()}
     assert get_config().device.to_dict() == defaults
+
+
+def test_virtual_devices_replace_only_their_own_flag(monkeypatch):
+    chosen = {}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_one=1 --xla_force_host_platform_device_count=8 --xla_two=2")
+    monkeypatch.setattr(backend.jax.config, "update", chosen.__setitem__)
+    backend.use_virtual_devices(3)
+    assert os.environ["XLA_FLAGS"] == "--xla_one=1 --xla_two=2 --xla_force_host_platform_device_count=3"
+    assert chosen == {"jax_platforms": "cpu"}

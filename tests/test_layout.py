@@ -35,11 +35,11 @@ ROOMS = [
     {"show"},
     {"evaluation", "restoring", "watching"},
     {"run"},
-    {"sweeps"},
+    {"planning", "sweeps"},
     {"reports"},
     {"build", "command"},
     {"opened", "doctoring"},
-    {"doctor", "train", "sample", "evaluate", "condition", "sweep", "report"},
+    {"doctor", "train", "sample", "evaluate", "condition", "sweep", "report", "plan"},
 ]
 # Names of the contract that are reached by module, such as `kernels.Gaussian`, so that two modules may have them.
 BY_MODULE = {

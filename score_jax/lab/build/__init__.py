@@ -63,6 +63,7 @@ def experiment(
     measures: Mapping[str, Measure] | None = None,
     loggers: Sequence[LoggerFactory] | None = None,
     shared: Shared | None = None,
+    initial: of_network.Initial | None = None,
 ) -> Experiment:
     """Makes everything that training, sampling and measuring need; nothing is written.
 
@@ -81,6 +82,8 @@ def experiment(
       measures: `(measured) -> numbers` by name.
       loggers: `(workdir, start) -> Logger`; as they change no number, config.json doesn't tell of them.
       shared: of experiments that are made of names alone: data are read, and programs compiled, once for all of them.
+      initial: `(network, key, x, cond, label) -> variables`, in place of parameters drawn from the seed: shapes alone
+        (`jax.eval_shape`) let nothing be run, but a program be compiled, for a machine with more memory.
 
     Raises:
       InputError: of a setting, of training or sampling, that cannot be used; of an object that is of another kind, or
@@ -103,7 +106,7 @@ def experiment(
         config = with_derived(config, examples.train, kept=kept)
         check_threshold(config, examples.train)
         process = of_noise.sde(config, sde)
-        handed_over = {"network": network, "parameterization": parameterization}
+        handed_over = {"network": network, "parameterization": parameterization, "initial": initial}
         parts = placement.mesh.shape["fsdp"]
         model = of_network.model(config, process, examples.train, **handed_over, parts=parts)
         described = _examples(config, examples)

@@ -25,6 +25,8 @@ from score_jax.score import Condition, ScoreModel, network_output
 from score_jax.sde import SDE
 from score_jax.types import Array, InputError, Key, Network, PyTree
 
+Initial = Callable[..., PyTree]  # (network, key, x, cond, label) -> its first variables
+
 PARAMETERIZATIONS: dict[str, Callable[..., Parameterization]] = {
     "score": parameterization.Score,
     "eps": parameterization.Eps,
@@ -213,6 +215,7 @@ def model(
     *,
     network: Any = None,
     parameterization: Any = None,
+    initial: Initial | None = None,
     parts: int = 1,
 ) -> Any:
     """Returns the `ScoreModel`, or the `NoisedClassifier`, its parameters drawn from `config.seed`.
@@ -223,6 +226,7 @@ def model(
       source: examples of the shape of data, with the model's classes.
       network: in place of the config's: a Linen or NNX module, or `adapters.plain`.
       parameterization: in place of the config's.
+      initial: in place of parameters that are drawn.
       parts: that the state of a training is cut into.
 
     Raises:
@@ -237,8 +241,8 @@ def model(
     told = source.num_classes and not classifies(config)
     example = jnp.zeros((1, *source.shape)), jnp.ones(1), jnp.zeros(1, jnp.int32) if told else None
     stands_for = output(config, sde) if parameterization is None else parameterization
-    variables = _first_variables(config, apply, key, example, parts)
-    made_of = (variables, sde, apply, stands_for, condition(config, sde))
+    first = partial(_first_variables, config, parts) if initial is None else initial
+    made_of = (first(apply, key, *example), sde, apply, stands_for, condition(config, sde))
     if not classifies(config):
         return ScoreModel(*made_of)
     made = NoisedClassifier(*made_of)
@@ -284,7 +288,7 @@ def _adapted(module: Any) -> Network:
     return adapters.nnx(module) if isinstance(module, nnx.Module) else module
 
 
-def _first_variables(config: ConfigDict, apply: Network, key: Key, example: tuple, parts: int) -> PyTree:
+def _first_variables(config: ConfigDict, parts: int, apply: Network, key: Key, *example: Any) -> PyTree:
     parameters = memory.of_parameters(jax.eval_shape(apply.init, key, *example), parts)
     memory.require({f"the parameters of network.{config.network.name}": parameters})
     return _INIT(apply, key, *example)
