@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
     config.network.unet.channels = 24
     config.optimizer.learning_rate = 2e-3
     config.optimizer.schedule = "cosine"
-    config.training.steps = 1000
+    config.training.steps = 1500
     config.training.batch_size = 32
     config.training.steps_per_dispatch = 1  # convolutions: one step a dispatch (see training/step.py)
     config.training.log_every = 50

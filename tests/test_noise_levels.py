@@ -279,6 +279,7 @@ def command(*arguments):
     return done.returncode, done.stdout, done.stderr.strip()
 
 
+@pytest.mark.slow
 def test_the_command_prints_lines_that_configure_what_it_recommends(tmp_path):
     code, output, error = command("--config=configs/digits.py", "--n_steps=5", f"--out={tmp_path / 'figure.png'}")
     assert code == 0, error

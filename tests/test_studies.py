@@ -208,6 +208,7 @@ def test_the_identities_of_ddpm_hold_at_every_step_of_its_table():
         assert errors.shape == (1000,) and errors.max() < 1e-9, name
 
 
+@pytest.mark.slow
 def test_l_simple_and_weighted_denoising_train_the_same_parameters():
     found = objectives.compared(1, 20, 8, x64=True)
     assert abs(found["loss"] - 32) < 1e-12 and found["gradient"] < 1e-12
@@ -217,6 +218,7 @@ def test_l_simple_and_weighted_denoising_train_the_same_parameters():
     assert found["SGD"]["left in"][0] > 5
 
 
+@pytest.mark.slow
 def test_ddpm_and_smld_are_discretised_reverse_sdes():
     with jax.enable_x64(True):
         beta, differences = discretisation.step_differences(jax.random.key(1), n=50)

@@ -62,6 +62,7 @@ def over_devices(v):
     return jax.lax.pmean(batch_norm(v), "data")
 
 
+@pytest.mark.slow
 def test_a_corrector_whose_norm_is_over_devices_is_that_of_the_whole_batch():
     """On eight devices of two rows; with norm="batch" each device has norms of its own."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -10,12 +10,21 @@ set -u
 : "${1:?a command: train, sample, evaluate or condition}"
 command=$1
 shift
-processes=${PROCESSES:-$(nvidia-smi --list-gpus | wc -l)}
+processes=${PROCESSES:-$(nvidia-smi --list-gpus 2>/dev/null | wc -l)}
+if ! [ "$processes" -ge 1 ]; then
+  echo "error: no GPU is found here by nvidia-smi: say how many processes, PROCESSES=2" >&2
+  exit 2
+fi
+IFS=, read -ra devices <<<"${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((processes - 1)))}"
+if [ "${#devices[@]}" -lt "$processes" ]; then
+  echo "error: CUDA_VISIBLE_DEVICES names ${#devices[@]} device(s) for $processes processes: set PROCESSES to that" >&2
+  exit 2
+fi
 port=${PORT:-$((20000 + RANDOM % 10000))}
 started=()
 trap 'kill -TERM "${started[@]}"' TERM INT
 for ((k = 0; k < processes; k++)); do
-  CUDA_VISIBLE_DEVICES=$k "${PYTHON:-python}" "experiments/$command.py" "$@" \
+  CUDA_VISIBLE_DEVICES=${devices[k]} "${PYTHON:-python}" "experiments/$command.py" "$@" \
     --coordinator="localhost:$port" --num_processes="$processes" --process_id="$k" &
   started+=($!)
 done

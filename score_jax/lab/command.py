@@ -339,7 +339,7 @@ def _end(ending: BaseException) -> NoReturn:
     if ending.args:
         print(ending, file=sys.stdout if hosts.is_first() else sys.stderr)
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python ends, another would show a traceback
-        sys.exit(code)
+        raise SystemExit(code) from ending.__cause__
     sys.stdout.flush()
     os._exit(code)
 

@@ -370,7 +370,7 @@ def of_run(workdir: str | Path, *, trusted: Collection[str] = ()) -> ConfigDict:
     if missing:
         raise InputError(
             f"{path} lacks {missing[0]} ({len(missing)} setting(s) in all): restore it, from "
-            '"config" in checkpoints/STEP/run/metadata'
+            '"config" in checkpoints/STEP/run/metadata, or use the version of this library that made the run'
         )
     own.require_trust(path, config, trusted)
     try:

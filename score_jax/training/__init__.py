@@ -5,7 +5,7 @@
 """
 
 from score_jax.training.loop import Course, Every, Result, Seen, TrainingDiverged, course, train
-from score_jax.training.sharding import Placement, check_batch_size, make_placement, place, put_batches
+from score_jax.training.sharding import Placement, check_batch_size, make_placement, own_rows, place, put_batches
 from score_jax.training.state import TrainState, create, ema_decay, learning_rates, optimizer, with_clipping
 from score_jax.training.step import Recipe, make_eval_step, make_joint_step, make_train_step
 from score_jax.training.together import train_together
@@ -29,6 +29,7 @@ __all__ = [
     "make_placement",
     "make_train_step",
     "optimizer",
+    "own_rows",
     "place",
     "put_batches",
     "train",

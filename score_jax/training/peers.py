@@ -41,6 +41,8 @@ _STORE = "score_jax/peers/"
 _GOES_ON = "the same command goes on from the last checkpoint"
 _LAST_WORDS = "distributed service detected fatal errors"
 _LOGGED = re.compile(r"[IWEF]\d{4} ")  # how a message begins, which may have more lines
+_MORE = 50  # lines of a message that follow its first: what comes later is not the runtime's
+_GLOO = re.compile(r"\[Gloo\]|connected peer ranks is")  # its threads write into each other's lines
 _RUNTIME = re.compile(r"[IWEF]\d{4} \S+ +\d+ coordination_service")
 
 
@@ -71,6 +73,8 @@ def run_joined(call: Callable[[], Any], cluster: Cluster, *, join_timeout: int) 
         peer.fail(error, str(error), 2)
     except SystemExit as ending:
         code = int(ending.code or 0)
+        if ending.__cause__ is not None:  # it failed after a signal, of which the others may not know yet
+            peer.fail(ending, str(ending.__cause__), code)
         if code not in _TOGETHER:
             peer.fail(ending, f"it ended with code {code}", code)
     except BaseException as error:
@@ -160,11 +164,12 @@ class _Peer:
 
     def _pass_on(self, pipe: int) -> None:
         """Passes on what C++ writes to file descriptors 1 and 2, but for what the runtime says of processes."""
-        of_runtime = False
+        of_runtime = 0  # lines that its message may still have
         for line in os.fdopen(pipe, "r", errors="replace"):
             if _LOGGED.match(line):
-                of_runtime = _RUNTIME.match(line) is not None or _LAST_WORDS in line
-            if of_runtime or line.startswith("[Gloo] "):
+                of_runtime = _MORE if _RUNTIME.match(line) or _LAST_WORDS in line else 0
+            if of_runtime or _GLOO.search(line):
+                of_runtime = max(of_runtime - 1, 0)
                 self._held.append(line)
             else:
                 os.write(self._stderr, line.encode())

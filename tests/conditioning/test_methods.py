@@ -101,6 +101,7 @@ def test_any_precision_and_a_noise_for_each_row(name):
         np.testing.assert_allclose(stayed, x, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in POSTERIOR_SAMPLERS if name not in PARTICLES])
 def test_rows_have_their_own_noise(name, x64):
     """And their own observations: each row as by itself."""

@@ -93,6 +93,7 @@ def test_it_is_the_recursion_written_down():
     np.testing.assert_allclose(x.var(), variance, rtol=4 * np.sqrt(2 / n))
 
 
+@pytest.mark.slow
 def test_enough_langevin_steps_find_the_conditional_law():
     """60 levels of 20 steps, the observation renewed before each: mean 1.2 within 2 % and variance 0.36 within 4 %."""
     x = complete(langevin(0.3), levels(60, 20), n=1000)[:, 1]
@@ -100,6 +101,7 @@ def test_enough_langevin_steps_find_the_conditional_law():
     np.testing.assert_allclose(x.var(), 0.36, rtol=4 * np.sqrt(2 / len(x)) + 0.04)
 
 
+@pytest.mark.slow
 def test_langevin_steps_without_renewal_forget_the_observation():
     renewed = complete(langevin(0.1), levels(10, 100), n=400)[:, 1].mean()
     inside = complete(langevin(0.1, n_steps=100), levels(10, 1), n=400)[:, 1].mean()

@@ -372,6 +372,7 @@ def test_the_command_samples_every_source(name, tmp_path):
     assert Path(tmp_path / "grid.png").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param("diffusers", marks=pytest.mark.slow), "edm"])
 def test_a_published_checkpoint_is_measured_beside_its_data(name, tmp_path):
     """Its samples are those that sampling draws, and its held-out loss that of its own score, by hand."""

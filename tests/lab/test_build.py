@@ -453,6 +453,7 @@ def improved_ddpm(monkeypatch):
     return digits.get_config("improved_ddpm")
 
 
+@pytest.mark.slow
 def test_a_variance_is_learned_by_config(improved_ddpm):
     """Two steps move both halves of the output; the loss of each noise level, the last below the table, is a number."""
     config, placement = improved_ddpm, training.make_placement(devices=jax.devices()[:1])

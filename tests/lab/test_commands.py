@@ -88,6 +88,7 @@ def test_a_run_folder_holds_what_the_readme_says(digits_run):
     assert "bits_per_dim" not in numbers  # off unless asked for
 
 
+@pytest.mark.slow
 def test_bits_per_dim_of_held_out_images_are_evaluated_on_request(digits_run, tmp_path):
     """Of 17 grey levels in [0, 1]: log₂ 17 = 4.09 bits if p(x) = 1; against log_likelihood called by hand.
 

@@ -26,6 +26,7 @@ TINY = {
     "sampler.steps": 4,
     "training.batch_size": 16,
     "training.checkpoint_every": 10,
+    "training.evaluate_every": 20,
     "training.log_every": 10,
     "training.steps": 20,
     "training.steps_per_dispatch": 5,
@@ -61,6 +62,8 @@ def test_commands_in_two_processes_make_the_files_and_numbers_of_one(tmp_path):
     assert files(two) == files(one)
     last = lambda folder: json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     np.testing.assert_allclose(last(two)["loss"], last(one)["loss"], rtol=1e-4)
+    held_out = [[*last(folder)["held_out_loss_by_sigma"].values()] for folder in (one, two)]
+    np.testing.assert_allclose(held_out[1], held_out[0], rtol=1e-4)
     # Of one checkpoint from here on: rows are the same, whoever draws them, but for how a product of so many is added.
     for name in ("sample", "evaluate"):
         (alone,) = command(

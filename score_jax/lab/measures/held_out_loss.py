@@ -32,7 +32,8 @@ def loss_of_state(experiment: Experiment) -> Callable[[TrainState], Numbers]:
     batch = data.held_out.batch(np.resize(random_rows(data.held_out, rows), rows))
     label = labels_of(experiment.examples, batch)
     stacked = {"x": batch["x"][None]} | ({} if label is None else {"label": label[None]})
-    placed = training.put_batches(stacked, mesh)
+    own = training.own_rows(rows, mesh)
+    placed = training.put_batches({name: x[:, own] for name, x in stacked.items()}, mesh)
     ema = experiment.sampling.ema
     make = lambda: training.make_eval_step(
         experiment.model, experiment.objective, mesh=mesh, prepare=experiment.prepare, levels=levels, ema=ema
