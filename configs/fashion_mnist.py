@@ -18,9 +18,9 @@ ncsnpp, variance exploding.
 
 The times are CPU time, estimated from 30 steps of 0.9, 0.9, 1.9 and 2.0 CPU seconds on 2 cores that had other work:
 about half as many minutes on 2 idle ones. Of these four none has been trained to its end here. After 1,000 steps, 15
-core-minutes, a network like the default's drew garments, by 160 ancestral steps, that were 1.1 to 1.2 times as far from the training
-images as held-out ones are, and had 3.8 to 3.9 bits/dim: part (e) of `experiments/studies/ddpm_equivalence`, with its
-picture.
+core-minutes, a network like the default's drew garments, by 160 ancestral steps, that were 1.1 to 1.2 times as far from
+the training images as held-out ones are, and had 3.8 to 3.9 bits/dim: part (e) of
+`experiments/studies/ddpm_equivalence`, with its picture.
 
 `edm` is told the class: 679,297 parameters, 700 steps, 35 network calls a sample; its samples are garments of their
 class, many ragged. Restored from 8 held-out images with noise of 0.05 of black to white, 4 samples each, seed 0; ± is

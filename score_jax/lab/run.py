@@ -16,7 +16,7 @@ from score_jax import training
 from score_jax.lab import watching
 from score_jax.lab.experiment import OF_TRAINING, Before, Experiment, Run
 from score_jax.lab.published import Published
-from score_jax.training import TrainState, checkpoint
+from score_jax.training import TrainState, checkpoint, hosts
 from score_jax.types import InputError
 
 
@@ -42,9 +42,14 @@ def first_state(experiment: Experiment) -> TrainState:
 
 
 def before(workdir: str | Path) -> Before | None:
-    """Returns what a run folder holds that has checkpoints; None of any other."""
-    steps = checkpoint.steps(Path(workdir))
-    return Before(checkpoint.read_config(workdir), tuple(steps)) if steps else None
+    """Returns what a run folder holds that has checkpoints, as the first process sees it; None of any other."""
+
+    def seen() -> list[Any] | None:
+        steps = checkpoint.steps(Path(workdir))
+        return [checkpoint.read_config(workdir), steps] if steps else None
+
+    told = hosts.told_by_first(seen)  # the number of steps a dispatch hangs on it
+    return None if told is None else Before(told[0], tuple(told[1]))
 
 
 def train_step(experiment: Experiment) -> Callable[..., Any]:

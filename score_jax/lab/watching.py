@@ -25,7 +25,8 @@ _IMAGES, _POINTS = 64, 1000  # samples, at most
 def rates(how: Training, *, together: int = 1) -> Callable[[int], dict[str, Any]]:
     """Returns step -> the learning rate and the decay of the average at its last update, and examples seen so far.
 
-    And how many runs share the time, where they are several.
+    The learning rate is that of as many updates as steps: after skipped steps (`training.on_nan`) the schedule is so
+    many updates behind. And how many runs share the time, where they are several.
 
     All are found at once, for the steps of records: asked for in the midst of training, a number of the device would
     come after the dispatch in progress.

@@ -92,6 +92,17 @@ def _parts(folder: Path) -> Any:
 NCSN = lambda name: lambda folder: interop.load(folder / name, source="ncsn")
 PICTURE = by.at_random
 
+
+def _ncsn_settings(suffix: str) -> Callable[[Path], Any]:
+    """Reads a checkpoint of NCSN with its config in such a file."""
+
+    def read(folder: Path) -> Any:
+        given = {"source": "ncsn", "source_config": folder / f"config.{suffix}"}
+        return published.open_published(folder / "checkpoint.safetensors", **given).settings
+
+    return read
+
+
 READERS: dict[str, Reader] = {
     "npy": Reader(originals.npy, {"*": by.of_npy}, lambda f: _examples(data.array_file(f / "x.npy"))),
     "npz": Reader(originals.npz(np.savez), {"*": by.of_zip}, lambda f: _examples(data.array_file(f / "x.npz"))),
@@ -148,20 +159,12 @@ READERS: dict[str, Reader] = {
     "config of NCSN, JSON": Reader(
         originals.with_config("json"),
         {"config.*": by.of_json},
-        lambda f: (
-            published.open_published(
-                f / "checkpoint.safetensors", source="ncsn", source_config=f / "config.json"
-            ).settings
-        ),
+        _ncsn_settings("json"),
     ),
     "config of NCSN, YAML": Reader(
         originals.with_config("yml"),
         {"config.*": by.of_yaml},
-        lambda f: (
-            published.open_published(
-                f / "checkpoint.safetensors", source="ncsn", source_config=f / "config.yml"
-            ).settings
-        ),
+        _ncsn_settings("yml"),
     ),
     "usual source": Reader(
         originals.torch_zip, {"*": by.of_zip}, lambda f: published.usual_source(f / "checkpoint.pth"), share=1

@@ -7,8 +7,9 @@ import signal
 import numpy as np
 import pytest
 
+from score_jax.lab import command as lab_command
 from score_jax.lab import joining
-from score_jax.training import checkpoint
+from score_jax.training import checkpoint, peers
 from score_jax.types import InputError
 from tests.training import joined
 
@@ -50,6 +51,42 @@ def command(name, *flags, n=1, **how):
 
 def files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if "checkpoints" not in path.parts)
+
+
+class Ended(Exception):
+    """How a process ended: what the others are told, if anything, and its code."""
+
+
+class Peer:
+    """A process among others that ends by raising."""
+
+    def __init__(self, cluster, join_timeout):
+        del cluster, join_timeout
+
+    def listen(self):
+        """Nobody says anything."""
+
+    def fail(self, error, line, code, shown=None):
+        raise Ended(line, code)
+
+    def leave(self, code):
+        raise Ended(None, code)
+
+
+@pytest.mark.parametrize(("cause", "told"), [(InputError("the disk is full"), "the disk is full"), (None, None)])
+def test_an_error_after_a_signal_is_told_to_the_others(monkeypatch, capsys, cause, told):
+    """Else they would wait for this process in a sum: a signal alone they have too, and end with it."""
+    monkeypatch.setattr(peers, "_Peer", Peer)
+    monkeypatch.setattr(peers.hosts, "join", lambda cluster, *, join_timeout: None)
+
+    def call():
+        ending = SystemExit("stopped by SIGTERM")
+        ending.code, ending.__cause__ = 143, cause
+        lab_command._end(ending)
+
+    with pytest.raises(Ended) as ended:
+        peers.run_joined(call, peers.Cluster(), join_timeout=1)
+    assert ended.value.args == (told, 143) and capsys.readouterr().out == "stopped by SIGTERM\n"
 
 
 @pytest.mark.slow
