@@ -261,7 +261,7 @@ def test_the_likelihood_of_grey_levels_stored_as_floats_is_refused():
         experiment=experiment,
         examples=examples,
         model=SimpleNamespace(sde=sdes.VP()),
-        sampling=SimpleNamespace(batch_size=1, require_score=lambda: None),
+        sampling=SimpleNamespace(batch_size=1, require_score=lambda: None, mesh=device_mesh()),
     )
     refused("spread every grey level over its cell", likelihood_of_run, of, 0)
 

@@ -36,12 +36,13 @@ def _specs(placement, **shapes):
 
 def test_arrays_are_cut_along_the_largest_axis_that_fsdp_divides():
     shapes = {"conv": (3, 3, 64, 128), "square": (128, 128), "odd": (3, 130, 130), "tall": (1000, 6, 30)}
-    cut = _specs(make_placement(fsdp=4, min_size=1000), **shapes, bias=(996,), number=())
+    cut = _specs(make_placement(fsdp=4, min_size=1000), **shapes, edge=(1000,), bias=(996,), number=())
     assert cut == {
         "conv": PartitionSpec(None, None, None, "fsdp"),
         "square": PartitionSpec(None, "fsdp"),  # the last of equal ones
         "odd": PartitionSpec(),  # nothing is divided by 4
         "tall": PartitionSpec("fsdp"),
+        "edge": PartitionSpec("fsdp"),
         "bias": PartitionSpec(),  # below 1000 numbers
         "number": PartitionSpec(),
     }
