@@ -107,6 +107,7 @@ def metrics_key():
     return jax.random.key(3)
 
 
+@pytest.mark.slow
 def test_only_inceptions_distance_is_called_fid(tmp_path):
     name = metrics.features.inception({}).name
     of_levels = replace(corners(name), quantize=True)

@@ -185,7 +185,10 @@ def test_mlp_takes_examples_of_any_shape_as_their_numbers_in_order(shape):
     np.testing.assert_array_equal(net.apply(variables, x, cond), flat.reshape(x.shape))
 
 
-@pytest.mark.parametrize(("space", "axis"), [((7, 6), 0), ((7, 6), 1), ((4, 5, 3), 0), ((4, 5, 3), 1), ((4, 5, 3), 2)])
+_REPEATED = [pytest.param(*one, marks=pytest.mark.slow) for one in (((7, 6), 0), ((4, 5, 3), 0), ((4, 5, 3), 1))]
+
+
+@pytest.mark.parametrize(("space", "axis"), [((7, 6), 1), ((4, 5, 3), 2), *_REPEATED])
 def test_a_unet_on_space_one_place_wide_is_that_of_one_dimension_less(space, axis):
     # Beside a single place there are only zeros, so of the kernels the middle counts alone.
     net = UNet(channels=8, multipliers=(1, 2), embedding=Sinusoidal(8))
