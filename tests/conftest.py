@@ -55,6 +55,16 @@ if not _DEVICE_TESTS:
         _one_context_a_thread()
 
 
+_IMPORTED: dict[str, dict] = {}  # the states of the modules' RNG before their first test
+
+
+@pytest.fixture(autouse=True)
+def _same_draws_in_any_order(request):
+    """Before each test puts its module's `RNG` where the import left it: what a test draws hangs on no other."""
+    if (rng := getattr(request.module, "RNG", None)) is not None:
+        rng.bit_generator.state = _IMPORTED.setdefault(request.module.__name__, rng.bit_generator.state)
+
+
 @pytest.fixture
 def strict_dtypes():
     """No implicit dtype promotion, as in `pytestmark = pytest.mark.usefixtures("strict_dtypes")`."""

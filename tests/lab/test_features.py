@@ -159,7 +159,7 @@ def test_features_of_the_training_set_are_made_once(tmp_path, monkeypatch):
     options["data_hash"] = content_hash(changed)
     assert not np.array_equal(features.reference(corners(), changed, **options).moments.mean, first.moments.mean)
     strange = ArraySource(source.x / np.float32(100) - 1)
-    refused(r"in \[0, 1\], and the data have values from -0.9", features.images_of, strange, np.arange(60))
+    refused(r"in \[0, 1\], and the data have values from -1 to 1.5", features.images_of, strange, np.arange(60))
 
 
 def test_the_classifier_of_grey_images_is_trained_once(tmp_path, monkeypatch):
