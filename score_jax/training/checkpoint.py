@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from score_jax.training import digests, hosts, quiet
+from score_jax.training import digests, hosts, leaks, quiet
 from score_jax.training.logging import write_json
 from score_jax.training.state import TrainState
 from score_jax.types import Array, InputError, PyTree
@@ -253,6 +253,7 @@ def open_checkpoints(
     if read_only and not folder.is_dir():
         raise InputError(f"{workdir} has no checkpoints yet: train first, or give another workdir")
     quiet.orbax()
+    leaks.mend()
     handlers = {"state": ocp.StandardCheckpointHandler(), "run": ocp.JsonCheckpointHandler()}
     return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 

@@ -17,17 +17,6 @@ def orbax() -> None:
     logging.getLogger("asyncio").addFilter(_is_not_of_orbax)
     if not hasattr(sys.unraisablehook, "without_closed_loops"):
         sys.unraisablehook = _without_closed_loops(sys.unraisablehook)
-    _count_no_bytes()
-
-
-def _count_no_bytes() -> None:
-    """Keeps Orbax from asking TensorStore for its counters around every write, for one of those lines.
-
-    TensorStore (0.1.86) never releases what it answers: 40 KB a checkpoint.
-    """
-    from orbax.checkpoint._src.serialization import tensorstore_utils
-
-    tensorstore_utils.get_tensorstore_raw_bytes = lambda direction: 0
 
 
 def _is_not_by_orbax(record: logging.LogRecord) -> bool:

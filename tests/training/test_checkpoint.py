@@ -1,6 +1,8 @@
+import gc
 import json
 import os
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import chex
@@ -49,6 +51,20 @@ def test_state_with_its_typed_key_position_and_sums_come_back(tmp_path, seed):
     assert read.state.key.dtype == _state(seed).key.dtype
     assert read.state.params["w"].sharding.mesh.size == 4
     assert (read.position, read.window, read.step) == (position, [1, 0.1], seed)
+
+
+def test_a_checkpoint_leaves_nothing_in_memory(tmp_path):
+    """TensorStore keeps the names in each JSON that Orbax has of it: five an array and checkpoint."""
+    manager = _save(tmp_path, *range(1, 4), keep_last=1)  # caches fill
+    tracemalloc.start()
+    for step in range(4, 9):
+        checkpoint.save_state(manager, step, _state(step), config=tiny.CONFIG)
+    manager.wait_until_finished()
+    gc.collect()
+    left = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/tensorstore_utils.py")])
+    tracemalloc.stop()
+    manager.close()
+    assert sum(found.count for found in left.statistics("lineno")) < 200  # some 70; 1,500 where nothing is mended
 
 
 def test_a_checkpoint_of_any_mesh_is_read_onto_any_other(tmp_path):
