@@ -139,6 +139,7 @@ def test_dropout_keeps_the_mean(name):
     np.testing.assert_array_less(abs(dropped.mean(0) - expected), 4 * dropped.std(0) / 4000**0.5)
 
 
+@pytest.mark.slow
 def test_training_resumes_to_the_bit(name, tmp_path):
     network = NETWORKS[name]()
     start = score.ScoreModel(network.init(*EXAMPLE), tiny.SDE, network, parameterization.Eps())

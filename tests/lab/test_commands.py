@@ -566,6 +566,7 @@ def test_a_setting_that_does_not_exist_says_what_does(path, message):
     command_line.check_settings(tiny_digits(), fine)
 
 
+@pytest.mark.slow
 def test_sampling_from_a_folder_that_is_no_run_is_one_line(tmp_path):
     code, error = command("experiments/sample.py", "--config.sampler.name=ddim")
     assert code == 2 and error == "error: settings are a run's: give its folder too, --workdir=FOLDER"
@@ -573,6 +574,7 @@ def test_sampling_from_a_folder_that_is_no_run_is_one_line(tmp_path):
     assert code == 2 and len(error.splitlines()) == 1 and "not the folder of a run" in error
 
 
+@pytest.mark.slow
 def test_a_published_checkpoint_is_sampled_as_its_authors_did(tmp_path):
     """On the checkpoint's own levels from U[0, 1], with the step its number of levels asks for."""
     file = ROOT / "tests" / "data" / "ncsnv2" / "ncsnv2.pth"

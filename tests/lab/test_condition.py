@@ -430,6 +430,7 @@ def restore(folder, *more):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_its_help_says(tmp_path):
     done = restore(tmp_path)
     assert done.returncode == 0, done.stderr

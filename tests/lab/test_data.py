@@ -121,7 +121,9 @@ OF_OTHER_DATA = {  # what is measured of points and of classes alone
 }
 
 
-@pytest.mark.parametrize("n, holdout", [(1, 0.0), pytest.param(5, 0.0, marks=pytest.mark.slow), (2, 0.1)])
+@pytest.mark.parametrize(
+    "n, holdout", [(1, 0.0), *(pytest.param(*v, marks=pytest.mark.slow) for v in ((5, 0.0), (2, 0.1)))]
+)
 def test_a_run_of_few_images_is_measured_and_drawn(tmp_path, n, holdout):
     """One image is the setting of SinGAN, and overfitting a few the first test of any such code."""
     np.save(tmp_path / "x.npy", RNG.integers(0, 256, (n, 4, 4, 1), dtype=np.uint8))

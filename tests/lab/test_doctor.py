@@ -175,6 +175,7 @@ def test_a_gpu_that_jax_does_not_see(environ, state, words, cure):
     assert (found.state, found.cure) == (state, cure) and found.found.startswith(words)
 
 
+@pytest.mark.slow
 def test_a_platform_that_does_not_exist():
     nothing = SeenDevices("", (), None, "Unknown backend abacus")
     assert told(devices.check_devices(nothing, [], {"JAX_PLATFORMS": "abacus"})) == [
@@ -193,6 +194,7 @@ def test_variables_and_cores_in_force():
 # The cache of compiled programs
 
 
+@pytest.mark.slow
 def test_a_round_trip_through_the_compile_cache(tmp_path):
     (found,) = compilations.check_compile_cache(tmp_path / "new")
     assert found.state == "ok" and found.found.endswith("0 files, 0 B; compiled once, found again")

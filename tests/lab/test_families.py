@@ -35,7 +35,7 @@ FAMILIES = {
     "adm": (edm, "imagenet64", {}),
 }
 # Layers of another row's network, in other places
-REPEATED = ("ncsnv2", "ddpm", "ddpmpp", "ncsnpp_residual", "song_unet")
+REPEATED = ("ncsn", "ncsnv2", "ddpm", "ddpmpp", "ncsnpp_residual", "song_unet", "adm")
 STEPS = 4
 N = 8
 

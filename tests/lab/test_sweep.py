@@ -125,7 +125,9 @@ def test_run_again_it_does_nothing_and_writes_the_same(whole, monkeypatch):
     assert tables(out) == before
 
 
-@pytest.mark.parametrize("moment", ["training", pytest.param("evaluation", marks=pytest.mark.slow), "between"])
+@pytest.mark.parametrize(
+    "moment", ["training", *(pytest.param(v, marks=pytest.mark.slow) for v in ("evaluation", "between"))]
+)
 def test_stopped_at_any_moment_it_goes_on_to_the_same_table(whole, tmp_path, monkeypatch, moment):
     engine, expected, _ = whole
     train, evaluate, record = run.train, evaluation.evaluate, folder.write_record

@@ -96,6 +96,7 @@ def assert_equal(found, expected, rtol):
         np.testing.assert_allclose(one, other, rtol=0, atol=rtol * np.abs(other).max())
 
 
+@pytest.mark.slow
 def test_parameters_averages_and_moments_are_those_of_its_own_run(double):
     _, together, apart, _, _ = double
     for one, alone in zip(together, apart, strict=False):
@@ -246,6 +247,7 @@ def test_trainings_go_together_that_differ_in_numbers_only(key, values, expected
     assert places(cells) == expected
 
 
+@pytest.mark.slow
 def test_a_number_whose_value_is_asked_for_is_not_traced_and_the_others_are(tmp_path):
     config = settings_of_all()
     config.training.update(steps=20, checkpoint_every=20)

@@ -80,6 +80,7 @@ def test_rates_ask_nothing_of_the_device_while_it_trains():
     assert len(asked) == 2
 
 
+@pytest.mark.slow
 def test_points_have_a_scatter_and_the_score_field(tmp_path):
     experiment = build.experiment(watched(toy, "dsm"))
     run.train(experiment, tmp_path)
@@ -112,9 +113,21 @@ def test_pictures_are_in_tensorboard_and_weights_and_biases(tmp_path, monkeypatc
     assert logged == [(10, {"grid": ("image", str(path))})]
 
 
-@pytest.mark.parametrize("shape", [(3,), (6, 2), (4, 4, 4, 1)])
-@pytest.mark.parametrize("name", ["mlp", "unet"])
-def test_arrays_of_any_shape_are_trained_and_sampled(tmp_path, shape, name):
+_SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("mlp", (3,)),
+        pytest.param("mlp", (6, 2), marks=_SLOW),
+        pytest.param("mlp", (4, 4, 4, 1), marks=_SLOW),
+        ("unet", (3,)),
+        ("unet", (6, 2)),
+        pytest.param("unet", (4, 4, 4, 1), marks=_SLOW),
+    ],
+)
+def test_arrays_of_any_shape_are_trained_and_sampled(tmp_path, name, shape):
     """Vectors, sequences and volumes of floats, in their own units; the U-Net has no vectors, and says so."""
     x = 3 + 0.1 * np.random.default_rng(0).normal(size=(40, *shape)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)

@@ -70,7 +70,7 @@ PUBLISHED = {  # name: (module, side, parameters, fixed numbers)
 # Tracing a network takes a second; what differs from another row in size alone is left to `make test-slow`.
 SLOW = [
     "DDPM++ deep", "NCSN++ deep", "NCSN++ discrete", "NCSN++ 256", "score SDE's ddpm 256", "DDPM 256", "EDM", "EDM 64",
-    "EDM NCSN++", "EDM NCSN++ 64", "score SDE's ddpm", "EDM, 10 classes",
+    "DDPM++", "NCSN++ 1024", "EDM NCSN++", "EDM NCSN++ 64", "score SDE's ddpm", "EDM, 10 classes",
 ]  # fmt: skip
 ROWS = [pytest.param(*v, id=k, marks=[pytest.mark.slow] if k in SLOW else []) for k, v in PUBLISHED.items()]
 

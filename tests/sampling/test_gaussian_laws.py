@@ -97,7 +97,7 @@ def extrapolated(run, name):
 
 
 # A sampler of every kind of step; the others are these of another order or noise
-OFTEN = ("euler_maruyama", "reverse_diffusion", "ancestral", "ddim", "euler", "heun", "dpm_solver_pp", "unipc")
+OFTEN = ("euler_maruyama", "reverse_diffusion", "ddim", "heun", "dpm_solver_pp")
 
 
 @pytest.mark.parametrize("name", often(CONVERGENT, OFTEN))

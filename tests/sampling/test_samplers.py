@@ -329,6 +329,7 @@ def test_a_sample_depends_on_the_seed_and_its_index_alone(make):
     np.testing.assert_allclose(shifted[:-3], whole[3:], rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_step_of_length_zero_has_a_gradient_in_the_schedule():
     """√(t − s) has none at s = t; NaN there would spoil every learned schedule and swept grid."""
 
