@@ -42,6 +42,7 @@ _CONFIG += ["--config.sampler.n=200", "--config.sampler.batch_size=200", "--conf
 _CONFIG += ["--config.training.log_every=20", "--config.training.checkpoint_every=50"]
 _CONFIG += ["--config.training.steps_per_dispatch=10"]
 _WITHIN = 0.03  # s after a checkpoint is begun
+_JOIN = 40  # s for all processes to come: one that was killed before they met is waited for so long
 _SURVIVE = 60.0  # s until a process whose peer was killed must have stopped
 _CLOCK = ("examples_per_second", "seconds_left")
 
@@ -115,6 +116,7 @@ def command(workdir: Path, steps: int, processes: int) -> list[list[str]]:
     if processes == 1:
         return [train]
     joined = [f"--coordinator=localhost:{_free_port()}", f"--num_processes={processes}"]
+    joined.append(f"--join_timeout={_JOIN}")
     return [[*train, *joined, f"--process_id={i}"] for i in range(processes)]
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 ON_ERROR = ("stop", "continue")
+_UNKNOWN = -1
 
 
 class NotWritten(InputError):
@@ -40,7 +41,7 @@ class Saving:
     def __init__(self, manager: "ocp.CheckpointManager", config: Mapping[str, Any], on_error: str):
         self._manager, self._config, self._on_error = manager, config, on_error
         self._workdir = Path(manager.directory).parent
-        self._folder = _identity(self._workdir)
+        self._begun = _written(self._workdir)
         self._writing: int | None = None
 
     def save(self, step: int, state: TrainState, position: Any, window: Any) -> None:
@@ -102,7 +103,8 @@ class Saving:
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._workdir))
 
     def _is_there(self) -> bool:
-        return _identity(self._workdir) == self._folder and (self._workdir / "config.json").exists()
+        found = _written(self._workdir)
+        return found is not None and found in (self._begun, _UNKNOWN)
 
     def restore(self, like: TrainState, *, every: int) -> checkpoint.Restored:
         """Returns the newest checkpoint of a multiple of `every` steps; what is later is set aside, to be redone.
@@ -153,13 +155,17 @@ class Saving:
                     folder.rmdir()
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """What tells a folder from another of its name; None where there is none."""
+def _written(workdir: Path) -> int | None:
+    """The second in which a run's config.json was written, which tells the run from others; None where there is none.
+
+    Inodes would not do: a file system that is mounted anew, or one over a network, may number its files anew.
+    """
     try:
-        found = folder.stat()
-    except OSError:
+        return int((workdir / "config.json").stat().st_mtime)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return found.st_dev, found.st_ino
+    except OSError:  # not to be reached at the moment: what is written next will tell
+        return _UNKNOWN
 
 
 @contextlib.contextmanager

@@ -161,6 +161,12 @@ def _replaced(workdir):
     workdir.mkdir()
 
 
+def _replaced_by_another_run(workdir):
+    _replaced(workdir)
+    (workdir / "config.json").write_text("{}")
+    os.utime(workdir / "config.json", (1e9, 1e9))
+
+
 def _of_the_run(workdir):
     return sorted(path.name for path in workdir.rglob("*")) if workdir.exists() else None
 
@@ -181,6 +187,34 @@ def test_a_run_folder_that_is_gone_is_said_at_the_next_write_and_not_made_anew(t
     assert str(error.value) == f"the {what} of step {step} could not be written ({_NO_FILE}): {gone}; {_STOP}"
     assert _of_the_run(workdir) == ([] if how is _replaced else None)
     assert tiny.run(workdir, 10).step == 10  # the same command begins anew
+
+
+def _mounted_anew(workdir):
+    """The same files under other inodes."""
+    shutil.copytree(workdir, workdir.with_name("copy"))
+    shutil.rmtree(workdir)
+    workdir.with_name("copy").rename(workdir)
+
+
+def _not_reached(workdir):
+    """For a moment; as a file system over a network may be."""
+    (workdir / "config.json").rename(workdir / "kept")
+    (workdir / "config.json").symlink_to("config.json")  # ELOOP
+
+
+@pytest.mark.parametrize(("how", "end"), [(_mounted_anew, 40), (_not_reached, 40), (_replaced_by_another_run, 20)])
+def test_a_run_folder_is_known_by_when_it_was_begun(tmp_path, how, end):
+    workdir = tmp_path / "run"
+
+    def change(state, step):
+        while any((workdir / "checkpoints").glob("*tmp*")):
+            time.sleep(0.001)
+        how(workdir) if step == 20 else None
+
+    call = Every(20, change)
+    with pytest.raises(saving.NotWritten, match="replaced") if end == 20 else contextlib.nullcontext():
+        tiny.run(workdir, 40, periodic=[call])
+    assert max(checkpoint.steps(workdir), default=20) == end
 
 
 def test_a_run_folder_removed_while_a_checkpoint_is_written_into_it_is_said(tmp_path, monkeypatch):
