@@ -71,7 +71,14 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 
     The copies are new buffers: a program that is donated the result leaves `tree` alive.
     """
-    return _copying(replicated(mesh))(tree)
+    return _copying(replicated(mesh))(from_elsewhere(tree, mesh))
+
+
+def from_elsewhere(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Brings arrays that lie on other devices to those of the mesh: a program takes them from nowhere else."""
+    own = set(mesh.devices.flat)
+    away = lambda x: isinstance(x, jax.Array) and x.committed and x.sharding.device_set != own
+    return jax.tree.map(lambda x: jax.device_put(x, replicated(mesh)) if away(x) else x, tree)
 
 
 @lru_cache(maxsize=32)
@@ -113,7 +120,8 @@ def shared_size(n: int, mesh: Mesh) -> int:
 
 def put_rows(rows: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
     """Puts arrays `(B, ...)`, the same in every process, on the mesh: cut along B, or whole where B can't be cut."""
-    return {name: None if x is None else _copying(_for_rows(len(x), mesh))(x) for name, x in rows.items()}
+    put = lambda x: _copying(_for_rows(len(x), mesh))(from_elsewhere(x, mesh))
+    return {name: None if x is None else put(x) for name, x in rows.items()}
 
 
 def _for_rows(n: int, mesh: Mesh) -> NamedSharding:

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from score_jax import devices
+from score_jax.training import make_placement, place
 from score_jax.types import InputError
 
 
@@ -42,6 +43,23 @@ def test_rows_are_cut_over_both_axes_and_whole_where_they_cannot_be():
     assert [shard.data.shape for shard in rows["key"].addressable_shards] == [(2,)] * 8
     whole = devices.put_rows({"x": np.arange(12)}, mesh)["x"]
     assert [shard.data.shape for shard in whole.addressable_shards] == [(12,)] * 8
+
+
+@pytest.mark.parametrize("where", [[3], [0], [4, 5, 6, 7], [0, 1]])
+def test_arrays_that_lie_on_other_devices_are_brought_as_copies(where):
+    """Of a state as of rows and keys; deleting (donating) what was brought leaves the original."""
+    there = devices.replicated(devices.device_mesh(devices=[jax.devices()[i] for i in where]))
+    x, keys = jax.device_put((np.arange(32.0).reshape(8, 4), jax.random.split(jax.random.key(0), 8)), there)
+    for own in (jax.devices(), jax.devices()[:4], jax.devices()[:1]):
+        mesh = devices.device_mesh(devices=own)
+        found = [devices.replicate(x, mesh), devices.everywhere(x, mesh), devices.put_rows({"x": x}, mesh)["x"]]
+        found += [place({"x": x}, make_placement(devices=own))["x"]]
+        assert all(one.sharding.device_set == {*own} for one in found)
+        assert devices.put_rows({"key": keys}, mesh)["key"].sharding.device_set == {*own}
+        for one in found:
+            np.testing.assert_array_equal(one, np.arange(32.0).reshape(8, 4))
+            one.delete() if one is not x else None
+        np.testing.assert_array_equal(x, np.arange(32.0).reshape(8, 4))
 
 
 def test_gathered_arrays_are_numpy_and_whole_wherever_they_lie():

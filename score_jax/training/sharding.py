@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from score_jax.devices import AXES, cut_rows, device_mesh
+from score_jax.devices import AXES, cut_rows, device_mesh, from_elsewhere
 from score_jax.types import InputError, PyTree
 
 Rule: TypeAlias = tuple[str, Sequence[Any]]  # (pattern of a path, axis of the mesh or None for each axis of the array)
@@ -163,7 +163,8 @@ def require_used(tree: PyTree, placement: Placement) -> None:
 
 def place(state: PyTree, placement: Placement) -> PyTree:
     """Returns a copy of a state on the devices of a placement; donated to a train step it leaves `state` alive."""
-    return jax.jit(_unchanged, out_shardings=shardings(state, placement))(state)
+    program = jax.jit(_unchanged, out_shardings=shardings(state, placement))
+    return program(from_elsewhere(state, placement.mesh))
 
 
 def _unchanged(tree: PyTree) -> PyTree:
