@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -88,7 +89,7 @@ class _Peer:
     def __init__(self, cluster: Cluster, join_timeout: int):
         self._cluster, self._join_timeout = cluster, join_timeout
         self._joined, self._done, self._word = False, threading.Event(), threading.Lock()
-        self._held: list[str] = []  # what the runtime says of processes, which its last words may follow
+        self._held: deque[str] = deque(maxlen=1000)  # what the runtime says of processes, before its last words
         # What Python writes takes no detour.
         self._stdout, self._stderr = os.dup(1), os.dup(2)
         sys.stdout, sys.stderr = (os.fdopen(os.dup(one), "w", buffering=1) for one in (1, 2))
