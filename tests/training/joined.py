@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 ROOT = Path(__file__).parents[2]
 LONG = 600.0  # seconds after which a test gives up: on a busy machine, every start of JAX takes a while
 
@@ -81,7 +83,6 @@ def refuse(who):
 def die(who, how):
     """One is killed, while the others sum with it, or are busy by themselves."""
     import jax
-    import numpy as np
     from jax.experimental import multihost_utils
 
     multihost_utils.process_allgather(np.zeros(1))
@@ -100,7 +101,7 @@ def interleaved():
     return sorted(jax.devices(), key=lambda device: (device.id % jax.local_device_count(), device.process_index))
 
 
-def train_on(workdir, steps, *, fsdp=1, devices=None, gone_after=None, **changes):
+def train_on(workdir, steps, *, fsdp=1, devices=None, gone_after=None, met=None, **changes):
     """Trains the tiny model on all devices, each process on its rows of shuffled batches; the result.
 
     Args:
@@ -109,10 +110,9 @@ def train_on(workdir, steps, *, fsdp=1, devices=None, gone_after=None, **changes
       fsdp: parts of the state.
       devices: all by default.
       gone_after: batches after which the data are gone; never by default.
+      met: called with each hand-out of batches, which it may change.
       changes: of what the loop is told.
     """
-    import numpy as np
-
     from score_jax import data, training
     from score_jax.losses import times
     from tests.training import tiny
@@ -124,12 +124,36 @@ def train_on(workdir, steps, *, fsdp=1, devices=None, gone_after=None, **changes
     if gone_after is not None:
         source = Gone(source, gone_after)
     loader = data.Loader(source, batch_size=tiny.BATCH, steps_per_batch=tiny.K, rows=rows)
+    loader = loader if met is None else Met(loader, met)
     how = {"times": times.uniform(), "placement": placement, "decay": training.ema_decay(0.9)}
     step = training.make_train_step(tiny.model(), tiny.objective, tiny.chain(), **how)
     told = {"log_every": 10, "checkpoint_every": 10, "progress": False, "config": tiny.CONFIG} | changes
     return training.train(
         tiny.state(), step, loader, workdir=workdir, placement=placement, steps=steps, steps_per_dispatch=tiny.K, **told
     )
+
+
+class Met:
+    """A loader whose batches are looked at, or changed, before they are handed out."""
+
+    def __init__(self, loader, call):
+        self._loader, self._call = loader, call
+
+    def __getattr__(self, name):
+        return getattr(self._loader, name)
+
+    def __next__(self):
+        batches = next(self._loader)
+        self._call(batches)
+        return batches
+
+
+def fatal_in_step_12(batches):
+    """Of the rows that the second of two processes has."""
+    from tests.training import tiny
+
+    step, row = divmod(batches["index"].astype(int), tiny.BATCH)
+    batches["x"] = np.where(((step == 12) & (row >= tiny.BATCH // 2))[..., None], tiny.FATAL, batches["x"])
 
 
 class Gone:
@@ -160,6 +184,11 @@ def vanish(workdir, who):
     train_on(Path(workdir), 10**6, gone_after=8 if hosts.index() == int(who) else None, checkpoint_every=10)
 
 
+def back(workdir):
+    """The second process has batches that no loss is finite of: all go back."""
+    train_on(Path(workdir), 30, met=fatal_in_step_12, rollbacks=1)
+
+
 def apart(*workdirs):
     """Each process is given another folder, as on hosts that share none."""
     from score_jax.training import hosts
@@ -182,7 +211,7 @@ def train(workdir, steps, fsdp="1", order="plain"):
     hosts.wait_for_all()
 
 
-SCENES = {"refuse": refuse, "die": die, "train": train, "vanish": vanish, "apart": apart}
+SCENES = {"refuse": refuse, "die": die, "train": train, "vanish": vanish, "apart": apart, "back": back}
 
 
 def main(scene, *arguments):

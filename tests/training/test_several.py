@@ -20,6 +20,7 @@ from score_jax.training.logging import read_jsonl
 from score_jax.types import InputError
 from tests.training import joined
 
+AT_MOST_ONCE = r"\(1 of at most 1 times\)"
 GOES_ON = "the same command goes on from the last checkpoint"
 
 
@@ -104,6 +105,18 @@ def test_data_that_are_gone_in_mid_training_end_all_with_whole_checkpoints(tmp_p
     assert first.err.splitlines()[-1] == "error: process 1 refused: row 7 cannot be read"
     assert checkpoint.steps(tmp_path / "run")[0] in (30, 40)  # step 40 is the last that it had data for
     assert alone(tmp_path / "run", 50).step == 50
+
+
+@pytest.mark.slow
+def test_all_go_back_where_the_batch_of_one_is_bad(tmp_path):
+    """To step 10, and on with other batches, as one process that has all rows."""
+    first, second = joined.launch("back", tmp_path / "run")
+    assert (first.code, second.code) == (0, 0)
+    where = f"the loss became nan in step 12 at noise level .*: back to the checkpoint of step 10, .*{AT_MOST_ONCE}"
+    assert re.search(where, first.err) and second.err == ""
+    whole = joined.train_on(tmp_path / "whole", 30, devices=jax.devices()[:1], met=joined.fatal_in_step_12, rollbacks=1)
+    assert_same_training(alone(tmp_path / "run", 30), tmp_path / "run", whole, tmp_path / "whole")
+    assert [record.get("undone", 0) for record in read_jsonl(tmp_path / "run" / "metrics.jsonl")] == [0, 5, 5]
 
 
 @pytest.mark.slow
