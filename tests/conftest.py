@@ -55,14 +55,14 @@ if not _DEVICE_TESTS:
         _one_context_a_thread()
 
 
-_IMPORTED: dict[str, dict] = {}  # the states of the modules' RNG before their first test
+_IMPORTED: dict[str, dict] = {}  # where the imports left the RNG of the test modules
 
 
 @pytest.fixture(autouse=True)
 def _same_draws_in_any_order(request):
     """Before each test puts its module's `RNG` where the import left it: what a test draws hangs on no other."""
     if (rng := getattr(request.module, "RNG", None)) is not None:
-        rng.bit_generator.state = _IMPORTED.setdefault(request.module.__name__, rng.bit_generator.state)
+        rng.bit_generator.state = _IMPORTED[request.module.__name__]
 
 
 @pytest.fixture
@@ -84,7 +84,9 @@ _LONGEST = ("test_notebooks", "test_several", "test_killed_run", "test_damaged_c
 
 
 def pytest_collection_modifyitems(items):
-    """Begins with the longest tests, so that none of them is left for one worker at the end."""
+    """Begins with the longest tests, so that none of them is left for one worker at the end; notes the modules' RNG."""
+    for module in {item.module for item in items if hasattr(item.module, "RNG")}:
+        _IMPORTED[module.__name__] = module.RNG.bit_generator.state
     items.sort(key=lambda item: not any(name in item.nodeid for name in _LONGEST))
 
 

@@ -6,38 +6,33 @@ Orbax: where they are elsewhere, memory grows by so much.
 """
 
 import contextlib
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 
 def mend() -> None:
     """Lets Orbax ask TensorStore for nothing that it knows or only logs."""
     with contextlib.suppress(ImportError, AttributeError):
-        from orbax.checkpoint._src.serialization import tensorstore_utils
+        from orbax.checkpoint._src.serialization import tensorstore_utils as orbax
 
-        tensorstore_utils.get_tensorstore_raw_bytes = lambda direction: 0
-        if not isinstance(tensorstore_utils.ts, _Tensorstore):
-            tensorstore_utils.ts = _Tensorstore(tensorstore_utils.ts)
+        orbax.get_tensorstore_raw_bytes = lambda direction: 0
+        if not isinstance(orbax.ts, _But):
+            orbax.ts = _But(orbax.ts, KvStore=_But(orbax.ts.KvStore, Spec=_Place))
 
 
-class _Place:
-    """In place of a `KvStore.Spec`, of which Orbax only asks what it is of, or to open it."""
-
-    def __init__(self, spec: dict[str, Any]):
-        self._spec = spec
+class _Place(dict[str, Any]):
+    """A place as JSON, which TensorStore takes as it takes a `KvStore.Spec`."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns what it was given: TensorStore adds nothing to the places that Orbax writes to."""
-        return self._spec
+        return dict(self)
 
 
-class _Tensorstore:
-    """The module `tensorstore`, but for how places are described."""
+class _But:
+    """A module or class but for some of its attributes."""
 
-    def __init__(self, module: ModuleType):
-        self._module = module
-        opened = lambda place, **how: module.KvStore.open(place.to_json(), **how)
-        self.KvStore = SimpleNamespace(Spec=_Place, open=opened)
+    def __init__(self, other: Any, **own: Any):
+        self._other = other
+        self.__dict__.update(own)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
+        return getattr(self._other, name)

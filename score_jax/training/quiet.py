@@ -6,9 +6,12 @@ Nothing of anyone else's is kept back, and the root logger is left as it is.
 import logging
 import sys
 import traceback
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+_ERRORS: deque[BaseException] = deque(maxlen=1)
 
 
 def orbax() -> None:
@@ -19,8 +22,20 @@ def orbax() -> None:
         sys.unraisablehook = _without_closed_loops(sys.unraisablehook)
 
 
+def error_of_orbax() -> BaseException | None:
+    """Returns the newest error of a write in the background, and forgets it.
+
+    Of several processes Orbax lets the one whose write failed wait for the others, and the others for it, up to 20
+    minutes, before it raises anything; it is logged at once.
+    """
+    return _ERRORS.pop() if _ERRORS else None
+
+
 def _is_not_by_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in Path(record.pathname).parts
+    by_orbax = "orbax" in Path(record.pathname).parts
+    if by_orbax and record.levelno >= logging.ERROR and record.exc_info and record.exc_info[1]:
+        _ERRORS.append(record.exc_info[1])
+    return not by_orbax
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:

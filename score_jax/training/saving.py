@@ -12,13 +12,14 @@ import errno
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 
-from score_jax.training import checkpoint, hosts
+from score_jax.training import checkpoint, hosts, quiet
 from score_jax.training.state import TrainState
 from score_jax.types import InputError
 
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 ON_ERROR = ("stop", "continue")
 _UNKNOWN = -1
+_POLL = 0.01  # s between two looks at a checkpoint that is being written
 
 
 class NotWritten(InputError):
@@ -43,6 +45,7 @@ class Saving:
         self._workdir = Path(manager.directory).parent
         self._begun = _written(self._workdir)
         self._writing: int | None = None
+        self._failure: BaseException | None = None  # of a write, after which Orbax waits for others who wait for it
 
     def save(self, step: int, state: TrainState, position: Any, window: Any) -> None:
         """Starts writing a checkpoint when the one before is written.
@@ -54,6 +57,7 @@ class Saving:
         options = {"config": self._config, "position": position, "window": window}
 
         def start() -> None:
+            quiet.error_of_orbax()  # of an earlier write
             self._require_folder()
             _check_room(self._workdir, state)
             checkpoint.save_state(self._manager, step, state, **options)
@@ -63,7 +67,7 @@ class Saving:
 
     def check(self) -> None:
         """Says what became of a checkpoint if it is no longer being written; raises like `wait`."""
-        if self._writing is not None and not self._manager.is_saving_in_progress():
+        if self._writing is not None and (self._has_failed() or not self._manager.is_saving_in_progress()):
             self.wait()
 
     def wait(self) -> None:
@@ -77,8 +81,18 @@ class Saving:
             self._tried(step, self._finish)
 
     def _finish(self) -> None:
+        while self._manager.is_saving_in_progress() and not self._has_failed():
+            time.sleep(_POLL)
+        if self._failure is not None:
+            raise self._failure
         self._manager.wait_until_finished()
         self.check_folder()
+
+    def _has_failed(self) -> bool:
+        """Whether a write has failed in this process of several: a single one hears of it from Orbax, at once."""
+        if hosts.total() > 1 and self._failure is None:
+            self._failure = quiet.error_of_orbax()
+        return self._failure is not None
 
     def check_folder(self) -> None:
         """Raises OSError in the first process if the folder is no longer that of the run; the others don't ask."""
@@ -104,7 +118,12 @@ class Saving:
 
     def _is_there(self) -> bool:
         found = _written(self._workdir)
-        return found is not None and found in (self._begun, _UNKNOWN)
+        return found is not None and (found == self._begun or _UNKNOWN in (found, self._begun))
+
+    def close(self) -> None:
+        """Closes the manager, but for one that would wait for processes which wait for this."""
+        if self._failure is None:
+            self._manager.close()
 
     def restore(self, like: TrainState, *, every: int) -> checkpoint.Restored:
         """Returns the newest checkpoint of a multiple of `every` steps; what is later is set aside, to be redone.
@@ -131,10 +150,11 @@ class Saving:
 
     def failed(self, what: str, error: Exception) -> None:
         """Raises NotWritten, or warns if training is to go on: `what` could not be written."""
-        if self._on_error == "stop":
+        stop = self._on_error == "stop" or self._failure is not None
+        if stop:
             self.wait()
         found = f"{what} could not be written ({checkpoint.error_line(error)}): {self.last_good()}"
-        if self._on_error == "stop":
+        if stop:
             raise NotWritten(f"{found}; mend that and start the same command again") from error
         _log.warning("%s; training goes on", found)
 
@@ -179,10 +199,10 @@ def opened(manager: "ocp.CheckpointManager", config: Mapping[str, Any], on_error
             saving.wait()
         except NotWritten as also:
             _log.warning("%s", also)  # the error that came first is the one to raise
-        manager.close()
+        saving.close()
         raise
     saving.wait()
-    manager.close()
+    saving.close()
 
 
 def _check_room(workdir: Path, state: TrainState) -> None:

@@ -4,6 +4,7 @@ python -m tests.training.joined SCENE ARGUMENT … --coordinator=localhost:PORT 
 """
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -133,18 +134,22 @@ def train_on(workdir, steps, *, fsdp=1, devices=None, gone_after=None, met=None,
     )
 
 
-class Met:
-    """A loader whose batches are looked at, or changed, before they are handed out."""
+class Wrapped:
+    """What it holds, but for what a subclass does otherwise."""
 
-    def __init__(self, loader, call):
-        self._loader, self._call = loader, call
+    def __init__(self, held, changed):
+        self._held, self._changed = held, changed
 
     def __getattr__(self, name):
-        return getattr(self._loader, name)
+        return getattr(self._held, name)
+
+
+class Met(Wrapped):
+    """A loader whose batches are looked at, or changed, before they are handed out."""
 
     def __next__(self):
-        batches = next(self._loader)
-        self._call(batches)
+        batches = next(self._held)
+        self._changed(batches)
         return batches
 
 
@@ -156,25 +161,19 @@ def fatal_in_step_12(batches):
     batches["x"] = np.where(((step == 12) & (row >= tiny.BATCH // 2))[..., None], tiny.FATAL, batches["x"])
 
 
-class Gone:
+class Gone(Wrapped):
     """A source whose data are gone after so many batches."""
 
-    def __init__(self, source, batches):
-        self._source, self._left = source, batches
-
-    def __getattr__(self, name):
-        return getattr(self._source, name)
-
     def __len__(self):
-        return len(self._source)
+        return len(self._held)
 
     def batch(self, rows):
         from score_jax.types import InputError
 
-        self._left -= 1
-        if self._left < 0:
+        self._changed -= 1
+        if self._changed < 0:
             raise InputError("row 7 cannot be read")
-        return self._source.batch(rows)
+        return self._held.batch(rows)
 
 
 def vanish(workdir, who):
@@ -187,6 +186,18 @@ def vanish(workdir, who):
 def back(workdir):
     """The second process has batches that no loss is finite of: all go back."""
     train_on(Path(workdir), 30, met=fatal_in_step_12, rollbacks=1)
+
+
+def full(workdir, who):
+    """The disk of one process is full before the second checkpoint."""
+    from score_jax.training import hosts
+    from tests.training import tiny
+
+    def fill(batches):
+        if hosts.index() == int(who) and batches["index"].min() >= 15 * tiny.BATCH:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    train_on(Path(workdir), 10**6, met=fill)
 
 
 def apart(*workdirs):
@@ -211,7 +222,7 @@ def train(workdir, steps, fsdp="1", order="plain"):
     hosts.wait_for_all()
 
 
-SCENES = {"refuse": refuse, "die": die, "train": train, "vanish": vanish, "apart": apart, "back": back}
+SCENES = {"refuse": refuse, "die": die, "train": train, "vanish": vanish, "apart": apart, "back": back, "full": full}
 
 
 def main(scene, *arguments):

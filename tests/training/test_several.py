@@ -120,6 +120,20 @@ def test_all_go_back_where_the_batch_of_one_is_bad(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
+def test_a_full_disk_of_one_ends_all_at_once(tmp_path, who):
+    """Whose write fails is found out from Orbax at once, which else waits 20 minutes for the others, as they for it."""
+    ended = joined.launch("full", tmp_path / "run", who)
+    assert [one.code for one in ended] == [2, 2] and abs(ended[0].at - ended[1].at) < 30
+    failed, good = re.search(r"of step (10|20) could not", ended[who].err)[1], checkpoint.steps(tmp_path / "run")
+    said = f"the checkpoint of step {failed} could not be written (File too large): "
+    assert ended[who].err.startswith(f"error: {said}") and good == ([10] if failed == "20" else [])
+    assert ended[1 - who].err == ended[who].err.replace("error: ", f"error: process {who} refused: ")
+    assert ended[who].err.count("\n") == 1
+    assert alone(tmp_path / "run", 30).step == 30
+
+
+@pytest.mark.slow
 def test_a_folder_that_the_processes_do_not_share_is_refused(tmp_path):
     first, second = joined.launch("apart", tmp_path / "here", tmp_path / "there")
     assert (first.code, second.code) == (2, 2) and not (tmp_path / "there").exists()
