@@ -34,7 +34,7 @@ FAMILIES = {
     "song_unet": (edm, "cifar10_cond", {}),
     "adm": (edm, "imagenet64", {}),
 }
-# Layers of another row's network, in other places
+# Layers of another row's network in other places, or (ncsn, adm) whose gradients tests/networks look at
 REPEATED = ("ncsn", "ncsnv2", "ddpm", "ddpmpp", "ncsnpp_residual", "song_unet", "adm")
 STEPS = 4
 N = 8

@@ -224,22 +224,30 @@ def test_it_goes_back_to_the_start_and_stops_when_it_has_so_often(tmp_path):
         assert checkpoint.steps(workdir) == [0] and _records(workdir) == []
 
 
-def test_runs_in_one_program_go_back_each_by_itself(tmp_path, gone_back):
-    recipe = Recipe(tiny.model(), tiny.objective, tiny.chain(), times.uniform(), decay=ema_decay(0.9))
-    folders = [tmp_path / name for name in ("bad", "good")]
-    loaders = [_Bad([21, 41]), tiny.Batches()]
-    how = _HOW | {"rollbacks": 2}
+@pytest.mark.parametrize(
+    ("skips", "rollbacks", "step", "counted"),
+    [(0, 2, tiny.step, {"undone": 15}), (_SKIPS, 0, _skipping_step, {"skipped": 2})],
+)
+def test_runs_in_one_program_skip_or_go_back_each_by_itself(tmp_path, skips, rollbacks, step, counted):
+    recipe = Recipe(tiny.model(), tiny.objective, tiny.chain(), times.uniform(), decay=ema_decay(0.9), skips=skips)
+    folders, bad = [tmp_path / name for name in ("bad", "good")], [21, 41 if rollbacks else 23]
+    loaders = [_Bad(bad), tiny.Batches()]
     courses = [
-        partial(loop.course, tiny.state(), one, workdir=to, **how) for one, to in zip(loaders, folders, strict=True)
+        partial(loop.course, tiny.state(), one, workdir=to, **_HOW | {"rollbacks": rollbacks})
+        for one, to in zip(loaders, folders, strict=True)
     ]
-    bad, good = train_together(
+    results = train_together(
         courses, make_joint_step(lambda numbers: recipe, mesh=tiny.mesh()), [{}] * 2, placement=tiny.placement()
     )
     # One program for two runs adds up in another order than that for one: by 1e-7 a step, over 40.
     close = partial(chex.assert_trees_all_close, rtol=1e-4, atol=1e-6)
-    close(_numbers(bad.state).params, _numbers(gone_back[0].state).params)
-    assert (int(bad.state.undone), int(good.state.undone)) == (15, 0)
-    close(_numbers(good.state).params, _numbers(_run(tmp_path / "alone", []).state).params)
+    for found, folder, steps, told in zip(results, folders, (bad, []), (counted, {}), strict=True):
+        alone = _run(tmp_path / f"{folder.name}-alone", steps, step=step, rollbacks=rollbacks)
+        close(_numbers(found.state).params, _numbers(alone.state).params)
+        whole = [
+            {name: record[name] for name in ("skipped", "undone") if name in record} for record in _records(folder)
+        ]
+        assert {name: max(record.get(name, 0) for record in whole) for one in whole for name in one} == told
 
 
 def test_the_setting_is_two_numbers_of_which_one_counts():
