@@ -107,7 +107,7 @@ def test_commands_in_two_processes_make_the_files_and_numbers_of_one(tmp_path):
             name, f"--workdir={one}", "--n=20" if name == "sample" else "--seed=0", f"--out={tmp_path}/{name}1"
         )
         told = [f"--workdir={one}", "--n=20" if name == "sample" else "--seed=0", f"--out={tmp_path}/{name}2"]
-        first, second = command(name, *told, n=2, devices=2)
+        first, second = command(name, *told, "--config.mesh.fsdp=2", n=2, devices=2)
         assert [alone.code, first.code, second.code] == [0, 0, 0], first.err + second.err
         assert (second.out, second.err) == ("", "")
         assert files(tmp_path / f"{name}2") == files(tmp_path / f"{name}1")
