@@ -13,7 +13,7 @@ not compiled again.
 import argparse
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 10 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
-TARGETS = {
+TARGETS: dict[str, Callable[[], Any]] = {
     "tpu-v5e": lambda: topologies.get_topology_desc("v5e:2x2", "tpu").devices[0],
     "h100": lambda: topologies.get_topology_desc(platform="cuda", target_config=_H100, topology="1x1x1").devices[0],
 }
@@ -129,7 +129,7 @@ def main() -> None:
     print(f"{table(rows)}\n\n{device.device_kind}, compiled for and not run; jax {jax.__version__}")
 
 
-def compile_families(device: jax.Device, options: argparse.Namespace) -> list[Row]:
+def compile_families(device: Any, options: argparse.Namespace) -> list[Row]:
     """Compiles what is not in the file of rows yet, and adds it there."""
     path = options.json
     rows = json.loads(path.read_text()) if path and path.exists() else []

@@ -14,6 +14,7 @@ anything differs.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import os
@@ -150,7 +151,7 @@ def _end_of(workdir: Path) -> Any:
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
         read = checkpoint.restore_state(manager, run.first_state(experiment))
     assert read is not None
-    numbers = read.state.replace(key=jax.random.key_data(read.state.key))
+    numbers = dataclasses.replace(read.state, key=jax.random.key_data(read.state.key))
     return jax.device_get(numbers), read.position, read.window, read.step
 
 
@@ -221,8 +222,10 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file to write the result to")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        how = (4, 1, 0, 1000) if options.quick else (options.kills, options.processes, options.seed, options.steps)
-        result = {**measure(*how, Path(folder)), "environment": environment()}
+        kills, processes, seed, steps = (
+            (4, 1, 0, 1000) if options.quick else (options.kills, options.processes, options.seed, options.steps)
+        )
+        result = {**measure(kills, processes, seed, steps, Path(folder)), "environment": environment()}
     writes = sum(row["in a write"] != "" for row in result["rows"])
     print(f"\n{table(result['rows'])}\n\n{result['environment']}")
     runs = result["rows"][-1]["run"]

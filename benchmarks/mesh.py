@@ -40,7 +40,8 @@ def make_step(experiment: Experiment) -> tuple[Callable[[], Any], str, Any]:
     rows = {name: values[None] for name, values in source.batch(np.arange(BATCH)).items() if name in ("x", "label")}
     batches = training.put_batches(rows, placement.mesh)
     first = training.place(run.first_state(experiment), placement)
-    program = run.train_step(experiment).lower(first, batches).compile()
+    step: Any = run.train_step(experiment)
+    program = step.lower(first, batches).compile()
     held = [training.place(first, placement)]
 
     def update() -> Any:

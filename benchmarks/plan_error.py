@@ -67,7 +67,8 @@ class Steps:
         described = compiled.state_of(experiment)
         lying = jax.tree.map(lambda x: x.sharding, described)
         self.place = jax.jit(lambda state: state, out_shardings=lying).lower(self.first).compile()
-        lowered = run.train_step(experiment).lower(described, self.batches)
+        step: Any = run.train_step(experiment)
+        lowered = step.lower(described, self.batches)
         self.xla_flops, self.program = lowered.cost_analysis()["flops"], lowered.compile()
 
     def step(self) -> Any:

@@ -6,6 +6,7 @@ as computed here. `jupyter execute --inplace notebooks/*.ipynb` renews the commi
 
 import ast
 import asyncio
+import inspect
 import json
 import os
 import re
@@ -42,6 +43,12 @@ def pictures(notebook):
 
 def numbers_of(notebook):
     return json.loads("".join(texts(notebook.cells[-1])))
+
+
+def code_of(path):
+    """The syntax tree of all code cells."""
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    return ast.parse("\n".join(TransformerManager().transform_cell(source) for source in cells))
 
 
 def in_new_kernel(notebook, folder):
@@ -278,11 +285,38 @@ def test_the_committed_outputs_are_those_of_one_clean_run(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
+def test_what_the_notebook_calls_is_there_and_takes_what_it_gives(path):
+    """Found without running it: names of the package, the number of their arguments, keywords."""
+    nodes = list(ast.walk(code_of(path)))
+    names = {}
+    imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    exec(compile(ast.Module(imports, []), path.name, "exec"), names)
+    calls = [node for node in nodes if isinstance(node, ast.Call) and is_of_package(node.func, names)]
+    plain = [call for call in calls if not has_stars(call)]
+    assert plain
+    for call in plain:
+        function = eval(ast.unparse(call.func), names)
+        inspect.signature(function).bind(*call.args, **{keyword.arg: keyword.value for keyword in call.keywords})
+
+
+def is_of_package(function, names):
+    """Whether `a.b.c` begins with a name imported from the package."""
+    root = function
+    while isinstance(root, ast.Attribute):
+        root = root.value
+    found = names.get(root.id) if isinstance(root, ast.Name) else None
+    return (getattr(found, "__name__", "") + getattr(found, "__module__", "")).startswith("score_jax")
+
+
+def has_stars(call):
+    """Whether arguments are given by `*` or `**`, whose number is not written."""
+    return any(isinstance(given, ast.Starred) for given in call.args) or any(k.arg is None for k in call.keywords)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=by_name)
 def test_the_notebook_imports_the_package_and_defines_nothing(path):
     """What a notebook needs is in the library: no def, no class, and no lambda longer than a few lines."""
-    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    tree = ast.parse("\n".join(TransformerManager().transform_cell(source) for source in cells))
-    nodes = list(ast.walk(tree))
+    nodes = list(ast.walk(code_of(path)))
     assert not [n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
     assert all((n.end_lineno or 0) - n.lineno < 5 for n in nodes if isinstance(n, ast.Lambda))
     imported = {(n.module or "").split(".")[0] for n in nodes if isinstance(n, ast.ImportFrom)}

@@ -26,13 +26,13 @@ class Program(NamedTuple):
       flops: operations of a call, loops counted once.
     """
 
-    call: Callable[..., Any]
+    call: jax.stages.Compiled
     compile_seconds: float
     memory: int
     flops: float
 
 
-def compiled(function: Callable[..., Any], *args: Any) -> Program:
+def compiled(function: jax.stages.Wrapped, *args: Any) -> Program:
     """Compiles a jitted function for these arguments, arrays or shapes."""
     start = time.perf_counter()
     lowered = function.lower(*args)

@@ -138,8 +138,8 @@ def _loop(k: int, batch: int, scale: Scale) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         training.train(
-            state, step.program.call, images, workdir=folder, config={"benchmark": k}, mesh=step.mesh, steps=steps,
-            steps_per_dispatch=k, log_every=k, checkpoint_every=steps, progress=False,
+            state, step.program.call, images, workdir=folder, config={"benchmark": k}, placement=step.placement,
+            steps=steps, steps_per_dispatch=k, log_every=k, checkpoint_every=steps, progress=False,
         )  # fmt: skip
         whole = time.perf_counter() - start
         rates = [r["examples_per_second"] for r in read_jsonl(Path(folder) / "metrics.jsonl")]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from scipy import stats
 
 from score_jax import arrays, distributions, kernels, losses, sampling
@@ -288,7 +289,7 @@ def simple_loss(key: Key) -> list[Measurement]:
             "λ = 1": lambda p: loss(p, lambda sde, t: jnp.ones_like(t)),
         }
         both = {name: jax.vjp(form, params) for name, form in forms.items()}
-        return {n: (v, jax.flatten_util.ravel_pytree(back(jnp.ones_like(v))[0])[0]) for n, (v, back) in both.items()}
+        return {n: (v, ravel_pytree(back(jnp.ones_like(v))[0])[0]) for n, (v, back) in both.items()}
 
     found = compute(measure)
     (values, gradient), (simple_values, simple_gradient) = found["λ = σ²"], found["L_simple"]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from score_jax import plotting
 from score_jax.types import ArrayLike
@@ -75,8 +76,7 @@ def _guide(ax, named: Lines, power: float) -> None:
 def image_panels(named: Mapping[str, ArrayLike], *, columns: int) -> Figure:
     """Shows sets of images `(N, H, W, C)` in [0, 1] side by side, `columns` images in a row."""
     with matplotlib.rc_context(plotting.STYLE):
-        fig = Figure(figsize=(2.6 * len(named), 2.8), layout="constrained")
-        fig.get_layout_engine().set(wspace=0.1)
+        fig = Figure(figsize=(2.6 * len(named), 2.8), layout=ConstrainedLayoutEngine(wspace=0.1))
         for ax, (title, images) in zip(fig.subplots(1, len(named), squeeze=False)[0], named.items(), strict=True):
             ax.imshow(plotting.grid_image(images, columns).squeeze(-1), cmap="gray", vmin=0, vmax=255)
             ax.set_title(title, fontsize=9)
