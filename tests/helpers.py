@@ -1,5 +1,6 @@
 """Tables of everything there is one of many of; a new row inherits the common tests. Oracles and error bars beside."""
 
+import contextlib
 import functools
 import itertools
 import json
@@ -7,6 +8,7 @@ import tracemalloc
 from pathlib import Path
 
 import jax
+import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -236,6 +238,29 @@ def trace_counter(fn):
 
     wrapped.count = 0
     return wrapped
+
+
+class Compiled(list):
+    """The names of the programs that were compiled since it was last asked."""
+
+    def __call__(self, event, seconds, **told):
+        if "backend_compile" in event:
+            self.append(told.get("fun_name"))
+
+    def taken(self):
+        names, self[:] = [*self], []
+        return names
+
+
+@contextlib.contextmanager
+def compiled():
+    """Gives the names of what is compiled meanwhile: traces alone don't tell that of other shardings."""
+    names = Compiled()
+    jax.monitoring.register_event_duration_secs_listener(names)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(names)
 
 
 def key(seed: int = 0) -> jax.Array:

@@ -66,15 +66,3 @@ def tables(out: Path) -> dict[str, bytes]:
 def steep(sde, t, power=2.0):
     """A weighting σ^power that asks for the value of its number, which one that is traced has not."""
     return sde.sigma(t) ** power if power > 1 else sde.sigma(t)
-
-
-class Counts(list):
-    """The names of what was compiled since the last time it was asked."""
-
-    def __call__(self, name, seconds, **told):
-        if "backend_compile" in name:
-            self.append(told.get("fun_name"))
-
-    def taken(self):
-        names, self[:] = [*self], []
-        return names

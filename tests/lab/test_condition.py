@@ -456,10 +456,10 @@ def test_the_command_writes_what_its_help_says(tmp_path):
     ("more", "message"),
     [
         (["--task=paint"], "value should be one of <inpaint|random_mask|super_resolution|"),
-        (["--method=ddrn"], "value should be one of <replacement|dps|pigdm|"),
+        (["--method=ddrn"], "value should be one of <replacement|repaint|ilvr|"),
         (["--task.size=3"], "task inpaint has no option 'size': choose one of box"),
         (["--task=colorize"], "task colorize is of colour images, and this network's are (8, 8, 1)"),
-        (["--held_out=9999"], "--held_out=9999: 360 examples of digits are held out"),
+        (["--held_out=9999"], "--held_out=9999: 297 examples of digits are held out"),
         (["--label=11"], "there is no class '11'"),
         (["--step=3"], "3"),
         ([], "holds other files: give a new folder, --out=FOLDER"),

@@ -4,7 +4,6 @@ import contextlib
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
@@ -13,8 +12,8 @@ from score_jax.lab import build, evaluation, records, run, settings
 from score_jax.lab.build import data as of_data
 from score_jax.lab.sweeps import estimate, folder, outcomes, plan, running
 from score_jax.training.checkpoint import steps
-from tests.helpers import refused
-from tests.lab.sweeping import CELLS, Counts, Engine, base, tables
+from tests.helpers import compiled, refused
+from tests.lab.sweeping import CELLS, Engine, base, tables
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,25 +34,23 @@ def saved(figure, path):
 def whole(tmp_path_factory):
     """The sweep run to its end, with what it trained, evaluated, read, and compiled for each training."""
     done = {"trained": [], "evaluated": [], "read": [], "compiled": []}
-    compiled = Counts()
-    jax.monitoring.register_event_duration_secs_listener(compiled)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, compiled() as names:
         train, together, evaluate, data = run.train, run.train_together, evaluation.evaluate, of_data.data
 
         def counted(experiment, workdir):
-            compiled.taken()
+            names.taken()
             done["trained"].append([workdir.name])
             return train(experiment, workdir)
 
         def counted_together(experiments, workdirs, numbers):
-            compiled.taken()
+            names.taken()
             done["trained"].append([workdir.name for workdir in workdirs])
             return together(experiments, workdirs, numbers)
 
         def measured(run_, **options):
             numbers = evaluate(run_, **options)
             done["evaluated"].append((run_.workdir.name, run_.sampling.conditions["sampler_steps"]))
-            done["compiled"].append(compiled.taken())
+            done["compiled"].append(names.taken())
             return numbers
 
         def read(*arguments):
@@ -66,7 +63,6 @@ def whole(tmp_path_factory):
         patch.setattr(of_data, "data", read)
         engine, out = Engine(), tmp_path_factory.mktemp("sweeps") / "whole"
         engine.run(out)
-    jax.monitoring.unregister_event_duration_listener(compiled)
     return engine, out, done
 
 

@@ -17,7 +17,8 @@ from score_jax.lab.sharing import Shared
 from score_jax.lab.sweeps import joint, plan, running
 from score_jax.training import TrainingDiverged, checkpoint
 from score_jax.training.logging import read_jsonl
-from tests.lab.sweeping import Counts, Engine, base
+from tests.helpers import compiled
+from tests.lab.sweeping import Engine, base
 from tests.training.tiny import without_speed
 
 # Cells that differ in the seed and in numbers of every section that is traced; the last diverges.
@@ -79,14 +80,13 @@ def position(workdir, experiment):
 def double(tmp_path_factory):
     """In float64: the experiments, what became of them together and of each by itself, the folders, what was traced."""
     with jax.enable_x64(True):
-        traced, compiled = [], Counts()
+        traced = []
         experiments = [in_double(experiment, traced) for experiment in built(settings_of_all(), NUMBERS)]
         folder = tmp_path_factory.mktemp("together")
-        jax.monitoring.register_event_duration_secs_listener(compiled)
-        together = trained(experiments, folder / "together")
-        jax.monitoring.unregister_event_duration_listener(compiled)
+        with compiled() as names:
+            together = trained(experiments, folder / "together")
         apart = [run.train(experiment, folder / "apart" / str(i)) for i, experiment in enumerate(experiments[:3])]
-        yield experiments, together, apart, folder, (traced, compiled)
+        yield experiments, together, apart, folder, (traced, names)
 
 
 def assert_equal(found, expected, rtol):
@@ -128,9 +128,9 @@ def test_keys_and_batches_are_those_of_its_own_run(double):
 
 
 def test_all_are_traced_and_compiled_once(double):
-    *_, (traced, compiled) = double
+    *_, (traced, names) = double
     assert len(traced) == 1 and len(traced[0]) == 11
-    assert compiled.count("jit(joint_dispatch)") == 1 and "jit(dispatch)" not in compiled
+    assert names.count("jit(joint_dispatch)") == 1 and "jit(dispatch)" not in names
 
 
 def test_one_that_diverges_is_told_of_and_leaves_the_others_as_they_would_be(double):

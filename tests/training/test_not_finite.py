@@ -30,6 +30,7 @@ from score_jax.training import (
 )
 from score_jax.training.logging import read_jsonl
 from score_jax.types import InputError
+from tests.helpers import compiled
 from tests.training import tiny
 
 _SKIPS = 2
@@ -173,9 +174,9 @@ def test_going_back_is_a_run_from_the_checkpoint_with_the_batches_behind_the_fai
 
 
 def test_going_back_compiles_nothing_and_says_a_line_each_time(tmp_path, gone_back, caplog):
-    compiled = tiny.step()._cache_size()
-    again = _run(tmp_path / "run", [21, 41], rollbacks=2)
-    assert tiny.step()._cache_size() == compiled
+    with compiled() as names:
+        again = _run(tmp_path / "run", [21, 41], rollbacks=2)
+    assert "jit(dispatch)" not in names
     _assert_same(again, tmp_path / "run", *gone_back)
     back = "back to the checkpoint of step {}, and on with other batches (1 of at most 2 times)"
     for record, step, to in zip(caplog.records, (21, 31), (15, 30), strict=True):
