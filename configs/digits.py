@@ -56,6 +56,22 @@ A sample takes 322 network evaluations, by the label at scale 1 its 161: there a
 right on 0.99 of 297 held-out digits up to σ = 0.04, on 0.91 ± 0.02 at 0.29, 0.51 ± 0.03 at 0.82 and 0.19 ± 0.02 at 2.3,
 where 0.15 are the most frequent digit.
 
+Autoguidance by the default trained for 150 steps (Karras et al. 2024) makes digits surer, and samples less like the
+data: accuracy of 1,000 samples, 100 of each digit, the lowest of a digit, and the Fréchet distance of 1,000 of no given
+label to the training set, by the `grey` network's features; seed 0:
+
+    python experiments/train.py --config=configs/digits.py --config.training.steps=150 --workdir=runs/weak
+    python experiments/evaluate.py --workdir=runs/digits --config.sampler.guidance.guide=autoguidance \\
+        --config.sampler.guidance.workdir=runs/weak --config.sampler.guidance.scale=2 --config.evaluation.n=1000 \\
+        --config.evaluation.features.name=grey
+
+| scale | accuracy | lowest | Fréchet distance |
+|---|---|---|---|
+| 1 | 0.873 ± 0.011 | 0.79 (8 and 9) | 13.6 ± 0.7 |
+| 1.5 | 0.948 ± 0.007 | 0.89 (3 and 9) | 18.6 ± 1.4 |
+| 2 | 0.978 ± 0.005 | 0.94 | 31.9 ± 2.7 |
+| 3 | 0.991 ± 0.003 | 0.96 | 60.9 ± 3.7 |
+
 Restored from 16 held-out digits with noise of 0.05 of black to white, 8 samples each (64 of tds, one set of particles),
 ± the standard error over the 16:
 

@@ -36,6 +36,18 @@ the standard error over the 8:
 | super_resolution | mmps | 70 | 0.75 ± 0.01 | 0.70 | 18.8 ± 0.7 | 21.0 ± 0.8 | 0.66 ± 0.04 | 0.75 ± 0.04 |
 | deblur | pigdm | 35 | 1.56 ± 0.01 | 1.40 | 18.2 ± 0.7 | 20.7 ± 0.6 | 0.62 ± 0.05 | 0.73 ± 0.04 |
 | deblur | mmps | 70 | 1.50 ± 0.01 | 1.40 | 17.7 ± 0.7 | 20.0 ± 0.7 | 0.60 ± 0.05 | 0.70 ± 0.05 |
+
+Classifier-free guidance of the same network: share of 200 samples, 20 of each class, that a classifier takes for what
+they were asked to be, which is right on 0.87 of held-out images; seed 0, n 200, standard error of a share of 20 up to
+0.11:
+
+    python experiments/evaluate.py --workdir=runs/edm --config.evaluation.n=200 --config.sampler.guidance.scale=2
+
+| scale | all | T-shirt | trouser | pullover | dress | coat | sandal | shirt | sneaker | bag | ankle boot |
+|---|---|---|---|---|---|---|---|---|---|---|---|
+| 0 | 0.10 ± 0.02 | 0.10 | 0.00 | 0.15 | 0.00 | 0.20 | 0.05 | 0.10 | 0.10 | 0.25 | 0.05 |
+| 1 | 0.52 ± 0.04 | 0.70 | 0.80 | 0.65 | 0.30 | 0.45 | 0.40 | 0.20 | 0.45 | 0.95 | 0.30 |
+| 2 | 0.75 ± 0.03 | 0.95 | 1.00 | 0.85 | 0.80 | 0.95 | 0.55 | 0.30 | 0.65 | 1.00 | 0.45 |
 """
 
 from ml_collections import ConfigDict
