@@ -17,7 +17,8 @@ that of the first 1,150 steps.
 Restored from 4 held-out pictures, noise of 0.05 of black to white, 4 samples each, seed 0; ± is the standard error over
 the 4:
 
-    python experiments/condition.py --workdir=runs/emoji --task=colorize --method=mmps --noise_std=0.05 --held_out=4
+    python experiments/condition.py --workdir=runs/emoji --task=colorize --method=mmps --noise_std=0.05 \\
+        --held_out=4 --n=4
 
 | task | method | products | residual | of the posterior | PSNR, dB | of the mean | SSIM | of the mean |
 |---|---|---|---|---|---|---|---|---|
