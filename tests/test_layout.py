@@ -274,7 +274,8 @@ def test_namespaces_come_when_they_are_asked_for():
         score_jax.loses  # noqa: B018
 
 
-def test_importing_the_package_pulls_in_neither_tensorflow_nor_torch():
-    unwanted = "('tensorflow', 'torch', 'sklearn', 'wandb')"
-    code = f"import score_jax.lab.train, sys; print([m for m in {unwanted} if m in sys.modules])"
+def test_the_commands_start_without_what_they_need_later_or_never():
+    names = "train, sample, evaluate, condition, sweep, report, plan"
+    later = "('matplotlib', 'scipy', 'orbax', 'tensorstore', 'grain', 'PIL', 'sklearn', 'tensorflow', 'torch', 'wandb')"
+    code = f"from score_jax.lab import {names}; import sys; print([m for m in {later} if m in sys.modules])"
     assert python(code) == "[]\n"

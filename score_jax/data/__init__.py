@@ -20,6 +20,7 @@ from score_jax.data.source import (
     in_memory,
     occurring,
     random_rows,
+    some_examples,
     subset,
     unlabelled,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "read_picture",
     "resize",
     "resized",
+    "some_examples",
     "subset",
     "tfds",
     "toy",

@@ -202,6 +202,15 @@ def random_rows(source: Source, n: int) -> np.ndarray:
     return permutation(len(source), 0)[:n] if n < len(source) else np.arange(len(source))
 
 
+def some_examples(source: Source, n: int) -> dict[str, np.ndarray]:
+    """Returns n examples, `random_rows` of the source, images of grey levels as floats in [0, 1]."""
+    if not len(source):
+        return {"x": np.empty((0, *source.shape), np.float32)}
+    batch = source.batch(random_rows(source, n))
+    x = batch["x"]
+    return {**batch, "x": x / np.float32(source.grey_levels - 1) if source.grey_levels else x}
+
+
 def content_hash(source: Source, *, labels: bool = False) -> str:
     """Returns the first 16 digits of the SHA-256 of all examples of a source, and of their labels too."""
     found = hashlib.sha256(f"{len(source)} {source.shape} {source.grey_levels}".encode())

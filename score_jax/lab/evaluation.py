@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from score_jax.arrays import tree_hash
+from score_jax.data import some_examples
 from score_jax.devices import gather
-from score_jax.lab import measures, pictures, records, samples, show
+from score_jax.lab import measures, records, samples
 from score_jax.lab.experiment import Experiment, Numbers, Run
 from score_jax.lab.kept import Kept
 from score_jax.lab.measures import Measured
 from score_jax.lab.records import Conditions
-from score_jax.lab.show import some_examples
 from score_jax.training import hosts
 from score_jax.training.logging import revision, write_json
 
@@ -45,6 +45,8 @@ def evaluate(run: Run, *, seed: int | None = None, folder: Path | None = None) -
     numbers |= of_samples
     numbers |= measures.measure(measured, run.experiment.evaluation.measures, taken=tuple(numbers))
     chosen.mkdir(parents=True, exist_ok=True)
+    from score_jax.lab import pictures, show  # deferred: matplotlib is a sixth of a command's start
+
     pictures.write_evaluation(chosen, numbers)
     if len(measured.drawn):
         show.show_drawn(run.examples, measured.drawn, measured.train["x"], chosen)

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from score_jax.lab import build, command, opened, records, run, samples, show
+from score_jax.lab import build, command, opened, records, run, samples
 from score_jax.lab.experiment import Data, Trained
 from score_jax.training import hosts
 
@@ -61,6 +61,8 @@ def _draw(trained: Trained, data: Data | None, home: Path, name: str) -> list[Pa
     folder = command.require_writable(hosts.own(Path(flags.FLAGS.out or by_default)))
     print(f"{n} samples {trained.examples.shape} of {name} by {trained.sampling.name} into {folder}")
     drawn = samples.draw_samples(trained, n=n, seed=seed, labels=labels)
+    from score_jax.lab import show  # deferred: matplotlib is a sixth of the start
+
     written = show.show_samples(trained, drawn, folder, labels=labels, data=data)
     return [*written, samples.save_samples(trained, drawn, folder, seed=seed, labels=labels)]
 

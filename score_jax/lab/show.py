@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from score_jax import devices
-from score_jax.data import Source, random_rows
+from score_jax.data import some_examples
 from score_jax.lab import pictures, samples
 from score_jax.lab.experiment import Data, Examples, Run, Trained
 from score_jax.lab.measures.noised_accuracy import accuracy_of
@@ -22,15 +22,6 @@ _SHOWN = 5000  # points of the data shown beside samples
 _TILES = 64  # images of a grid
 _NEIGHBOUR_POOL = 20_000  # training images among which nearest neighbours are looked for
 _SIGMA = float(np.exp(-1))  # of the field shown: small enough to see the modes, large enough to be learned
-
-
-def some_examples(source: Source, n: int) -> dict[str, np.ndarray]:
-    """Returns n examples, `data.random_rows` of the source, images of grey levels as floats in [0, 1]."""
-    if not len(source):
-        return {"x": np.empty((0, *source.shape), np.float32)}
-    batch = source.batch(random_rows(source, n))
-    x = batch["x"]
-    return {**batch, "x": x / np.float32(source.grey_levels - 1) if source.grey_levels else x}
 
 
 def show_run(run: Run) -> list[Path]:

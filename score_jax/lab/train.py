@@ -11,7 +11,7 @@ be overridden, --config.training.batch_size=64, and configs have variants, --con
 
 from absl import flags
 
-from score_jax.lab import build, command, run, show
+from score_jax.lab import build, command, run
 
 
 def define() -> None:
@@ -32,6 +32,8 @@ def main() -> None:
     print(*experiment.summary[1:], sep="\n")
     trained = run.train(experiment, workdir)
     print(f"{int(trained.state.step)} steps done; {workdir} holds metrics.jsonl, checkpoints/ and")
+    from score_jax.lab import show  # deferred: matplotlib is a sixth of the start
+
     print(*(f"  {path}" for path in show.show_run(trained)), sep="\n")
 
 

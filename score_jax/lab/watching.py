@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from score_jax.lab import samples, show
+from score_jax.lab import samples
 from score_jax.lab.experiment import Experiment, Trained, Training
 from score_jax.lab.measures.held_out_loss import loss_of_state
 from score_jax.training import TrainState, hosts
@@ -65,6 +65,8 @@ def _pictures(experiment: Experiment, workdir: Path) -> Callable[[TrainState, in
     program = samples.program_of(first)
 
     def draw(state: TrainState, step: int) -> Seen:
+        from score_jax.lab import show  # deferred: it brings matplotlib, and not every run is watched
+
         trained = Trained(examples, model.replace(variables=state.variables(ema=how.ema)), how, {"step": step})
         drawn = samples.draw_samples(trained, n=n, labels=labels, program=program, quiet=True)
         folder = hosts.own(workdir / "samples" / "during" / f"{step:07d}")

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 from score_jax import arrays
 from score_jax.types import Array, ArrayLike, InputError
@@ -111,6 +110,8 @@ def rank_calibration(found: ArrayLike, n_samples: int, *, level: float = 0.9) ->
 
 def _kolmogorov(found: np.ndarray, n_samples: int) -> tuple[float, float]:
     """Statistic and p-value of uniform ranks: exact ones for a continuous law, on the safe side for L + 1 places."""
+    from scipy import stats  # deferred: a fifth of a command's start
+
     below = (found[:, None] <= np.arange(n_samples + 1)).mean(0)
     statistic = np.abs(below - np.arange(1, n_samples + 2) / (n_samples + 1)).max()
     return float(statistic), float(stats.kstwo.sf(statistic, len(found)))

@@ -11,11 +11,11 @@ from flax import struct
 
 from configs import toy
 from score_jax import sde as sdes
-from score_jax.data import ArraySource, hold_out
+from score_jax.data import ArraySource, hold_out, some_examples
 from score_jax.data.order import permutation
 from score_jax.devices import device_mesh
 from score_jax.distributions import GaussianMixture, score_of
-from score_jax.lab import build, measures, run, show
+from score_jax.lab import build, measures, run
 from score_jax.lab.experiment import Data, Examples, Preparation
 from score_jax.lab.measures import Measured
 from score_jax.lab.measures.bound import bound_of_run
@@ -161,9 +161,9 @@ def test_examples_that_come_class_by_class_are_measured_as_in_any_order():
     numbers = measured(x, np.repeat([0, 1], 200), holdout=200)
     assert numbers["data_energy_distance"] < 0.5  # of the halves in their order: about 10
     source = ArraySource(x.astype(np.float32), np.repeat([0, 1], 200))
-    drawn = show.some_examples(source, 100)
-    assert 30 < drawn["label"].sum() < 70 and len(show.some_examples(source, 1000)["x"]) == 400  # 50 ± 4·5
-    np.testing.assert_array_equal(show.some_examples(source, 400)["label"], source.label)
+    drawn = some_examples(source, 100)
+    assert 30 < drawn["label"].sum() < 70 and len(some_examples(source, 1000)["x"]) == 400  # 50 ± 4·5
+    np.testing.assert_array_equal(some_examples(source, 400)["label"], source.label)
 
 
 def test_a_model_of_classes_beside_data_without_costs_no_other_number():

@@ -14,7 +14,6 @@ import numpy as np
 from score_jax import data as datasets
 from score_jax.conditioning import operators
 from score_jax.data import images
-from score_jax.lab import show
 from score_jax.lab.experiment import Data, Examples
 from score_jax.lab.restoring.methods import Counts, Observation
 from score_jax.types import Array, InputError
@@ -80,7 +79,7 @@ def held_out(data: Data, n: int) -> Inputs:
     if n > len(data.held_out):
         raise InputError(f"--held_out={n}: {len(data.held_out)} examples of {data.name} are held out")
     rows = datasets.random_rows(data.held_out, n)
-    return Inputs(tuple(f"held out {row}" for row in rows), show.some_examples(data.held_out, n)["x"])
+    return Inputs(tuple(f"held out {row}" for row in rows), datasets.some_examples(data.held_out, n)["x"])
 
 
 def observed_shape(operator: Any, shape: tuple[int, ...]) -> tuple[int, ...]:

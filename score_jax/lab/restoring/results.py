@@ -9,15 +9,13 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
-from score_jax import metrics, plotting
+from score_jax import metrics
 from score_jax.arrays import sum_dims
-from score_jax.lab import pictures
 from score_jax.lab.experiment import Examples
 from score_jax.lab.records import Conditions, write_samples
 from score_jax.lab.restoring.inputs import seen_elements
@@ -25,6 +23,9 @@ from score_jax.lab.restoring.methods import Observation
 from score_jax.lab.restoring.posterior import Posterior
 from score_jax.lab.restoring.tasks import NO_PICTURE
 from score_jax.training.logging import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 from score_jax.types import InputError
 
 _SHOWN, _ROWS = 4, 8  # samples of a picture, and pictures, in the figure
@@ -151,6 +152,9 @@ def write_results(
     note: str,
 ) -> list[Path]:
     """Writes restored.png, a folder of pictures for each input, samples.npz and, last, condition.json."""
+    from score_jax import plotting  # deferred, here and below: matplotlib is a sixth of the start
+    from score_jax.lab import pictures
+
     written = [plotting.save_figure(figure(found), folder / "restored.png", note=note)]
     for k in range(len(found.x)):
         _write_pictures(folder / str(k), found, k)
@@ -172,6 +176,8 @@ def _without_nan(told: Any) -> Any:
 
 
 def _write_pictures(folder: Path, found: Restoration, k: int) -> None:
+    from score_jax import plotting
+
     plotting.save_png(folder / "observed.png", found.observed[k])
     plotting.save_png(folder / "mean.png", found.mean[k])
     plotting.save_png(folder / "std.png", _brightened(found.std[k]))
@@ -187,8 +193,10 @@ def _brightened(std: np.ndarray) -> np.ndarray:
     return grey / max(float(grey.max()), 1e-6)
 
 
-def figure(found: Restoration) -> Figure:
+def figure(found: Restoration) -> "Figure":
     """Shows for each picture, in a row: observation, samples, their mean and standard deviation, and the truth."""
+    from score_jax import plotting
+
     k, n = min(_ROWS, len(found.x)), min(_SHOWN, found.x.shape[1])
     shape = found.x.shape[2:]
     spread = np.stack([_brightened(std) for std in found.std[:k]])

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from score_jax import plotting
 from score_jax.lab.sweeps.outcomes import DONE, by_level, scalar
 from score_jax.lab.sweeps.table import Row, Table, in_text
 
@@ -26,6 +25,8 @@ class Line(NamedTuple):
 
 def write_figures(folder: Path, made: Table) -> list[Path]:
     """Writes bars_NUMBER.png, nfe_NUMBER.png where network calls differ, and NUMBER.png of those by noise level."""
+    from score_jax import plotting  # deferred: matplotlib is a sixth of a command's start
+
     for pattern in ("bars_*.png", "nfe_*.png", "*_by_sigma.png"):
         for old in folder.glob(pattern):
             old.unlink()  # its number may not be in the table any more
