@@ -43,7 +43,7 @@ def test_exact_draws_are_measured_as_exact():
 @pytest.mark.slow
 def test_what_the_page_says_of_methods_holds():
     """In 20 dimensions, of 32 observations: MMPS is near the posterior, TMPD not where it is ill-posed."""
-    ratio = {}
+    ratio, astray = {}, {}
     for name in ("MMPS", "TMPD"):
         problem = Problem(ill_posed=True)
         given = cases(key(0), problem, 32)
@@ -51,5 +51,9 @@ def test_what_the_page_says_of_methods_holds():
         x = benchmark._program(name, 100)(key(1), measures.Asked.of(problem), y)
         exact = jax.jit(measures.exactly, static_argnums=2)(key(3), given.posterior, 63)
         ratio[name] = measures.compare(key(2), x, given).sliced_w2 / measures.compare(key(2), exact, given).sliced_w2
-    # Draws of a few observations run away, and rounding decides how far: 2.7 and 3.2 here, 4.6 of 128.
+        far = jnp.abs(x - exact.mean(1, keepdims=True)) > 6 * exact.std(1, keepdims=True)
+        astray[name] = float(far.any(-1).mean())
+    # TMPD's mean hangs on how far a few draws run away, which rounding decides (2.7 to 4.6); how many do, does not: 0.013
+    # to 0.019 of two seeds and compilers, with a standard error of 0.003 of 2,016 draws.
     assert ratio["MMPS"] < 1.2 < 2 < ratio["TMPD"]
+    assert astray["MMPS"] == 0 and astray["TMPD"] > 0.005

@@ -130,7 +130,7 @@ def test_step_is_compiled_once():
     with compiled() as names:
         for _ in range(3):
             state, _ = tiny.step()(state, put_batches(_batches(), tiny.mesh()))
-    assert "jit(dispatch)" not in names
+    assert not names
 
 
 class Slope(nn.Module):
