@@ -53,7 +53,7 @@ def test_what_the_page_says_of_methods_holds():
         ratio[name] = measures.compare(key(2), x, given).sliced_w2 / measures.compare(key(2), exact, given).sliced_w2
         far = jnp.abs(x - exact.mean(1, keepdims=True)) > 6 * exact.std(1, keepdims=True)
         astray[name] = float(far.any(-1).mean())
-    # TMPD's mean hangs on how far a few draws run away, which rounding decides (2.7 to 4.6); how many do, does not: 0.013
-    # to 0.019 of two seeds and compilers, with a standard error of 0.003 of 2,016 draws.
+    # TMPD's mean hangs on how far a few draws run away, which rounding decides (2.7 to 4.6); how many do, does not:
+    # 0.013 to 0.019 of two seeds and compilers, with a standard error of 0.003 of 2,016 draws.
     assert ratio["MMPS"] < 1.2 < 2 < ratio["TMPD"]
     assert astray["MMPS"] == 0 and astray["TMPD"] > 0.005
