@@ -164,6 +164,8 @@ def test_examples_that_come_class_by_class_are_measured_as_in_any_order():
     drawn = some_examples(source, 100)
     assert 30 < drawn["label"].sum() < 70 and len(some_examples(source, 1000)["x"]) == 400  # 50 ± 4·5
     np.testing.assert_array_equal(some_examples(source, 400)["label"], source.label)
+    grey = ArraySource(np.array([0, 51, 255], np.uint8).reshape(3, 1, 1, 1))
+    np.testing.assert_allclose(some_examples(grey, 3)["x"].ravel(), [0, 0.2, 1], rtol=1e-6)
 
 
 def test_a_model_of_classes_beside_data_without_costs_no_other_number():
