@@ -1,11 +1,11 @@
-"""Why networks of convolutions train with one step a dispatch on CPUs: their gradients are slow inside loops.
+"""Why `networks.Conv` has gradients of its own: on CPUs those of JAX's convolutions are slow inside loops.
 
     python benchmarks/conv_in_loops.py
 
 The same work is compiled twice: one call dispatched n times from Python, and a `lax.scan` over n calls, each fed with
 the result of the one before; the ratio is the time in the scan over that outside. XLA's CPU backend rewrites gradients
-of convolutions into the form it has fast code for only outside of loops (`score_jax.training.step._scan`). Forward
-passes, which is what sampling scans, and gradients of matrix products are there for comparison: they lose nothing.
+of convolutions into the form it has fast code for only outside of loops; `networks.convolution` writes them in it.
+Forward passes, which is what sampling scans, and gradients of matrix products are there for comparison.
 """
 
 from collections.abc import Callable
@@ -15,16 +15,18 @@ import jax
 import jax.numpy as jnp
 from timing import Row, alternate, compare, main, seconds
 
+from score_jax.networks.convolution import conv_general_dilated
 from score_jax.types import Array
 
 CHANNELS = 32
 Network = Callable[[Array, Array], Array]
 
 
-def convolutions(filters: Array, x: Array) -> Array:
+def convolutions(conv: Callable[..., Array], filters: Array, x: Array) -> Array:
     """Convolutions of 3×3 with tanh between."""
+    numbers = jax.lax.conv_dimension_numbers(x.shape, filters.shape[1:], ("NHWC", "HWIO", "NHWC"))
     for f in filters:
-        x = jnp.tanh(jax.lax.conv_general_dilated(x, f, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")))
+        x = jnp.tanh(conv(x, f, (1, 1), "SAME", dimension_numbers=numbers))
     return x
 
 
@@ -75,10 +77,12 @@ def measure(quick: bool) -> Row:
         for i, shape in enumerate([(32, 14, 14, CHANNELS), (3, 3, 3, CHANNELS, CHANNELS), (3, 256, 256)])
     )
     rows = jax.random.normal(jax.random.key(3), (1024, 256))
+    jaxs, ours = (partial(convolutions, conv) for conv in (jax.lax.conv_general_dilated, conv_general_dilated))
     return {
         "rows": [
-            measure_step("convolutions, gradient", partial(gradient, convolutions), filters, x, **options),
-            measure_step("convolutions, forward", partial(forward, convolutions), filters, x, **options),
+            measure_step("JAX's convolutions, gradient", partial(gradient, jaxs), filters, x, **options),
+            measure_step("networks.Conv, gradient", partial(gradient, ours), filters, x, **options),
+            measure_step("networks.Conv, forward", partial(forward, ours), filters, x, **options),
             measure_step("matrix products, gradient", partial(gradient, matrices), weights, rows, **options),
         ]
     }

@@ -55,10 +55,9 @@ def frequent(config: ConfigDict, steps: int, every: int, pictures: int) -> Confi
 
 
 def experiments() -> list[Experiment]:
-    """The toy and the digits, cut short; of the digits one step a dispatch, as convolutions are on a CPU."""
-    small = frequent(digits.get_config(), 30, 5, 15)
-    small.training.steps_per_dispatch = 1
-    return [build.experiment(frequent(toy.get_config(), 1000, 50, 500)), build.experiment(small)]
+    """The toy and the digits, cut short."""
+    toys, small = frequent(toy.get_config(), 1000, 50, 500), frequent(digits.get_config(), 30, 5, 15)
+    return [build.experiment(toys), build.experiment(small)]
 
 
 def holding() -> Row:

@@ -3,7 +3,7 @@
     python benchmarks/unet_images.py
 
 Two sizes: 28×28 as in configs/fashion_mnist.py with batch 64 (uniformly random pixels: time doesn't depend on them) and
-8×8 as in configs/digits.py with batch 128. Training is the project's loop, one step a dispatch. Samples are drawn by 50
+8×8 as in configs/digits.py with batch 128. Training is the project's loop. Samples are drawn by 50
 steps of DDIM and a last denoising, 51 network calls in one compiled program; for the digits also by 1,000 ancestral
 steps. Drawing takes turns with as many bare calls of the compiled network, each fed with the one before, and with the
 same program around a score that costs nothing. The share of the network is the time of the bare calls over that of

@@ -60,7 +60,6 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
     config.optimizer.update(learning_rate=2e-4, warmup_steps=5000, clip_norm=0.5, eps=0.5e-8)
     config.training.batch_size = 128
     config.training.steps = 800_000
-    config.training.steps_per_dispatch = 1  # convolutions on CPU; 10 on GPU or TPU (see training/step.py)
     config.training.ema_decay = 0.9999
     config.training.ema_warmup = False
     config.training.checkpoint_every = 10_000

@@ -119,7 +119,6 @@ def get_config(variant: str = "dsm") -> ConfigDict:
     config.optimizer.schedule = "cosine"
     config.training.steps = 750
     config.training.batch_size = 64
-    config.training.steps_per_dispatch = 1  # convolutions: one step a dispatch (see training/step.py)
     config.training.log_every = 50
     config.training.checkpoint_every = 750
     config.training.label_dropout = 0.3

@@ -67,7 +67,6 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
     config.network.dropout = 0.13
     config.optimizer.update(learning_rate=1e-3, clip_norm=0.0)
     config.update_from_flattened_dict(_batches(512, millions=200, half_life=0.5, side=32))
-    config.training.steps_per_dispatch = 1  # convolutions on CPU; 10 on GPU or TPU (see training/step.py)
     # Published: a half-life of at most a twentieth of the n batches seen, so a decay of 1 − 13.9/n; ours is 1 − 9/n.
     config.training.ema_warmup = True
     config.training.label_dropout = 0.0

@@ -73,7 +73,6 @@ def get_config() -> ConfigDict:
     config.optimizer.schedule = "cosine"
     config.training.steps = 1500
     config.training.batch_size = 32
-    config.training.steps_per_dispatch = 1  # convolutions: one step a dispatch (see training/step.py)
     config.training.log_every = 50
     config.training.checkpoint_every = 500
     config.sampler.name = "heun"

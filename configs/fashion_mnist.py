@@ -66,7 +66,6 @@ def get_config(variant: str = "ncsn") -> ConfigDict:
         config.network[name].update(channels=32, multipliers=(1, 2, 2), attention=(2,), blocks=1)
     config.training.batch_size = 64
     config.training.steps = 4000
-    config.training.steps_per_dispatch = 1  # convolutions: one step a dispatch (see training/step.py)
     config.optimizer.schedule = "cosine"
     config.optimizer.learning_rate = 1e-3
     variants = {

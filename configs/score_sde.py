@@ -212,7 +212,6 @@ def get_config(variant: str = "ve_ncsnpp_continuous") -> ConfigDict:
     config.optimizer.update(learning_rate=2e-4, warmup_steps=5000)
     config.training.batch_size = 128
     config.training.steps = 1_300_000  # the released code makes 1,300,001, and one more than ours in every variant
-    config.training.steps_per_dispatch = 1  # convolutions on CPU; 10 on GPU or TPU (see training/step.py)
     config.training.ema_decay = 0.9999
     config.training.ema_warmup = False  # as in JAX; the PyTorch code averages less in the beginning
     config.training.checkpoint_every = 10_000

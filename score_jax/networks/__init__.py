@@ -13,6 +13,7 @@ from score_jax.networks.classifier import GreyClassifier
 from score_jax.networks.compact_ncsn import CompactNCSN
 from score_jax.networks.conservative import Conservative
 from score_jax.networks.contextual import Contextual
+from score_jax.networks.convolution import Conv
 from score_jax.networks.efficientnet import EfficientNetLite0
 from score_jax.networks.embeddings import ConditionEmbedding, GaussianFourier, LabelEmbedding, Sinusoidal, positional
 from score_jax.networks.encoder import Encoder
@@ -33,6 +34,7 @@ __all__ = [
     "ConditionalInstanceNormPlus",
     "Conservative",
     "Contextual",
+    "Conv",
     "DivideBySigma",
     "EfficientNetLite0",
     "Encoder",

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from score_jax.networks.convolution import Conv
 from score_jax.networks.frozen import FeatureOutputs
 from score_jax.networks.layers import downsample
 from score_jax.types import Array, InputError
@@ -35,7 +36,7 @@ class GreyClassifier(nn.Module):
         highest = jax.lax.Precision.HIGHEST
         h = x.astype(jnp.float32) / 127.5 - 1
         for i, width in enumerate(self.widths):
-            h = downsample(nn.relu(nn.Conv(width, (3, 3), precision=highest, name=f"conv_{i}")(h)))
+            h = downsample(nn.relu(Conv(width, (3, 3), precision=highest, name=f"conv_{i}")(h)))
         h = h.reshape(len(h), -1)
         features = nn.relu(nn.Dense(self.features, precision=highest, name="hidden")(h))
         return FeatureOutputs(features, nn.Dense(self.classes, precision=highest, name="classes")(features))

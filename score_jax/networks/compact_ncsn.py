@@ -12,6 +12,7 @@ import flax.linen as nn
 from flax.typing import Dtype
 
 from score_jax.arrays import per_example
+from score_jax.networks.convolution import Conv
 from score_jax.networks.embeddings import ConditionEmbedding, Sinusoidal, at_least_float32
 from score_jax.networks.layers import require_images
 from score_jax.networks.norms import ConditionalInstanceNormPlus
@@ -48,5 +49,5 @@ class CompactNCSN(nn.Module):
         h = refine_net(h, emb, n, LAYOUTS["base"], norm, head_norm=norm, pool=average_pool, dtype=self.dtype)
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = nn.elu(norm(name="norm")(h, emb))
-        out = nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")
+        out = Conv(x.shape[-1], (3, 3), dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")
         return out(h).astype(at_least_float32(x))

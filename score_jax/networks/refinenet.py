@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
+from score_jax.networks.convolution import Conv
 from score_jax.networks.layers import downsample, fan_in_uniform, resize_aligned
 from score_jax.types import Array
 
@@ -83,7 +84,7 @@ def conv(
     """Convolves `x`, padded to keep its size, with PyTorch's default initialization of kernel and bias."""
     init = fan_in_uniform(size * size * x.shape[-1])
     padding = dilation * (size // 2)
-    return nn.Conv(
+    return Conv(
         features, (size, size), padding=padding, kernel_dilation=dilation, use_bias=bias, dtype=dtype,
         kernel_init=init, bias_init=init, name=name,
     )(x)  # fmt: skip

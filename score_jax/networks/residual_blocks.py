@@ -14,12 +14,12 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
 from score_jax.networks import fir, layers
 from score_jax.networks.attention import attend
+from score_jax.networks.convolution import Conv, conv_general_dilated
 from score_jax.networks.norms import GroupNorm
 from score_jax.types import Array, InputError
 
@@ -73,9 +73,9 @@ class Layers:
         return dataclasses.replace(self, place=f"{self.place}{name}/")
 
     def conv(self, x: Array, features: int, name: str, *, size: int = 3, scale: float = 1.0, **options) -> Array:
-        """Convolves `(B, H, W, C)`; `options` are those of `nn.Conv`."""
+        """Convolves `(B, H, W, C)`; `options` are those of `Conv`."""
         kernel_init, bias_init = self.initialization(scale, size * size * x.shape[-1])
-        return nn.Conv(
+        return Conv(
             features, (size, size), dtype=self.dtype, kernel_init=kernel_init, bias_init=bias_init, name=name, **options
         )(x)
 
@@ -118,8 +118,8 @@ class FilteredTransposedConv(nn.Module):
         kernel = self.param("kernel", kernel_init, (3, 3, x.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", bias_init, (self.features,), jnp.float32)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        h = fir.after_transposed(jax.lax.conv_transpose(x, kernel, (2, 2), "VALID"), like, self.taps)
-        return h + jnp.expand_dims(bias, (0, 1, 2))
+        h = conv_general_dilated(x, kernel, (1, 1), [(2, 2)] * 2, lhs_dilation=(2, 2))
+        return fir.after_transposed(h, like, self.taps) + jnp.expand_dims(bias, (0, 1, 2))
 
 
 def resample_down(x: Array, taps: Taps) -> Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 
 from score_jax.arrays import per_example
+from score_jax.networks.convolution import Conv
 from score_jax.networks.embeddings import ConditionEmbedding, Sinusoidal, at_least_float32
 from score_jax.networks.layers import SelfAttention, attended_resolutions, downsample, require_space, upsample
 from score_jax.networks.norms import GroupNorm
@@ -22,7 +23,7 @@ from score_jax.types import Array, require_at_least
 
 def space_conv(features: int, x: Array, **options: Any) -> Array:
     """A convolution that keeps the size, with a kernel of 3 along every axis of space of `x` `(B, *space, C)`."""
-    return nn.Conv(features, (3,) * (x.ndim - 2), **options)(x)
+    return Conv(features, (3,) * (x.ndim - 2), **options)(x)
 
 
 class UNetBlock(nn.Module):

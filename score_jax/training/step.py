@@ -324,9 +324,8 @@ def _update(recipe: Recipe, place: _Where, state: TrainState, batch: Mapping[str
 def _scan(step: Callable[..., Any], state: TrainState, batches: Any) -> tuple[TrainState, Any]:
     """`lax.scan`, but for one step no loop at all.
 
-    XLA's CPU backend brings the gradients of convolutions into the form it has fast code for only outside of loops:
-    inside, they take 22 times as long (benchmarks/conv_in_loops.py). So networks of convolutions train with one step a
-    dispatch there, and a `scan` of length one is a loop.
+    A `scan` of length one is a loop, and in loops XLA's CPU backend is slow at gradients of convolutions that aren't
+    those of `networks.Conv` (benchmarks/conv_in_loops.py): networks with others train with one step a dispatch there.
     """
     if len(batches["x"]) > 1:
         return jax.lax.scan(step, state, batches)
