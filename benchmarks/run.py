@@ -24,6 +24,7 @@ NAMES = (
     "unet_images",
     "compile_time",
     "memory",
+    "convolutions",
     "conv_in_loops",
     "feature_distances",
     "sweep_together",
@@ -32,6 +33,7 @@ NAMES = (
     "plan_error",
 )
 LONG = ("soak", "kills")
+PEERS = ("against_torch",)  # with the extra peers
 
 
 def section(name: str, result: Row) -> str:
@@ -61,7 +63,7 @@ def measure(name: str, quick: bool) -> Row:
 def main() -> None:
     """Measures what was asked for, writing each table as soon as it is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = (*NAMES, *LONG)
+    names = (*NAMES, *LONG, *PEERS)
     parser.add_argument("--only", nargs="+", default=NAMES, choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--quick", action="store_true", help="few repetitions, and the page is left alone")
     options = parser.parse_args()

@@ -1,7 +1,8 @@
 """How JAX uses its devices: precision of matrix products, determinism, memory, kept compilations.
 
 JAX reads these once, when its first array is made, so `configure` is called before that. What the environment already
-says is left alone: who sets XLA_FLAGS or an XLA_PYTHON_CLIENT_* variable means it. `in_force` tells what holds.
+says is left alone: who sets a flag in XLA_FLAGS or an XLA_PYTHON_CLIENT_* variable means it. `in_force` tells what
+holds.
 
 Precision is that of float32 matrix products and convolutions. A device's default is its fastest: on NVIDIA GPUs from
 Ampere on TF32, which keeps 10 bits of each factor, on TPUs bfloat16, which keeps 7; sums are float32. Networks train as
@@ -9,17 +10,25 @@ well with it. What has to be exact asks for more by itself, whatever is set here
 steps of the adaptive integrator, metrics, distances, tables of noise levels.
 """
 
+import mmap
 import os
+import pkgutil
+import platform
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
 import jax
+import jaxlib
 
 from score_jax.types import InputError
 
 # Setting -> what JAX calls it
 PRECISIONS = {"default": None, "bfloat16": "bfloat16", "tf32": "tensorfloat32", "float32": "float32"}
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+# Of XLA's two ways to convolve on a processor, YNNPACK's and Eigen's, the second is 1.1 to 3.2 times as fast on x86-64
+# (benchmarks/convolutions.py), and is not what XLA takes by itself.
+_CONVOLUTIONS = ("xla_cpu_experimental_ynn_fusion_type", "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION")
 _HOST_DEVICES = "--xla_force_host_platform_device_count"
 _VARIABLES = ("XLA_FLAGS", "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION", "JAX_PLATFORMS")
 NO_CACHE = "none"
@@ -54,13 +63,42 @@ def configure(
         )
     if not 0 < memory_fraction <= 1:
         raise InputError(f"device.memory_fraction is a share above 0 and up to 1, got {memory_fraction}")
-    if deterministic and "xla_gpu_deterministic_ops" not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DETERMINISTIC}".strip()
+    if deterministic:
+        _add_flag(_DETERMINISTIC)
+    option, kind = _CONVOLUTIONS
+    if option not in os.environ.get("XLA_FLAGS", "") and _computes_on_x86() and _jaxlib_knows(option, kind):
+        _add_flag(f"--{option}=-{kind}")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", str(preallocate).lower())
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{memory_fraction:g}")
     if PRECISIONS[matmul_precision]:
         jax.config.update("jax_default_matmul_precision", PRECISIONS[matmul_precision])
     _keep_compilations(compile_cache)
+
+
+def _add_flag(flag: str) -> None:
+    """Adds one of XLA's flags, unless the environment says something of it."""
+    given = os.environ.get("XLA_FLAGS", "")
+    if flag.split("=")[0] not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {flag}".strip()
+
+
+def _computes_on_x86() -> bool:
+    """Whether this processor is what computes: x86-64, and no accelerator's plugin is there or it isn't asked for."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    plugins = util.find_spec("jax_plugins")
+    paths = plugins.submodule_search_locations if plugins else None
+    found = [*metadata.entry_points(group="jax_plugins"), *pkgutil.iter_modules(paths or ())]
+    return os.environ.get("JAX_PLATFORMS") == "cpu" or not (found or util.find_spec("libtpu"))
+
+
+def _jaxlib_knows(*words: str) -> bool:
+    """Whether all words are in jaxlib's code: a process whose XLA_FLAGS have others is ended by XLA."""
+    for library in Path(jaxlib.__file__).parent.glob("*jax_common*"):
+        with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as code:
+            if all(code.find(word.encode()) >= 0 for word in words):
+                return True
+    return False
 
 
 def _keep_compilations(folder: str) -> None:

@@ -35,7 +35,7 @@ def started(settings, **variables):
 def test_settings_reach_the_backend_and_are_recorded(tmp_path):
     settings = {"matmul_precision": "tf32", "deterministic": True, "preallocate": False, "memory_fraction": 0.5}
     found = started(settings | {"compile_cache": str(tmp_path)})
-    assert found["XLA_FLAGS"] == "--xla_gpu_deterministic_ops=true"
+    assert "--xla_gpu_deterministic_ops=true" in found["XLA_FLAGS"].split()
     assert (found["XLA_PYTHON_CLIENT_PREALLOCATE"], found["XLA_PYTHON_CLIENT_MEM_FRACTION"]) == ("false", "0.5")
     assert (found["matmul_precision"], found["compile_cache"]) == ("tensorfloat32", str(tmp_path))
 
@@ -43,8 +43,44 @@ def test_settings_reach_the_backend_and_are_recorded(tmp_path):
 def test_what_the_environment_says_comes_first(tmp_path):
     given = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=false", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     found = started({"deterministic": True}, **given, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
-    assert {name: found[name] for name in given} == given
+    assert found["XLA_FLAGS"].split()[0] == given["XLA_FLAGS"] and "deterministic_ops=true" not in found["XLA_FLAGS"]
+    assert found["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
     assert (found["matmul_precision"], found["compile_cache"]) == ("default", str(tmp_path))
+
+
+_EIGEN = "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+
+
+@pytest.mark.parametrize(
+    ("machine", "known", "plugins", "given", "expected"),
+    [
+        ("x86_64", True, [], {}, _EIGEN),
+        ("x86_64", True, [], {"XLA_FLAGS": "--xla_one=1"}, f"--xla_one=1 {_EIGEN}"),
+        ("x86_64", True, [], {"XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type="}, None),
+        ("x86_64", False, [], {}, None),
+        ("aarch64", True, [], {}, None),
+        ("x86_64", True, ["cuda"], {}, None),
+        ("x86_64", True, ["cuda"], {"JAX_PLATFORMS": "cpu"}, _EIGEN),
+    ],
+)
+def test_convolutions_are_chosen_where_they_were_measured(machine, known, plugins, given, expected, monkeypatch):
+    """On x86-64 without an accelerator, of a jaxlib that knows the option, where the environment says nothing of it."""
+    for name in ("XLA_FLAGS", "JAX_PLATFORMS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(backend.platform, "machine", lambda: machine)
+    monkeypatch.setattr(backend.metadata, "entry_points", lambda group: plugins)
+    monkeypatch.setattr(backend.pkgutil, "iter_modules", lambda paths: [])
+    monkeypatch.setattr(backend, "_jaxlib_knows", lambda *words: known)
+    monkeypatch.setattr(backend.jax.config, "update", lambda name, value: None)
+    backend.configure()
+    assert os.environ.get("XLA_FLAGS") == (expected or given.get("XLA_FLAGS"))
+
+
+def test_this_jaxlib_knows_its_options_and_no_others():
+    assert backend._jaxlib_knows("xla_force_host_platform_device_count")
+    assert not backend._jaxlib_knows("xla_force_host_platform_device_count", "xla_cpu_of_no_such_name")
 
 
 @pytest.mark.parametrize(

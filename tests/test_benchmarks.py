@@ -61,7 +61,7 @@ def test_a_table_keeps_three_digits():
     ]
 
 
-@pytest.mark.parametrize("name", [*command.NAMES, *command.LONG])
+@pytest.mark.parametrize("name", [*command.NAMES, *command.LONG, *command.PEERS])
 def test_a_table_is_put_in_its_own_place_and_replaces_the_one_before(name):
     once = command.rewrite(PAGE, name, RESULT)
     assert command.rewrite(once, name, RESULT) == once
@@ -75,7 +75,7 @@ def test_a_page_without_the_marks_is_refused():
         command.rewrite("# Benchmarks\n", "toy_steps", RESULT)
 
 
-@pytest.mark.parametrize("name", [*command.NAMES, *command.LONG])
+@pytest.mark.parametrize("name", [*command.NAMES, *command.LONG, *command.PEERS])
 def test_every_benchmark_gives_its_command_and_can_measure(name):
     tree = ast.parse((FOLDER / f"{name}.py").read_text())
     assert f"python benchmarks/{name}.py" in (ast.get_docstring(tree) or "")
@@ -89,6 +89,7 @@ def test_every_script_is_run():
     assert {path.stem for path in FOLDER.glob("*.py")} == {
         *command.NAMES,
         *command.LONG,
+        *command.PEERS,
         "run",
         "timing",
         "own_training",

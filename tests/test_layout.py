@@ -199,7 +199,7 @@ def test_what_is_required_is_imported_and_the_reverse():
     extras = {name(requirement) for extra in project["optional-dependencies"].values() for requirement in extra}
     imported = set().union(*(packages(ast.parse(path.read_text())) for _, path in modules())) - {"configs"}
     installed = {INSTALLED.get(package, package) for package in imported}
-    assert required - installed == {"jaxlib"}  # JAX's other half, whose version has to go with JAX's
+    assert required <= installed
     assert installed - required <= extras
 
 

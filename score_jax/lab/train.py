@@ -9,6 +9,8 @@ be overridden, --config.training.batch_size=64, and configs have variants, --con
 --config.training.evaluate_every=100 finds the loss of held-out examples.
 """
 
+import os
+
 from absl import flags
 
 from score_jax.lab import build, command, run
@@ -30,6 +32,8 @@ def main() -> None:
     print(experiment.summary[0])
     print(f"{how.steps} steps of batch {how.batch_size}, {how.every.dispatch} a dispatch, into {workdir}")
     print(*experiment.summary[1:], sep="\n")
+    if "XLA_FLAGS" in os.environ:
+        print(f"XLA_FLAGS={os.environ['XLA_FLAGS']}")
     trained = run.train(experiment, workdir)
     print(f"{int(trained.state.step)} steps done; {workdir} holds metrics.jsonl, checkpoints/ and")
     from score_jax.lab import show  # deferred: matplotlib is a sixth of the start

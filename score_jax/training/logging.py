@@ -240,6 +240,36 @@ def environment(seed: int | None = None) -> dict[str, Any]:
     }
 
 
+def last_environment(workdir: Path, start: int) -> dict[str, Any]:
+    """Returns what was written last by the parts of a run before step `start`; empty if it cannot be read."""
+    steps = {int(path.stem.split("-")[1]): path for path in workdir.glob("environment-*.json")}
+    earlier = [step for step in steps if step < start]
+    try:
+        told = json.loads((steps[max(earlier)] if earlier else workdir / "environment.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+_ROUNDING = ("XLA_FLAGS", "matmul_precision", "enable_x64")
+
+
+def rounded_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns what of two environments lets the same computation round otherwise, each as "name now, was before"."""
+    if not before:
+        return []
+    old, new = (
+        {
+            "devices": ", ".join(sorted(set(told.get("devices", ())))),
+            **told.get("packages", {}),
+            **{name: told.get("settings", {}).get(name) for name in _ROUNDING},
+        }
+        for told in (before, now)
+    )
+    changed = [name for name in new if new[name] != old.get(name)]
+    return [f"{name} {new[name] or 'none'}, was {old.get(name) or 'none'}" for name in changed]
+
+
 @cache
 def _version(package: str) -> str | None:
     try:

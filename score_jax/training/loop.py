@@ -37,7 +37,16 @@ import numpy as np
 
 from score_jax.devices import sizes
 from score_jax.training import checkpoint, hosts, saving, signals
-from score_jax.training.logging import Logger, LoggerFactory, Record, environment, open_loggers, write_json
+from score_jax.training.logging import (
+    Logger,
+    LoggerFactory,
+    Record,
+    environment,
+    last_environment,
+    open_loggers,
+    rounded_otherwise,
+    write_json,
+)
 from score_jax.training.progress import Progress
 from score_jax.training.sharding import Placement, described, place, put_batches
 from score_jax.training.state import TrainState
@@ -570,7 +579,10 @@ def _resume(
 
 
 def _write_environment(workdir: Path, start: int, seed: int | None, placement: Placement) -> None:
-    """Writes environment.json; a run that goes on elsewhere adds environment-<step>.json."""
+    """Writes environment.json; a run that goes on adds environment-<step>.json, and what rounds otherwise is named."""
     if hosts.is_first():
         told = {**environment(seed), "mesh": sizes(placement.mesh)}
+        changed = rounded_otherwise(last_environment(workdir, start), told) if start else []
+        if changed:
+            _log.warning("going on from step %d with %s: not bit for bit as without", start, "; ".join(changed))
         write_json(workdir / (f"environment-{start}.json" if start else "environment.json"), told)

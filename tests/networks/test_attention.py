@@ -1,11 +1,12 @@
 """Attention equals its definition, in every dtype and however it is to be computed; what cuDNN cannot take is told."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax.networks import UNet
-from score_jax.networks.attention import IMPLEMENTATIONS, attend, fits_cudnn
+from score_jax.networks import UNet, attention
+from score_jax.networks.attention import IMPLEMENTATIONS, attend, fits_cudnn, heads_in_cache, in_pieces
 from score_jax.networks.layers import SelfAttention
 from score_jax.types import InputError
 from tests.networks.filling import filled, jit
@@ -36,6 +37,39 @@ def test_attention_is_the_softmax_mean_of_values(implementation, dtype, toleranc
     expected = by_definition(q, k, v)
     assert out.dtype == dtype
     assert np.linalg.norm(np.asarray(out, np.float64) - expected) <= tolerance * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(jnp.float64, 1e-14), (jnp.float32, 2e-6), (jnp.bfloat16, 2**-6)])
+def test_attention_in_pieces_is_the_same_to_the_second_derivative(dtype, tolerance, monkeypatch, x64):
+    """Three pieces of two heads; of bfloat16 values and gradients, which are rounded to 2^-8 at every product."""
+    q, k, v = drawn(3, 4, dtype)
+    monkeypatch.setattr(attention, "heads_in_cache", lambda q: 2)
+
+    def all_of(attend):
+        gradient = jax.grad(lambda *qkv: jnp.sum(jnp.sin(attend(*qkv).astype(jnp.float32))), (0, 1, 2))
+        second = jax.jvp(gradient, (q, k, v), (k, v, q))[1] if dtype != jnp.bfloat16 else ()
+        return attend(q, k, v), gradient(q, k, v), second
+
+    for ours, plain in zip(
+        *(jax.tree.leaves(jax.jit(all_of, static_argnums=0)(f)) for f in (in_pieces, attend)), strict=True
+    ):
+        assert ours.dtype == plain.dtype == dtype
+        ours, plain = np.asarray(ours, np.float64), np.asarray(plain, np.float64)
+        assert np.linalg.norm(ours - plain) <= tolerance * np.linalg.norm(plain)
+
+
+@pytest.mark.parametrize(("shape", "heads"), [((32, 256, 16, 8), 16), ((6, 256, 5, 8), 15), ((2, 2048, 3, 8), 1)])
+def test_pieces_are_whole_heads_of_four_mebibytes(shape, heads):
+    assert heads_in_cache(jax.ShapeDtypeStruct(shape, jnp.float32)) == heads
+
+
+def test_attention_of_one_processor_is_in_pieces_and_of_other_devices_is_not(monkeypatch):
+    """Programs for accelerators have neither the loop nor what keeps weights from being kept."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    q = jax.ShapeDtypeStruct((4, 512, 2, 8), jnp.float32)
+    traced = jax.jit(jax.grad(lambda q: jnp.sum(attend(q, q, q)))).trace(q)
+    loops = {name: traced.lower(lowering_platforms=(name,)).as_text().count("while") for name in ("cpu", "cuda", "tpu")}
+    assert loops["cpu"] > 0 and loops["cuda"] == loops["tpu"] == 0
 
 
 @pytest.mark.parametrize(

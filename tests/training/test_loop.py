@@ -259,6 +259,21 @@ def test_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path, uninterr
     _assert_same_run(tmp_path / "run", uninterrupted)
 
 
+def test_run_that_goes_on_with_other_versions_or_options_says_so(tmp_path, caplog):
+    tiny.run(tmp_path / "run", 20)
+    tiny.run(tmp_path / "run", 40)
+    assert "not bit for bit" not in caplog.text
+    written = tmp_path / "run" / "environment-20.json"
+    told = json.loads(written.read_text())
+    now = told["packages"]["jaxlib"], told["settings"].get("XLA_FLAGS") or "none"
+    told["packages"]["jaxlib"], told["settings"]["XLA_FLAGS"] = "0.0", "--xla_one=1"
+    written.write_text(json.dumps(told))
+    tiny.run(tmp_path / "run", 60)
+    assert f"step 40 with jaxlib {now[0]}, was 0.0; XLA_FLAGS {now[1]}, was --xla_one=1: not bit for bit" in caplog.text
+    (tmp_path / "run" / "environment-40.json").write_text("{")
+    tiny.run(tmp_path / "run", 80)  # what can't be read is not compared with
+
+
 def _start(workdir, *seconds):
     """Starts the run as a program of its own."""
     command = [sys.executable, "-m", "tests.training.tiny", str(workdir), "40", *map(str, seconds)]
