@@ -52,8 +52,8 @@ def _plain(q: Array, k: Array, v: Array) -> Array:
 
 def heads_in_cache(q: Array) -> int:
     """How many heads, a divisor of all of all examples, have weights of 4 MiB together, in float32; one at least."""
-    batch, places, heads, _ = q.shape
-    return max(n for n in range(1, max(2**20 // places**2, 1) + 1) if batch * heads % n == 0)
+    rows, most = q.shape[0] * q.shape[2], max(2**20 // q.shape[1] ** 2, 1)
+    return max((n for n in range(1, min(rows, most) + 1) if rows % n == 0), default=1)
 
 
 def in_pieces(q: Array, k: Array, v: Array) -> Array:

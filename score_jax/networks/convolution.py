@@ -180,14 +180,24 @@ _compiled = jax.jit(_bind, static_argnames=("primitive", "geometry"))
 
 
 def _batched(primitive: Primitive, folds: bool, arrays: Any, axes: Any, *, program: Any, geometry: Geometry) -> Any:
-    """With examples in the first array alone, more of them are as many rows more."""
-    (a, b), (axis, other) = arrays, axes
+    """More examples in the first array alone are as many rows more; other batches are groups, on CPUs one by one.
+
+    Groups, as JAX makes them of the second array's, have no form that is fast in loops of a CPU.
+    """
+    form, (axis, other) = _FORMS[primitive], axes
     if folds and other is None:
-        a = jnp.moveaxis(a, axis, 0)
-        out = _bind(primitive, a.reshape(-1, *a.shape[2:]), b, geometry)
+        a = jnp.moveaxis(arrays[0], axis, 0)
+        out = _bind(primitive, a.reshape(-1, *a.shape[2:]), arrays[1], geometry)
         return out.reshape(*a.shape[:2], *out.shape[1:]), 0
-    form = _FORMS[primitive]
-    return jax.vmap(lambda a, b: form(a, b, geometry), axes)(a, b), 0
+
+    def one_by_one(*pair: Array) -> Array:
+        def one(given: dict[int, Array]) -> Array:
+            return _bind(primitive, given.get(0, pair[0]), given.get(1, pair[1]), geometry)
+
+        return lax.map(one, {i: jnp.moveaxis(pair[i], axes[i], 0) for i in (0, 1) if axes[i] is not None})
+
+    together = jax.vmap(lambda a, b: form(a, b, geometry), axes)
+    return lax.platform_dependent(*arrays, cpu=one_by_one, default=together), 0
 
 
 _OUTPUT = _primitive("convolution", _convolve, folds=True)
