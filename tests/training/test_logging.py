@@ -135,3 +135,11 @@ def test_environment_is_json_and_names_versions_devices_and_seed():
     assert environment["seed"] == 3 and len(environment["devices"]) == 8 and environment["backend"] == "cpu"
     assert environment["packages"]["jax"] == sys.modules["jax"].__version__
     assert environment["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
+
+
+def test_the_environment_of_a_state_is_that_of_the_part_before_it(tmp_path):
+    """Of a run that went on from steps 20 and 40: what it went on with from 40 made none of the state at 40."""
+    assert logging.last_environment(tmp_path, 40) == {}
+    for name, step in (("environment", 0), ("environment-20", 20), ("environment-40", 40)):
+        (tmp_path / f"{name}.json").write_text(f'{{"seed": {step}}}')
+    assert [logging.last_environment(tmp_path, start)["seed"] for start in (20, 40, 60)] == [0, 20, 40]
