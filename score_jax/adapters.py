@@ -11,18 +11,21 @@ traced again for a network that was rebuilt. `variables` are nested dicts of arr
 training leaves fixed. Rows never see each other, and with a key each draws from its own.
 """
 
+import sys
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from inspect import signature
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import nnx as flax_nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from score_jax.types import Array, InputError, Key, PyTree
+
+if TYPE_CHECKING:  # deferred: a fifth of a second of every command's start
+    from flax import nnx as flax_nnx
 
 _Path: TypeAlias = tuple[Hashable, ...]  # of an array in an NNX module: names of attributes, and places in lists
 
@@ -53,7 +56,7 @@ class Linen:
 class NNX:
     """A Flax NNX module taken apart: see `nnx`."""
 
-    graphdef: flax_nnx.GraphDef
+    graphdef: "flax_nnx.GraphDef"
     keys: Mapping[_Path, tuple[int, ...]] = field(hash=False)  # shapes of the keys of random streams
     counts: Mapping[_Path, tuple[int, ...]] = field(hash=False)  # of the numbers of draws from them
     values: Mapping[str, Mapping[_Path, Array]] = field(compare=False, repr=False)  # collection -> where -> array
@@ -74,8 +77,10 @@ class NNX:
         # Copies, since a train step donates what it is given.
         return {name: unflatten_dict(_named(jax.tree.map(jnp.copy, found))) for name, found in self.values.items()}
 
-    def _module(self, variables: PyTree, key: Key, *, train: bool) -> flax_nnx.Module:
+    def _module(self, variables: PyTree, key: Key, *, train: bool) -> "flax_nnx.Module":
         """The module of these variables, every random stream starting from a key of its own, folded from `key`."""
+        from flax import nnx as flax_nnx
+
         arrays = {
             path: jax.random.split(jax.random.fold_in(key, i), shape)
             for i, (path, shape) in enumerate(self.keys.items())
@@ -122,17 +127,25 @@ linen = Linen
 plain = Plain
 
 
-def nnx(module: flax_nnx.Module) -> NNX:
+def nnx(module: "flax_nnx.Module") -> NNX:
     """Takes an instance of an NNX module apart, called as `module(x, cond, label)`, or without a `label` it has not.
 
     `init` returns the instance's own values: `nnx.Param`s are "params", all other variables and arrays (statistics of
     batches, frequencies) are "fixed". Without a key the module is in eval mode; with keys it is in train mode, but for
     statistics of batches, and its random streams start anew from each row's key. The instance is left as it is.
     """
+    from flax import nnx as flax_nnx
+
     graphdef, *states = flax_nnx.split(module, flax_nnx.Param, flax_nnx.RngKey, flax_nnx.RngCount, ...)
     params, keys, counts, fixed = (flatten_dict(flax_nnx.to_pure_dict(state)) for state in states)
     keys, counts = ({path: leaf.shape for path, leaf in found.items()} for found in (keys, counts))
     return NNX(graphdef, keys, counts, {"params": params} | ({"fixed": fixed} if fixed else {}))
+
+
+def is_nnx(module: Any) -> bool:
+    """Returns whether it is an instance of an NNX module, without importing `flax.nnx`."""
+    library = sys.modules.get("flax.nnx")  # whoever holds an instance has imported it
+    return library is not None and isinstance(module, library.Module)
 
 
 def _called(module: Any, x: Array, cond: Array, label: Array | None) -> Array:

@@ -108,7 +108,7 @@ def _keep_compilations(folder: str) -> None:
     if folder or not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         path = Path(folder).expanduser() if folder else Path.home() / ".cache" / "score_jax"
         jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a start has a hundred small programs
 
 
 def use_virtual_devices(n: int) -> None:

@@ -29,21 +29,27 @@ class Kind(NamedTuple):
 
     Attributes:
       words: for messages.
-      makes: the class that it is, or is an instance of, or makes according to its annotation; None of functions.
+      makes: the classes that it is, or is an instance of, or makes according to its annotation; none of functions.
+        `module:attribute` is a class of a library that is imported where it is asked for.
       takes: names of the arguments that a function of this kind is called with, in their order.
       keywords: names of those that it is called with by name.
     """
 
     words: str
-    makes: tuple[type, ...] = ()
+    makes: tuple[type | str, ...] = ()
     takes: tuple[str, ...] = ()
     keywords: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[type, ...]:
+        """The classes that `makes` names."""
+        return tuple(imported(self.words, made) if isinstance(made, str) else made for made in self.makes)
 
     @property
     def expected(self) -> str:
         """What an object of this kind is, in words."""
         if self.makes:
-            return " or ".join(f"{made.__module__.split('._')[0]}.{made.__name__}" for made in self.makes)
+            return " or ".join(f"{made.__module__.split('._')[0]}.{made.__name__}" for made in self.classes)
         marked = (*self.takes, *(("*", *self.keywords) if self.keywords else ()))
         return f"a function of ({', '.join(marked)})"
 
@@ -114,7 +120,7 @@ def imported(setting: str, name: str) -> Any:
 def require_kind(setting: str, name: str, found: Any, kind: Kind) -> None:
     """Raises InputError unless `found` is of a kind; nothing of it is called."""
     if kind.makes:
-        fits = _is_made(found, kind.makes) or _makes(found, kind.makes)
+        fits = _is_made(found, kind.classes) or _makes(found, kind.classes)
         expected = f"a class of {kind.expected}, or a function whose annotation says that it returns one"
     else:
         named = {*kind.takes, *kind.keywords} <= set(_parameters(found))
@@ -125,7 +131,7 @@ def require_kind(setting: str, name: str, found: Any, kind: Kind) -> None:
 
 def require_handed(argument: str, found: Any, kind: Kind) -> None:
     """Raises InputError unless an object handed over from Python is of a kind: a function may name what it takes."""
-    fits = _is_made(found, kind.makes) if kind.makes else _can_be_called(found, kind)
+    fits = _is_made(found, kind.classes) if kind.makes else _can_be_called(found, kind)
     if not fits:
         article = "an instance of " if kind.makes else ""
         raise InputError(f"{argument} is no {kind.words}: expected {article}{kind.expected}, got {_described(found)}")
@@ -208,7 +214,7 @@ def made(setting: str, name: str, kind: Kind, options: Mapping[str, Any], **give
     """
     found = imported(setting, name)
     require_kind(setting, name, found, kind)
-    if _is_made(found, kind.makes):
+    if _is_made(found, kind.classes):
         if options:
             raise InputError(f"{setting} {name!r} is made already and takes no options, got {', '.join(options)}")
         return found
@@ -220,7 +226,7 @@ def made(setting: str, name: str, kind: Kind, options: Mapping[str, Any], **give
         raise
     except (Exception, SystemExit) as error:  # of somebody's constructor
         raise InputError(f"{setting} {name!r}: {told(error)}") from error
-    return require_returned(f"{setting} {name!r}", result, kind.makes)
+    return require_returned(f"{setting} {name!r}", result, kind.classes)
 
 
 def function(setting: str, name: str, kind: Kind, options: Mapping[str, Any]) -> Callable[..., Any]:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flax import linen as nn
-from flax import nnx
 from ml_collections import ConfigDict
 
+from score_jax import adapters
 from score_jax.lab import own
 from score_jax.lab.build.kinds import HANDED
 from score_jax.types import InputError
@@ -31,7 +31,8 @@ def require_kinds(
 
 
 def _require_network(given: Any) -> None:
-    fits = isinstance(given, nn.Module | nnx.Module) or (callable(given) and hasattr(given, "init"))
+    module = isinstance(given, nn.Module) or adapters.is_nnx(given)
+    fits = module or (callable(given) and hasattr(given, "init"))
     if given is not None and (isinstance(given, type) or not fits):
         raise InputError(
             f"network is no network: expected an instance of {HANDED['network'].expected}, got "

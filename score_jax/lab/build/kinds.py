@@ -6,7 +6,6 @@ MySDE(3.0)              handed to `build.experiment`: `HANDED`, an instance, or 
 
 import optax
 from flax import linen as nn
-from flax import nnx
 
 from score_jax import adapters
 from score_jax.data import Source
@@ -19,7 +18,7 @@ OWN: dict[str, Kind] = {
     "data": Kind("data set", makes=(Source,)),
     "sde": Kind("SDE", makes=(SDE,)),
     "parameterization": Kind("parameterization", makes=(Parameterization,)),
-    "network": Kind("network", makes=(nn.Module, nnx.Module, adapters.Plain)),
+    "network": Kind("network", makes=(nn.Module, "flax.nnx:Module", adapters.Plain)),
     "objective": Kind("objective", takes=("key", "sde", "score_fn", "x0"), keywords=("times", "weighting")),
     "weighting": Kind("weighting", takes=("sde", "t")),
     "times": Kind("way to draw times", takes=("key", "sde", "n")),

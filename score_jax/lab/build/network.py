@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from ml_collections import ConfigDict
 
 from score_jax import adapters, networks, parameterization
@@ -277,6 +276,8 @@ def _network(config: ConfigDict, sde: SDE, source: Source, key: Key) -> Any:
     name = config.network.name
     if not own.is_own(name):
         return classifier_network(config, source) if classifies(config) else network(config, sde, source)
+    from flax import nnx
+
     given: dict[str, Any] = {"shape": source.shape, "rngs": nnx.Rngs(key, params=key)}
     given |= {"logits" if classifies(config) else "num_classes": source.num_classes, "dropout": config.network.dropout}
     return own.made("network.name", name, OWN["network"], names.options(config.network), **given)
@@ -285,13 +286,19 @@ def _network(config: ConfigDict, sde: SDE, source: Source, key: Key) -> Any:
 def _adapted(module: Any) -> Network:
     if isinstance(module, nn.Module):
         return adapters.linen(module)
-    return adapters.nnx(module) if isinstance(module, nnx.Module) else module
+    return adapters.nnx(module) if adapters.is_nnx(module) else module
 
 
 def _first_variables(config: ConfigDict, parts: int, apply: Network, key: Key, *example: Any) -> PyTree:
     parameters = memory.of_parameters(jax.eval_shape(apply.init, key, *example), parts)
     memory.require({f"the parameters of network.{config.network.name}": parameters})
-    return _INIT(apply, key, *example)
+    traced = isinstance(key, jax.core.Tracer)  # by whom only shapes are asked for
+    return apply.init(key, *example) if traced else _INIT(apply, key, *example)
 
 
-_INIT = jax.jit(lambda apply, key, *example: apply.init(key, *example), static_argnums=0)  # one for all seeds
+# One program for all seeds. It runs once, and at XLA's second level takes half as long to compile for the same numbers.
+_INIT = jax.jit(
+    lambda apply, key, *example: apply.init(key, *example),
+    static_argnums=0,
+    compiler_options={"xla_backend_optimization_level": 1},
+)

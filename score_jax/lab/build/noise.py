@@ -53,10 +53,11 @@ def _require_shapes(sde: SDE) -> None:
     """Refuses an SDE whose functions are not of the shape of t, where its ends are numbers."""
     if not all(isinstance(end, Number | np.ndarray | jax.Array) for end in (sde.t_min, sde.t_max)):
         return  # which `require_ends` tells
-    for t in (jnp.asarray(sde.t_max), jnp.full(3, sde.t_max)):
-        for name, found in (("log_alpha", sde.log_alpha(t)), ("variance", sde.variance(t))):
-            if jnp.shape(found) != t.shape:
-                raise InputError(f"{name} of the SDE must have the shape of t, {t.shape}, got {jnp.shape(found)}")
+    for shape in ((), (3,)):
+        t = jnp.full(shape, sde.t_max)
+        for name, function in (("log_alpha", sde.log_alpha), ("variance", sde.variance)):
+            if (found := jax.eval_shape(function, t).shape) != shape:
+                raise InputError(f"{name} of the SDE must have the shape of t, {shape}, got {found}")
 
 
 def geometric_levels(sde: SDE, n: int) -> Array:

@@ -113,7 +113,7 @@ def chosen_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         with own.blaming([name]):
             made = make(learning_rate=_schedule(config))
         return training.with_clipping(
-            own.require_returned(f"optimizer.name {name!r}", made, HANDED["optimizer"].makes), clip_norm
+            own.require_returned(f"optimizer.name {name!r}", made, HANDED["optimizer"].classes), clip_norm
         )
     make = names.choose("optimizer", name, OPTIMIZERS)
     return make(clip_norm=clip_norm, total_steps=config.training.steps, **options)
