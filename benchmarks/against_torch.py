@@ -1,14 +1,16 @@
-"""The same network on the same processor in PyTorch and in score_jax: forward pass, training, sampling, peak memory.
+"""The same networks on the same processor in PyTorch and in score_jax: forward pass, training, sampling, peak memory.
 
     pip install -e '.[peers]'
     python benchmarks/against_torch.py --json FILE
 
-The network is diffusers' `UNet2DModel` of 6,472,195 parameters (32×32×3, widths 64, 128, 128, two blocks a level,
-attention at 16×16); `score_jax.interop` loads its weights, and outputs are compared before anything is timed. PyTorch
-runs it eagerly and channels last, which on a CPU is its faster layout; bfloat16 is its autocast. Training is forward
-pass, squared error, backward pass, clipping of the gradient's norm and Adam on a batch of 32. XLA's options are those
-that the commands set (`backend.configure`). Samples are 8 at a time, by diffusers' schedulers and by ours: 50 steps of
-DDIM, 18 of Heun, the first 50 of 1,000 ancestral steps, as images × network calls a second.
+They are diffusers' `UNet2DModel` of 6,472,195 parameters (32×32×3, widths 64, 128, 128, two blocks a level, attention
+at 16×16) and NCSN of 7,638,657 (28×28×1, 64 features, ten levels; `ncsn_in_torch`). `score_jax.interop` loads their
+weights, and outputs are compared before anything is timed. PyTorch runs eagerly and channels last, which on a CPU is
+its faster layout; bfloat16 is its autocast. Training is forward pass, squared error, backward pass, clipping of the
+gradient's norm and Adam on a batch of 32. XLA's options are those that the commands set (`backend.configure`), threads
+those that both take by themselves. Samples are 8 at a time, by diffusers' schedulers and by ours: 50 steps of DDIM, 18
+of Heun, the first 50 of 1,000 ancestral steps; and of NCSN by annealed Langevin dynamics, 5 steps at each of the ten
+levels; as images × network calls a second.
 
 Both take turns, and the ratio is the median over the pairs: above 1, score_jax is faster. Of each, the peak memory of
 three training steps in float32 is that of a fresh process beyond what it held with the network loaded.
@@ -20,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,7 @@ import optax
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, HeunDiscreteScheduler, UNet2DModel
 from memory import peak_mib
+from ncsn_in_torch import NCSN
 from timing import Row, alternate, child, compare, main, seconds
 
 from score_jax import arrays, backend, interop, sampling
@@ -51,22 +54,43 @@ _GRIDS = {  # name: how many steps, of how many
 }
 _SCHEDULERS = dict(zip(_GRIDS, (DDIMScheduler, HeunDiscreteScheduler, DDPMScheduler), strict=True))
 _SAMPLERS = dict(zip(_GRIDS, (sampling.ddim, sampling.heun, sampling.ancestral), strict=True))
+_LEVELS, _EACH, _STEP_SIZE = np.geomspace(1, 0.01, 10), 5, 2e-5  # of NCSN: as published, but for 100 steps each
 
 
-def saved(folder: Path) -> UNet2DModel:
-    """Makes the network and writes it, with a DDPM scheduler beside it, as diffusers does."""
+class Peer(NamedTuple):
+    """A network in PyTorch, how its output is had, where its weights lie and of what kind, and what it is given."""
+
+    network: torch.nn.Module
+    output: Callable[[Any], torch.Tensor]
+    path: Path
+    source: str
+    shape: tuple[int, ...]
+    conditions: int
+
+    def batch(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns images, what is to be predicted of them, and timesteps or indices of levels."""
+        rng = np.random.default_rng(0)
+        x, eps = rng.normal(size=(2, BATCH, *self.shape)).astype(np.float32)
+        return x, eps, rng.integers(0, self.conditions, BATCH)
+
+
+def unet(folder: Path) -> Peer:
+    """Returns diffusers' network, written as diffusers does with a DDPM scheduler beside it, where it isn't yet."""
+    if not folder.exists():
+        torch.manual_seed(0)
+        UNet2DModel(**_CONFIG).save_pretrained(folder / "unet")
+        DDPMScheduler().save_pretrained(folder / "scheduler")
+    network = UNet2DModel.from_pretrained(folder / "unet").train().to(memory_format=torch.channels_last)
+    return Peer(network, lambda found: found.sample, folder, "diffusers", (32, 32, 3), 1000)
+
+
+def ncsn(path: Path) -> Peer:
+    """Returns NCSN, written as its published checkpoints are."""
     torch.manual_seed(0)
-    network = UNet2DModel(**_CONFIG)
-    network.save_pretrained(folder / "unet")
-    DDPMScheduler().save_pretrained(folder / "scheduler")
-    return network.to(memory_format=torch.channels_last)
-
-
-def images(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns images, what is to be predicted of them, and timesteps."""
-    rng = np.random.default_rng(0)
-    x, eps = rng.normal(size=(2, n, 32, 32, 3)).astype(np.float32)
-    return x, eps, rng.integers(0, 1000, n)
+    network = NCSN(64, 1, len(_LEVELS))
+    torch.save([network.state_dict()], path)
+    network = network.to(memory_format=torch.channels_last)
+    return Peer(network, lambda found: found, path, "ncsn", (28, 28, 1), len(_LEVELS))
 
 
 def cast(kind: str) -> AbstractContextManager:
@@ -79,21 +103,21 @@ def channels_first(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
-def in_torch(network: UNet2DModel, kind: str) -> tuple[Callable[[], torch.Tensor], Callable[[], float]]:
+def in_torch(peer: Peer, kind: str) -> tuple[Callable[[], torch.Tensor], Callable[[], float]]:
     """Returns a forward pass and a training step of a copy of the network."""
-    network = copy.deepcopy(network)
-    x, eps, ts = images(BATCH)
-    inputs, targets, steps = channels_first(x), channels_first(eps), torch.from_numpy(ts)
+    network = copy.deepcopy(peer.network)
+    x, eps, conditions = peer.batch()
+    inputs, targets, given = channels_first(x), channels_first(eps), torch.from_numpy(conditions)
     adam = torch.optim.Adam(network.parameters(), lr=1e-4)
 
     def forward() -> torch.Tensor:
         with torch.inference_mode(), cast(kind):
-            return network(inputs, steps).sample
+            return peer.output(network(inputs, given))
 
     def train() -> float:
         adam.zero_grad()
         with cast(kind):
-            loss = torch.nn.functional.mse_loss(network(inputs, steps).sample.float(), targets)
+            loss = torch.nn.functional.mse_loss(peer.output(network(inputs, given)).float(), targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         adam.step()
@@ -102,12 +126,12 @@ def in_torch(network: UNet2DModel, kind: str) -> tuple[Callable[[], torch.Tensor
     return forward, train
 
 
-def in_jax(folder: Path, kind: str) -> tuple[Callable[[], jax.Array], Callable[[], jax.Array]]:
+def in_jax(peer: Peer, kind: str) -> tuple[Callable[[], jax.Array], Callable[[], jax.Array]]:
     """Returns the same, compiled."""
-    module, variables = interop.load(folder, source="diffusers")
+    module, variables = interop.load(peer.path, source=peer.source)
     module = module.clone(dtype=_KINDS[kind])
-    x, eps, ts = map(jnp.asarray, images(BATCH))
-    apply = jax.jit(module.apply).lower(variables, x, ts).compile()
+    x, eps, given = map(jnp.asarray, peer.batch())
+    apply = jax.jit(module.apply).lower(variables, x, given).compile()
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-4))
 
     @partial(jax.jit, donate_argnums=0)
@@ -115,7 +139,7 @@ def in_jax(folder: Path, kind: str) -> tuple[Callable[[], jax.Array], Callable[[
         params, moments = state
 
         def loss(params):
-            return jnp.mean((module.apply({**variables, "params": params}, x, ts).astype(jnp.float32) - eps) ** 2)
+            return jnp.mean((module.apply({**variables, "params": params}, x, given).astype(jnp.float32) - eps) ** 2)
 
         value, gradient = jax.value_and_grad(loss)(params)
         updates, moments = optimizer.update(gradient, moments, params)
@@ -129,18 +153,18 @@ def in_jax(folder: Path, kind: str) -> tuple[Callable[[], jax.Array], Callable[[
         held[0], loss = compiled(held[0])
         return loss
 
-    return lambda: apply(variables, x, ts), train
+    return lambda: apply(variables, x, given), train
 
 
-def schedule_in_torch(network: UNet2DModel, kind: str, name: str) -> Callable[[], int]:
+def schedule_in_torch(peer: Peer, name: str) -> Callable[[], int]:
     """Returns what draws samples by one of diffusers' schedulers and returns how often it called the network."""
-    (first, steps), scheduler = _GRIDS[name], _SCHEDULERS[name]()
+    (first, steps), scheduler, network = _GRIDS[name], _SCHEDULERS[name](), peer.network
 
     def draw() -> int:
         scheduler.set_timesteps(steps)
         ts = scheduler.timesteps if first == steps else scheduler.timesteps[:first]
         x = torch.randn(SAMPLES, 3, 32, 32).contiguous(memory_format=torch.channels_last) * scheduler.init_noise_sigma
-        with torch.inference_mode(), cast(kind):
+        with torch.inference_mode():
             for t in ts:
                 x = scheduler.step(network(scheduler.scale_model_input(x, t), t).sample, t, x).prev_sample
         return len(ts)
@@ -162,6 +186,36 @@ def schedule_in_jax(model: ScoreModel, name: str) -> tuple[Callable[[], jax.Arra
     return lambda: draw(keys, model), first * _SAMPLERS[name](model.sde, model).calls
 
 
+def annealed_in_torch(peer: Peer) -> Callable[[], int]:
+    """Returns what draws samples of NCSN by annealed Langevin dynamics, and returns how often it called the network."""
+
+    def draw() -> int:
+        x = torch.rand(SAMPLES, 1, 28, 28)
+        with torch.inference_mode():
+            for level, sigma in enumerate(_LEVELS):
+                given = torch.full((SAMPLES,), level)
+                step = _STEP_SIZE * float(sigma / _LEVELS[-1]) ** 2
+                for _ in range(_EACH):
+                    x = x + step / 2 * peer.network(x, given) + step**0.5 * torch.randn_like(x)
+        return len(_LEVELS) * _EACH
+
+    return draw
+
+
+def annealed_in_jax(model: ScoreModel) -> tuple[Callable[[], jax.Array], int]:
+    """Returns the same as one compiled program, and its calls."""
+    ts = grids.levels(model.sde, _LEVELS)
+
+    @jax.jit
+    def draw(key, model):
+        x = jax.random.uniform(key[0], (SAMPLES, 28, 28, 1))
+        sampler = sampling.annealed_langevin(model.sde, model, step_size=_STEP_SIZE, n_steps=_EACH)
+        return sampling.sample(key, sampler, x, ts)
+
+    keys = arrays.example_keys(jax.random.key(0), SAMPLES)
+    return lambda: draw(keys, model), len(_LEVELS) * _EACH
+
+
 def row(what: str, theirs: Callable[[], Any], ours: Callable[[], Any], units: tuple[int, int], pairs: int) -> Row:
     """Times both in turns; `units` are the images, times calls, of one run of each."""
     ours(), theirs()
@@ -169,31 +223,47 @@ def row(what: str, theirs: Callable[[], Any], ours: Callable[[], Any], units: tu
     return {"what": what, "PyTorch, images/s": 1 / a, "score_jax, images/s": 1 / b, "ratio": ratio}
 
 
+def passes(peer: Peer, kind: str, prefix: str, pairs: int) -> Iterator[Row]:
+    """Rows of forward pass and training."""
+    (forward, train), (our_forward, our_train) = in_torch(peer, kind), in_jax(peer, kind)
+    expected = forward().float().permute(0, 2, 3, 1).numpy()
+    error = np.abs(np.asarray(our_forward()) - expected).max() / np.abs(expected).max()
+    assert error < {"f32": 1e-4, "bf16": 0.1}[kind], f"the networks differ by {error:.1e}"
+    yield row(f"{prefix}forward {kind}", forward, our_forward, (BATCH, BATCH), pairs)
+    yield row(f"{prefix}train {kind}", train, our_train, (BATCH, BATCH), pairs)
+
+
+def draws(peer: Peer, pairs: int) -> Iterator[Row]:
+    """Rows of sampling."""
+    model = interop.score_model(peer.path, source=peer.source)
+    table: dict[str, Any] = (
+        {name: (schedule_in_torch(peer, name), *schedule_in_jax(model, name)) for name in _GRIDS}
+        if peer.source == "diffusers"
+        else {"NCSN, annealed Langevin": (annealed_in_torch(peer), *annealed_in_jax(model))}
+    )
+    for name, (theirs, ours, calls) in table.items():
+        yield row(f"{name}, f32", theirs, ours, (SAMPLES * theirs(), SAMPLES * calls), pairs)
+
+
 def speeds(folder: Path, quick: bool) -> Iterator[Row]:
-    """Rows of forward pass and training, then of sampling."""
-    network, pairs = saved(folder), 1 if quick else 7
+    """Rows of forward pass and training, then of sampling, of one network after the other."""
+    pairs, samplings = (1, 1) if quick else (7, 3)
+    first, second = unet(folder / "unet"), ncsn(folder / "ncsn.pth")
     for kind in _KINDS:
-        (forward, train), (our_forward, our_train) = in_torch(network, kind), in_jax(folder, kind)
-        expected = forward().float().permute(0, 2, 3, 1).numpy()
-        error = np.abs(np.asarray(our_forward()) - expected).max() / np.abs(expected).max()
-        assert error < {"f32": 1e-4, "bf16": 0.1}[kind], f"the networks differ by {error:.1e}"
-        yield row(f"forward {kind}", forward, our_forward, (BATCH, BATCH), pairs)
-        yield row(f"train {kind}", train, our_train, (BATCH, BATCH), pairs)
-    model = interop.score_model(folder, source="diffusers")
-    for name in _GRIDS:
-        ours, calls = schedule_in_jax(model, name)
-        theirs = schedule_in_torch(network, "f32", name)
-        yield row(f"{name}, f32", theirs, ours, (SAMPLES * theirs(), SAMPLES * calls), 1 if quick else 3)
+        yield from passes(first, kind, "", pairs)
+    yield from draws(first, samplings)
+    yield from passes(second, "f32", "NCSN, ", pairs)
+    yield from draws(second, samplings)
 
 
 def memory_of_training(library: str, folder: str) -> Row:
     """Runs in a fresh process: peak memory of three training steps, beyond that of the process with its network."""
+    peer = unet(Path(folder) / "unet")
     if library == "torch":
-        network = UNet2DModel.from_pretrained(Path(folder) / "unet").to(memory_format=torch.channels_last)
-        before, train = peak_mib(), in_torch(network, "f32")[1]
+        before, train = peak_mib(), in_torch(peer, "f32")[1]
     else:
-        interop.load(folder, source="diffusers")
-        before, train = peak_mib(), in_jax(Path(folder), "f32")[1]
+        interop.load(peer.path, source=peer.source)
+        before, train = peak_mib(), in_jax(peer, "f32")[1]
     for _ in range(3):
         float(train())
     return {"MiB": peak_mib() - before}
