@@ -139,6 +139,10 @@ def _ordered_input_gradient(g: Array, kernel: Array, geometry: Geometry) -> Arra
 
 
 def _ordered_kernel_gradient(x: Array, g: Array, geometry: Geometry) -> Array:
+    ones = (1,) * len(geometry.taps)
+    if (geometry.taps, geometry.strides, geometry.spread) == (ones,) * 3 and not any(map(any, geometry.padding)):
+        product = jnp.matmul(x.reshape(-1, x.shape[-1]).T, g.reshape(-1, g.shape[-1]), precision=geometry.precision)
+        return product.reshape(*ones, *product.shape)
     exchanged = geometry._replace(strides=geometry.dilation, dilation=geometry.strides)
     gradient = _convolve(x.swapaxes(0, -1), jnp.moveaxis(g, 0, -2), exchanged)
     used = tuple(slice(n) for n in geometry.taps)  # the rest is of rows that no stride reached
