@@ -32,9 +32,10 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, HeunDiscreteScheduler, UNet2DModel
 from memory import peak_mib
 from ncsn_in_torch import NCSN
-from timing import Row, alternate, child, compare, main, seconds
+from timing import Row, alternate, child, compare, main, peak, prepared, seconds
 
-from score_jax import arrays, backend, interop, sampling
+from score_jax import arrays, interop, sampling
+from score_jax.lab.planning.flops import flops
 from score_jax.sampling import grids
 from score_jax.score import ScoreModel
 
@@ -126,12 +127,12 @@ def in_torch(peer: Peer, kind: str) -> tuple[Callable[[], torch.Tensor], Callabl
     return forward, train
 
 
-def in_jax(peer: Peer, kind: str) -> tuple[Callable[[], jax.Array], Callable[[], jax.Array]]:
-    """Returns the same, compiled."""
+def in_jax(peer: Peer, kind: str) -> tuple[Callable[[], jax.Array], int, Callable[[], jax.Array], int]:
+    """Returns the same, compiled, each with its operations."""
     module, variables = interop.load(peer.path, source=peer.source)
     module = module.clone(dtype=_KINDS[kind])
     x, eps, given = map(jnp.asarray, peer.batch())
-    apply = jax.jit(module.apply).lower(variables, x, given).compile()
+    apply, of_apply = prepared(jax.jit(module.apply), variables, x, given)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-4))
 
     @partial(jax.jit, donate_argnums=0)
@@ -147,13 +148,13 @@ def in_jax(peer: Peer, kind: str) -> tuple[Callable[[], jax.Array], Callable[[],
 
     params = jax.tree.map(jnp.copy, variables["params"])
     held = [(params, optimizer.init(params))]
-    compiled = step.lower(held[0]).compile()
+    compiled, of_step = prepared(step, held[0])
 
     def train() -> jax.Array:
         held[0], loss = compiled(held[0])
         return loss
 
-    return lambda: apply(variables, x, given), train
+    return lambda: apply(variables, x, given), of_apply, train, of_step
 
 
 def schedule_in_torch(peer: Peer, name: str) -> Callable[[], int]:
@@ -216,44 +217,59 @@ def annealed_in_jax(model: ScoreModel) -> tuple[Callable[[], jax.Array], int]:
     return lambda: draw(keys, model), len(_LEVELS) * _EACH
 
 
-def row(what: str, theirs: Callable[[], Any], ours: Callable[[], Any], units: tuple[int, int], pairs: int) -> Row:
-    """Times both in turns; `units` are the images, times calls, of one run of each."""
+def row(
+    what: str, theirs: Callable[[], Any], ours: Callable[[], Any], units: tuple[int, int], least: float, pairs: int
+) -> Row:
+    """Times both in turns.
+
+    Args:
+      what: for the table.
+      theirs: a run in PyTorch.
+      ours: the same here.
+      units: images, times calls, of one run of each.
+      least: seconds that one of our units would take at the speed of products of matrices.
+      pairs: how many turns.
+    """
     ours(), theirs()
     a, b, ratio = compare(*alternate(lambda: seconds(theirs) / units[0], lambda: seconds(ours) / units[1], pairs))
-    return {"what": what, "PyTorch, images/s": 1 / a, "score_jax, images/s": 1 / b, "ratio": ratio}
+    rates = {"PyTorch, images/s": 1 / a, "score_jax, images/s": 1 / b, "ratio": ratio}
+    return {"what": what, **rates, "share of products": least / b}
 
 
-def passes(peer: Peer, kind: str, prefix: str, pairs: int) -> Iterator[Row]:
+def passes(peer: Peer, kind: str, prefix: str, pairs: int, of_products: float) -> Iterator[Row]:
     """Rows of forward pass and training."""
-    (forward, train), (our_forward, our_train) = in_torch(peer, kind), in_jax(peer, kind)
+    (forward, train), (our_forward, of_forward, our_train, of_train) = in_torch(peer, kind), in_jax(peer, kind)
+    least = [operations / BATCH / of_products for operations in (of_forward, of_train)]
     expected = forward().float().permute(0, 2, 3, 1).numpy()
     error = np.abs(np.asarray(our_forward()) - expected).max() / np.abs(expected).max()
     assert error < {"f32": 1e-4, "bf16": 0.1}[kind], f"the networks differ by {error:.1e}"
-    yield row(f"{prefix}forward {kind}", forward, our_forward, (BATCH, BATCH), pairs)
-    yield row(f"{prefix}train {kind}", train, our_train, (BATCH, BATCH), pairs)
+    yield row(f"{prefix}forward {kind}", forward, our_forward, (BATCH, BATCH), least[0], pairs)
+    yield row(f"{prefix}train {kind}", train, our_train, (BATCH, BATCH), least[1], pairs)
 
 
-def draws(peer: Peer, pairs: int) -> Iterator[Row]:
+def draws(peer: Peer, pairs: int, of_products: float) -> Iterator[Row]:
     """Rows of sampling."""
-    model = interop.score_model(peer.path, source=peer.source)
+    model, (x, _, given) = interop.score_model(peer.path, source=peer.source), peer.batch()
+    forward = jax.make_jaxpr(model.apply)(model.variables, x, given, None, None)
+    least = flops(forward) / BATCH / of_products
     table: dict[str, Any] = (
         {name: (schedule_in_torch(peer, name), *schedule_in_jax(model, name)) for name in _GRIDS}
         if peer.source == "diffusers"
         else {"NCSN, annealed Langevin": (annealed_in_torch(peer), *annealed_in_jax(model))}
     )
     for name, (theirs, ours, calls) in table.items():
-        yield row(f"{name}, f32", theirs, ours, (SAMPLES * theirs(), SAMPLES * calls), pairs)
+        yield row(f"{name}, f32", theirs, ours, (SAMPLES * theirs(), SAMPLES * calls), least, pairs)
 
 
 def speeds(folder: Path, quick: bool) -> Iterator[Row]:
     """Rows of forward pass and training, then of sampling, of one network after the other."""
-    pairs, samplings = (1, 1) if quick else (7, 3)
+    (pairs, samplings), of_products = (1, 1) if quick else (7, 3), peak()
     first, second = unet(folder / "unet"), ncsn(folder / "ncsn.pth")
     for kind in _KINDS:
-        yield from passes(first, kind, "", pairs)
-    yield from draws(first, samplings)
-    yield from passes(second, "f32", "NCSN, ", pairs)
-    yield from draws(second, samplings)
+        yield from passes(first, kind, "", pairs, of_products)
+    yield from draws(first, samplings, of_products)
+    yield from passes(second, "f32", "NCSN, ", pairs, of_products)
+    yield from draws(second, samplings, of_products)
 
 
 def memory_of_training(library: str, folder: str) -> Row:
@@ -283,5 +299,4 @@ def measure(quick: bool) -> Row:
 
 
 if __name__ == "__main__":
-    backend.configure()
     main(measure, __doc__, memory_of_training)

@@ -1,9 +1,9 @@
 """Runs the benchmarks one after the other and rewrites their tables in benchmarks/README.md.
 
-    python benchmarks/run.py                     all of them, about 20 minutes on 2 idle cores
+    python benchmarks/run.py                     all of them, about 25 minutes on 2 idle cores
     python benchmarks/run.py --only toy_steps    some of them; the other tables stay
     python benchmarks/run.py --only soak kills   which are not among all: half an hour, and 20 restarts
-    python benchmarks/run.py --only against_torch   nor is this: 12 minutes, with the extra peers
+    python benchmarks/run.py --only against_torch   nor is this: 20 minutes, with the extra peers
 
 Each runs in a process of its own and leaves its figures in benchmarks/results/NAME.json, of which the table is made.
 With --quick there are few repetitions and the page is left alone: that shows that they run, and no more.
@@ -27,6 +27,8 @@ NAMES = (
     "memory",
     "convolutions",
     "conv_in_loops",
+    "objectives",
+    "growth",
     "feature_distances",
     "sweep_together",
     "mesh",

@@ -2,7 +2,8 @@
 
 A benchmark is a module whose docstring says what is measured and how, with `measure(quick) -> {"rows": [...]}`; a row
 is a mapping of column to number or text. Two programs that are compared run in turns, A B A B, and their ratio is taken
-pair by pair: whatever else the machine does then slows both. Figures are medians.
+pair by pair: whatever else the machine does then slows both. Figures are medians. What the hardware can do is taken to
+be its product of two matrices; a program's share of that counts the operations of its products and convolutions.
 """
 
 import argparse
@@ -19,6 +20,9 @@ from statistics import median
 from typing import Any
 
 import jax
+
+from score_jax import backend
+from score_jax.lab.planning.flops import flops
 
 Row = dict[str, Any]
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -42,6 +46,20 @@ def compare(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float
     return median(a), median(b), median(x / y for x, y in zip(a, b, strict=True))
 
 
+def prepared(program: Any, *arguments: Any) -> tuple[Callable[..., Any], int]:
+    """Returns a jitted function compiled for its arguments, and the operations of its products."""
+    traced = program.trace(*arguments)
+    return traced.lower().compile(), flops(traced.jaxpr)
+
+
+def peak() -> float:
+    """Returns the operations a second of a product of two float32 matrices of 1,024 rows and columns."""
+    a, b = jax.random.normal(jax.random.key(0), (2, 1024, 1024))
+    product, operations = prepared(jax.jit(jax.numpy.dot), a, b)
+    product(a, b)
+    return operations / median(seconds(lambda: product(a, b)) for _ in range(15))
+
+
 def child(script: str, *arguments: str, **variables: str) -> Row:
     """Runs `script --child arguments…` in a fresh process; returns the JSON it prints last."""
     command = [sys.executable, script, "--child", *arguments]
@@ -63,9 +81,10 @@ def processor() -> str:
 
 
 def environment() -> str:
-    """Returns processor and versions, in one line."""
+    """Returns processor, its product of matrices and versions, in one line."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
-    return f"{processor()}; Python {platform.python_version()}, {versions}"
+    products = f"products of matrices {peak() / 1e9:.0f} GFLOP/s"
+    return f"{processor()}, {products}; Python {platform.python_version()}, {versions}"
 
 
 def _cell(value: Any) -> str:
@@ -84,6 +103,8 @@ def table(rows: Sequence[Row]) -> str:
 def main(measure: Callable[[bool], Row], about: str | None, child_measure: Callable[..., Row] | None = None) -> None:
     """The command line of a benchmark: prints its table, and writes its result to `--json` if given.
 
+    The backend starts with what the commands set.
+
     Args:
       measure: `quick -> {"rows": [...]}`.
       about: the script's docstring.
@@ -94,6 +115,7 @@ def main(measure: Callable[[bool], Row], about: str | None, child_measure: Calla
     parser.add_argument("--json", type=Path, help="file to write the result to")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    backend.configure()
     if options.child and child_measure:
         print(json.dumps(child_measure(*options.child)))
         return

@@ -7,7 +7,8 @@ Two sizes: 28×28 as in configs/fashion_mnist.py with batch 64 (uniformly random
 steps of DDIM and a last denoising, 51 network calls in one compiled program; for the digits also by 1,000 ancestral
 steps. Drawing takes turns with as many bare calls of the compiled network, each fed with the one before, and with the
 same program around a score that costs nothing. The share of the network is the time of the bare calls over that of
-drawing; above 1, a call is cheaper inside the program. The sampler's own share is the time without the network.
+drawing; above 1, a call is cheaper inside the program. The sampler's own share is the time without the network. The
+share of products is that of the network's operations in drawing, of what products of matrices reach.
 """
 
 import tempfile
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from own_training import shorten, training_rate
-from timing import Row, alternate, compare, main, seconds
+from timing import Row, alternate, compare, main, peak, prepared, seconds
 
 from configs import digits, fashion_mnist
 from score_jax import data as datasets
@@ -47,7 +48,7 @@ def train(config: ConfigDict, steps: int) -> float:
 
 
 def programs(model: ScoreModel, make_sampler: draw.MakeSampler, shape: tuple[int, ...], steps: int):
-    """Returns the sampler, `steps` + 1 network calls in a row, and the sampler of a score without network; compiled."""
+    """Returns the sampler, `steps` + 1 network calls in a row with their operations, and the sampler of no network."""
     ts, key = grids.log_snr(model.sde, steps + 1), jax.random.key(0)
     x, cond = jax.random.normal(key, shape), jnp.zeros(shape[:1])
 
@@ -59,7 +60,7 @@ def programs(model: ScoreModel, make_sampler: draw.MakeSampler, shape: tuple[int
     drawn = compiled(make_sampler)
     free = compiled(lambda sde, score_fn: make_sampler(sde, lambda x, t: -x), denoise=False)
     network = lambda model, x: model.apply(model.variables, x, cond, None, None)
-    call = jax.jit(network).lower(model, x).compile()
+    call, operations = prepared(jax.jit(network), model, x)
 
     def bare():
         y = x
@@ -67,13 +68,15 @@ def programs(model: ScoreModel, make_sampler: draw.MakeSampler, shape: tuple[int
             y = call(model, y)
         return y
 
-    return lambda: drawn(key, model), bare, lambda: free(key, model)
+    return lambda: drawn(key, model), bare, operations * (steps + 1), lambda: free(key, model)
 
 
 def sampling_columns(config: ConfigDict, make_sampler: draw.MakeSampler, *, steps: int, images: int, pairs: int) -> Row:
     """The columns of drawing `images` samples at once."""
     experiment = experiment_of(config)
-    drawn, bare, free = programs(experiment.model, make_sampler, (images, *experiment.examples.shape), steps)
+    drawn, bare, operations, free = programs(
+        experiment.model, make_sampler, (images, *experiment.examples.shape), steps
+    )
     _, whole, share = compare(*alternate(partial(seconds, bare), partial(seconds, drawn), pairs))
     _, _, own = compare(*alternate(partial(seconds, free), partial(seconds, drawn), pairs))
     return {
@@ -82,6 +85,7 @@ def sampling_columns(config: ConfigDict, make_sampler: draw.MakeSampler, *, step
         "samples/s": images / whole,
         "share of the network": share,
         "sampler's own share": own,
+        "share of products": operations / whole / peak(),
     }
 
 

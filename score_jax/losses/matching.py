@@ -107,7 +107,7 @@ def finite_difference_score_matching(
 
     def one(key: Key) -> Array:
         w = arrays.sphere(key, x) * (eps / dims**0.5)
-        ahead, behind = score_fn(x + w), score_fn(x - w)
+        ahead, behind = jax.vmap(score_fn)(jnp.stack([x + w, x - w]))
         trace = arrays.sum_dims(w * (ahead - behind)) * (dims / (2 * eps**2))
         return arrays.sum_dims((ahead + behind) ** 2) / 8 + trace
 
