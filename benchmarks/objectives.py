@@ -9,7 +9,8 @@ most 2.2 times.
 """
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,8 @@ def step_of(name: str, network: str) -> tuple[Callable[[], Array], int]:
     x, cond, adam = jax.random.normal(jax.random.key(0), shape), jnp.zeros(shape[0]), optax.adam(1e-4)
 
     def loss(params, key):
-        return OBJECTIVES[name](key, lambda x: module.apply(params, x, cond[: len(x)]), x).mean()
+        score: Callable[..., Any] = partial(module.apply, params, cond=cond)
+        return OBJECTIVES[name](key, score, x).mean()
 
     def step(state, key):
         params, moments = state

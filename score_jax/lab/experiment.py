@@ -280,6 +280,7 @@ class Sampling:
       by_row: whether a sample depends on no other of its batch.
       guidance: what leads them; None of a model by itself.
       without_score: why nothing can be drawn, of a classifier; empty of all else.
+      ema_std: relative width of that average, to be made of those that a run has kept; 0 for the run's own.
     """
 
     name: str
@@ -296,6 +297,7 @@ class Sampling:
     by_row: bool = True
     guidance: Guidance | None = None
     without_score: str = ""
+    ema_std: float = 0.0
 
     def drawn_from(self, model: ScoreModel) -> Sampled:
         """Returns what samples are drawn from: the model, guided if it is to be."""

@@ -4,12 +4,16 @@ run = train(experiment, workdir);  run = restore(experiment, workdir);  runs = t
 """
 
 import contextlib
+import dataclasses
+import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from score_jax import data as datasets
 from score_jax import training
@@ -17,7 +21,10 @@ from score_jax.lab import watching
 from score_jax.lab.experiment import OF_TRAINING, Before, Experiment, Run
 from score_jax.lab.published import Published
 from score_jax.training import TrainState, checkpoint, hosts
-from score_jax.types import InputError
+from score_jax.types import InputError, PyTree, is_on
+
+_log = logging.getLogger(__name__)
+_FAR = 0.1  # of an average, from the one that is wanted
 
 
 def of_state(experiment: Experiment, state: TrainState, workdir: str | Path) -> Run:
@@ -169,11 +176,39 @@ def restore(experiment: Experiment, workdir: str | Path, *, step: int | None = N
       InputError: where there is no run or checkpoint, or the experiment's settings are not those that trained it.
     """
     may_differ, first = experiment.training.may_differ, jax.eval_shape(partial(first_state, experiment))
-    state = training.sharding.described(first, experiment.placement)
+    described = training.sharding.described(first, experiment.placement)
     with checkpoint.open_checkpoints(workdir, read_only=True) as manager:
-        restored = checkpoint.restore_state(
-            manager, state, config=experiment.settings, may_differ=may_differ, step=step
+
+        def read(step: int | None) -> checkpoint.Restored:
+            restored = checkpoint.restore_state(
+                manager, described, config=experiment.settings, may_differ=may_differ, step=step
+            )
+            if restored is None:
+                raise InputError(f"{workdir} has no checkpoint yet: train first, or give another workdir")
+            return restored
+
+        restored = read(step)
+        state = restored.state
+        if is_on(experiment.sampling.ema_std):
+            kept = [one for one in checkpoint.steps(Path(workdir)) if one <= restored.step]
+            state = dataclasses.replace(state, ema=_average(experiment, kept, lambda one: read(one).state.ema))
+    return of_state(experiment, state, workdir)
+
+
+def _average(experiment: Experiment, kept: Sequence[int], read: Callable[[int], PyTree]) -> PyTree:
+    """The average of the width that sampling asks for at the last of `kept`, of those that its checkpoints hold."""
+    trained, wanted = experiment.settings["training"]["ema_std"], experiment.sampling.ema_std
+    if not is_on(trained):
+        raise InputError(
+            f"sampler.ema_std {wanted:g} is made of the averages that training.ema_std leaves in checkpoints, and this "
+            "run has none: set --config.sampler.ema_std=0, or train with --config.training.ema_std=0.1"
         )
-    if restored is None:
-        raise InputError(f"{workdir} has no checkpoint yet: train first, or give another workdir")
-    return of_state(experiment, restored.state, workdir)
+    weights, distance = training.reconstruction(kept, [trained] * len(kept), max(kept), wanted)
+    if distance > _FAR:
+        _log.warning(
+            f"the average of relative width {wanted:g} is {distance:.2f} of its own length away from what "
+            f"{len(kept)} checkpoints of width {trained:g} can make: keep more (training.keep_every), or ask for a "
+            "width nearer theirs"
+        )
+    averages = (jax.tree.map(lambda leaf, w=w: w * leaf, read(one)) for w, one in zip(weights.tolist(), kept))
+    return functools.reduce(lambda total, one: jax.tree.map(jnp.add, total, one), averages)

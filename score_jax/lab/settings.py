@@ -156,18 +156,21 @@ def get_config() -> ConfigDict:
     config.times.lognormal = {"mean": -1.2, "std": 1.2}
     config.times.importance = {}
 
-    # adam, whose own are the last four; of another only clipping, schedule and warm-up, as its learning_rate
+    # By name, or of your own, which has only clipping, schedule and warm-up from here, as its learning_rate
     optimizer = config.optimizer = ConfigDict()
-    optimizer.name = "adam"
+    optimizer.name = "adam"  # or lion, muon, prodigy (with a learning rate of 1)
     optimizer.options = {}
     optimizer.learning_rate = 1e-3
-    optimizer.schedule = "constant"  # or cosine, down to 0 at the last step
+    optimizer.schedule = "constant"  # or cosine or trapezoidal, down to 0 at the last step, or inverse_sqrt
     optimizer.warmup_steps = -1  # −1: a fifth of the steps, at most 100
+    optimizer.decay_from = -1  # where trapezoidal and inverse_sqrt fall; −1: after 0.8 and after 0.1 of the steps
     optimizer.clip_norm = 1.0  # of the gradient of the loss per dimension; 0 doesn't clip
-    optimizer.weight_decay = 0.0
-    optimizer.b1 = 0.9
+    optimizer.weight_decay = 0.0  # of matrices and filters; not of biases and norms
+    optimizer.b1 = 0.9  # this and the next two are Adam's, of whatever is made of it
     optimizer.b2 = 0.999
     optimizer.eps = 1e-8
+    optimizer.lion = ConfigDict({"b1": 0.9, "b2": 0.99})
+    optimizer.muon = ConfigDict({"beta": 0.95})
 
     training = config.training = ConfigDict()
     training.steps = 2000
@@ -175,6 +178,7 @@ def get_config() -> ConfigDict:
     training.steps_per_dispatch = 20  # compiled into one call: at most so many, as many as divide every interval
     training.accumulation = 1  # micro-batches a batch is cut into
     training.ema_decay = 0.999
+    training.ema_std = 0.0  # relative width of a power-function average in place of that, such as 0.1; 0: ema_decay
     training.ema_warmup = True  # average less in the beginning: min(decay, (1 + n)/(10 + n))
     training.label_dropout = 0.1  # share of labels withheld, so that the model is unconditional too; of no classifier
     training.log_every = 100
@@ -237,6 +241,7 @@ def get_config() -> ConfigDict:
     sampler.rho = 7.0  # of the karras grid
     sampler.denoise = True  # end with the posterior mean (Tweedie)
     sampler.ema = True  # sample with the averaged parameters
+    sampler.ema_std = 0.0  # of this relative width, made of the kept ones of a run with training.ema_std; 0: its own
     # What leads samples. guide: unconditional, the network without a label, which is classifier-free guidance;
     # autoguidance, a weaker run of the same data and noise, or this one at an earlier step; classifier, a run of
     # objective classification. scale: 1 is the model by itself, or Bayes' rule by a classifier, 0 the guide, or the

@@ -4,9 +4,11 @@
 (`training.checkpoint`, …).
 """
 
+from score_jax.training.averages import ema_decay, power_decay, reconstruction
 from score_jax.training.loop import Course, Every, Result, Seen, TrainingDiverged, course, train
+from score_jax.training.optimizers import descent, learning_rates, muon, optimizer, with_clipping
 from score_jax.training.sharding import Placement, check_batch_size, make_placement, own_rows, place, put_batches
-from score_jax.training.state import TrainState, create, ema_decay, learning_rates, optimizer, with_clipping
+from score_jax.training.state import TrainState, create
 from score_jax.training.step import Recipe, make_eval_step, make_joint_step, make_train_step
 from score_jax.training.together import train_together
 
@@ -22,16 +24,20 @@ __all__ = [
     "check_batch_size",
     "course",
     "create",
+    "descent",
     "ema_decay",
     "learning_rates",
     "make_eval_step",
     "make_joint_step",
     "make_placement",
     "make_train_step",
+    "muon",
     "optimizer",
     "own_rows",
     "place",
+    "power_decay",
     "put_batches",
+    "reconstruction",
     "train",
     "train_together",
     "with_clipping",

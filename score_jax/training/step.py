@@ -32,8 +32,9 @@ from score_jax import arrays
 from score_jax.devices import cut_rows, replicated
 from score_jax.losses.times import Times
 from score_jax.sde import SDE
+from score_jax.training.averages import ema_decay
 from score_jax.training.sharding import Placement, check_batch_size, shardings
-from score_jax.training.state import TrainState, create, ema_decay
+from score_jax.training.state import TrainState, create
 from score_jax.types import Array, ArrayLike, InputError, Key, PyTree, ScoreFn, require_at_least
 
 Objective = Callable[..., Array]  # (key (B,), score_fn, x0 (B, *S), times) -> nats (B,)
@@ -197,7 +198,7 @@ class Recipe(NamedTuple):
       times: `(key, sde, n) -> (t, weight)`; drawn here, so that the step knows every example's noise level, and then
         given to the objective.
       prepare: `(key, stored x) -> x0`, on device: dequantization, flips, range.
-      decay: of the parameters' average at update n: `state.ema_decay(...)`.
+      decay: of the parameters' average at update n: `averages.ema_decay(...)`.
       label_dropout: probability with which an example's label becomes −1 (none).
       dropout: whether the network is called with dropout keys.
       accumulation: number of micro-batches a batch is cut into.

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from score_jax.data import Source, statistics
 from score_jax.lab.build.data import value_range
 from score_jax.lab.build.ranges import check_numbers
-from score_jax.types import InputError
+from score_jax.types import InputError, is_on
 
 
 def check_combinations(config: ConfigDict) -> None:
@@ -26,6 +26,16 @@ def _check_schedule(config: ConfigDict) -> None:
         raise InputError(
             f"optimizer.warmup_steps {optimizer.warmup_steps} leaves nothing of training.steps {steps} for the cosine: "
             "set --config.optimizer.warmup_steps=-1 for a fifth of the steps, or more steps"
+        )
+    if optimizer.schedule == "trapezoidal" and optimizer.decay_from >= steps:
+        raise InputError(
+            f"optimizer.decay_from {optimizer.decay_from} leaves nothing of training.steps {steps} to fall in: "
+            "set --config.optimizer.decay_from=-1 for the last fifth of the steps, or more steps"
+        )
+    if optimizer.name == "prodigy" and is_on(optimizer.weight_decay):
+        raise InputError(
+            "optimizer prodigy estimates its step without weight decay: set --config.optimizer.weight_decay=0, or "
+            "--config.optimizer.name=adam"
         )
 
 
@@ -72,7 +82,7 @@ def with_derived(config: ConfigDict, source: Source, *, kept: Mapping[str, Any] 
     """Returns the config with numbers in place of what is to follow from the data and the length of the training.
 
     `sde.ve.sigma_max` and `sde.edm.sigma_max` of 0 become `statistics.largest_sigma`; `optimizer.warmup_steps` of −1 a
-    fifth of the steps, at most 100.
+    fifth of the steps, at most 100; `optimizer.decay_from` of −1 a tenth of them for "inverse_sqrt", else four fifths.
 
     Args:
       config: settings.
@@ -87,9 +97,14 @@ def with_derived(config: ConfigDict, source: Source, *, kept: Mapping[str, Any] 
     if section.get("sigma_max") == 0:
         before = kept["sde"].get(process, {}).get("sigma_max") if kept else 0  # also of a run of another process
         section.sigma_max = before or _largest_sigma(config, source)
-    if config.optimizer.warmup_steps < 0:
-        steps = min(100, config.training.steps // 5)
-        config.optimizer.warmup_steps = kept["optimizer"]["warmup_steps"] if kept else steps
+    optimizer, steps = config.optimizer, config.training.steps
+    followed = {
+        "warmup_steps": min(100, steps // 5),
+        "decay_from": max(steps // 10, 1) if optimizer.schedule == "inverse_sqrt" else steps * 4 // 5,
+    }
+    for name, number in followed.items():
+        if optimizer[name] < 0:
+            optimizer[name] = kept["optimizer"].get(name, number) if kept else number
     return config
 
 

@@ -89,6 +89,7 @@ def plan(
         transform,
         denoise=options.denoise,
         ema=options.ema,
+        ema_std=options.ema_std,
         n=options.n,
         batch_size=options.batch_size,
         conditions=led_by

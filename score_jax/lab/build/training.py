@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 
 import optax
 from ml_collections import ConfigDict
+from optax import contrib
 
 from score_jax import training
 from score_jax.lab import own
@@ -16,7 +17,13 @@ from score_jax.lab.experiment import Intervals, Training
 from score_jax.training.logging import LoggerFactory, tensorboard, wandb
 from score_jax.types import Array, InputError, is_on
 
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adam": training.optimizer}
+# Of the section's settings and n -> lr_n
+OPTIMIZERS: dict[str, Callable[[ConfigDict, optax.Schedule], optax.GradientTransformation]] = {
+    "adam": lambda o, rates: training.descent(optax.scale_by_adam(o.b1, o.b2, o.eps), rates, o.weight_decay),
+    "lion": lambda o, rates: training.descent(optax.scale_by_lion(o.lion.b1, o.lion.b2), rates, o.weight_decay),
+    "muon": lambda o, rates: training.muon(rates, weight_decay=o.weight_decay, beta=o.muon.beta, b1=o.b1, b2=o.b2),
+    "prodigy": lambda o, rates: contrib.prodigy(rates, betas=(o.b1, o.b2), eps=o.eps),
+}
 
 # What may be changed when a run goes on, or for sampling from it: nothing that the training depends on.
 _MAY_DIFFER = (
@@ -44,7 +51,8 @@ _MAY_DIFFER = (
 
 def may_differ(config: ConfigDict) -> tuple[str, ...]:
     """Returns the settings a run may go on with changed; its length too, unless the learning rate depends on it."""
-    return (*_MAY_DIFFER, "training.steps") if config.optimizer.schedule == "constant" else _MAY_DIFFER
+    open_ended = config.optimizer.schedule in ("constant", "inverse_sqrt")
+    return (*_MAY_DIFFER, "training.steps") if open_ended else _MAY_DIFFER
 
 
 def plan(
@@ -93,30 +101,34 @@ def _schedule(config: ConfigDict) -> optax.Schedule:
     """Returns n -> lr_n."""
     options, steps = config.optimizer, config.training.steps
     return training.learning_rates(
-        options.learning_rate, warmup_steps=options.warmup_steps, schedule=options.schedule, total_steps=steps
+        options.learning_rate,
+        warmup_steps=options.warmup_steps,
+        schedule=options.schedule,
+        total_steps=steps,
+        decay_from=options.decay_from,
     )
 
 
 def average_decay(config: ConfigDict) -> Callable[[Array], Array]:
     """Returns n -> the weight of the old average of the parameters."""
-    return training.ema_decay(config.training.ema_decay, warmup=config.training.ema_warmup)
+    options = config.training
+    if is_on(options.ema_std):
+        return training.power_decay(options.ema_std)
+    return training.ema_decay(options.ema_decay, warmup=options.ema_warmup)
 
 
 def chosen_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Returns the optimizer with warm-up, schedule and clipping; of the user's own, the moments are its own matter."""
-    options = config.optimizer.to_dict()
-    name, own_options = options.pop("name"), options.pop("options")
-    clip_norm = options.pop("clip_norm")
-    clip_norm = clip_norm if is_on(clip_norm) else None
-    if own.is_own(name):
-        make = own.function("optimizer.name", name, OWN["optimizer"], own_options)
-        with own.blaming([name]):
-            made = make(learning_rate=_schedule(config))
-        return training.with_clipping(
-            own.require_returned(f"optimizer.name {name!r}", made, HANDED["optimizer"].classes), clip_norm
-        )
-    make = names.choose("optimizer", name, OPTIMIZERS)
-    return make(clip_norm=clip_norm, total_steps=config.training.steps, **options)
+    options, rates = config.optimizer, _schedule(config)
+    clip_norm = options.clip_norm if is_on(options.clip_norm) else None
+    if not own.is_own(options.name):
+        return training.with_clipping(names.choose("optimizer", options.name, OPTIMIZERS)(options, rates), clip_norm)
+    make = own.function("optimizer.name", options.name, OWN["optimizer"], options.options.to_dict())
+    with own.blaming([options.name]):
+        made = make(learning_rate=rates)
+    return training.with_clipping(
+        own.require_returned(f"optimizer.name {options.name!r}", made, HANDED["optimizer"].classes), clip_norm
+    )
 
 
 def intervals(config: ConfigDict, *, already: Collection[int] = ()) -> Intervals:
