@@ -649,3 +649,10 @@ def test_the_readmes_examples_run_and_find_all_modes(tmp_path, monkeypatch):
         names: dict = {}
         exec(code.replace("n=1000", "n=400"), names)
         assert float(metrics.mode_coverage(names["drawn"], modes, share=0.3)) == 1
+
+
+def test_commands_start_without_what_they_may_not_need():
+    late = ("flax.nnx", "sklearn", "scipy", "matplotlib", "orbax", "tensorflow", "torch")
+    code = f"import sys, score_jax.lab.train, score_jax.lab.evaluate; print([m for m in {late} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
