@@ -49,12 +49,11 @@ def _require_below_one(owner: str, t_max: ArrayLike) -> None:
 def require_ends(sde: "SDE") -> None:
     """Raises InputError unless α and σ are positive and finite at both ends, where sampling divides by them."""
     with jax.ensure_compile_time_eval():
-        values = jax.jit(lambda sde: [(f(sde.t_min), f(sde.t_max)) for f in (sde.alpha, sde.sigma)])(sde)
-    found = {
-        f"{letter}({end}) = {float(value):.3g}": float(value)
-        for letter, both in zip("ασ", values, strict=True)
-        for end, value in zip(("t_min", "t_max"), both, strict=True)
-    }
+        found = {
+            f"{letter}({end}) = {float(value):.3g}": float(value)
+            for end, t in (("t_min", sde.t_min), ("t_max", sde.t_max))
+            for letter, value in (("α", sde.alpha(t)), ("σ", sde.sigma(t)))
+        }
     wrong = [said for said, value in found.items() if not 0 < value < np.inf]
     if wrong:
         raise InputError(

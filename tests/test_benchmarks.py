@@ -93,6 +93,7 @@ def test_every_script_is_run():
         "run",
         "timing",
         "own_training",
+        "ncsn_in_torch",
         "check_device",
         "compile_ahead",
     }

@@ -45,7 +45,10 @@ def of_published(experiment: Experiment, published: Published, workdir: str | Pa
 
 def first_state(experiment: Experiment) -> TrainState:
     """Returns the state before the first step."""
-    return training.create(jax.random.key(experiment.seed), experiment.model.variables, experiment.training.optimizer)
+    # One program, where operation by operation it is one for every shape.
+    make = lambda: jax.jit(partial(training.create, transformation=experiment.training.optimizer))
+    create = experiment.once("first state", make, of=OF_TRAINING)
+    return create(jax.random.key(experiment.seed), experiment.model.variables)
 
 
 def before(workdir: str | Path) -> Before | None:
@@ -100,7 +103,7 @@ def train(experiment: Experiment, workdir: str | Path) -> Run:
     step, told = train_step(experiment), _told(experiment, Path(workdir))
     with contextlib.closing(_loader(experiment)) as loader:
         result = training.train(first_state(experiment), step, loader, placement=experiment.placement, **told)
-    return of_state(experiment, result.state, workdir)
+    return _trained(experiment, result.state, workdir)
 
 
 def train_together(
@@ -126,9 +129,16 @@ def train_together(
             courses.append(partial(training.course, first_state(experiment), loader, **told))
         results = training.train_together(courses, step, numbers, placement=experiments[0].placement)
     return [
-        result if isinstance(result, Exception) else of_state(experiment, result.state, workdir)
+        result if isinstance(result, Exception) else _trained(experiment, result.state, workdir)
         for experiment, workdir, result in zip(experiments, workdirs, results, strict=True)
     ]
+
+
+def _trained(experiment: Experiment, state: TrainState, workdir: str | Path) -> Run:
+    """The run at its end; an average that is made of several is of its checkpoints."""
+    if is_on(experiment.sampling.ema_std):
+        return restore(experiment, workdir)
+    return of_state(experiment, state, workdir)
 
 
 def _loader(experiment: Experiment) -> datasets.Loader:

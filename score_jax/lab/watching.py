@@ -32,7 +32,7 @@ def rates(how: Training, *, together: int = 1) -> Callable[[int], dict[str, Any]
     come after the dispatch in progress.
     """
     steps = np.arange(how.every.log, how.steps + 1, how.every.log)
-    of_updates = lambda function: np.asarray(jax.jit(jax.vmap(function))(jnp.asarray(steps - 1))).tolist()
+    of_updates = lambda function: np.asarray(jax.vmap(function)(jnp.asarray(steps - 1))).tolist()
     columns = {"ema_decay": of_updates(how.decay), "examples": (steps * how.batch_size).tolist()}
     if how.learning_rate is not None:
         columns["learning_rate"] = of_updates(how.learning_rate)

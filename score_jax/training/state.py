@@ -53,14 +53,12 @@ def create(key: Key, variables: PyTree, transformation: optax.GradientTransforma
       transformation: the optimizer.
     """
     params = variables["params"]
-    # One program, and not one for every shape; copies, since a buffer cannot be donated twice.
-    opt_state, ema = jax.jit(lambda params: (transformation.init(params), jax.tree.map(jnp.copy, params)))(params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         fixed={name: values for name, values in variables.items() if name != "params"},
-        opt_state=opt_state,
-        ema=ema,
+        opt_state=transformation.init(params),
+        ema=jax.tree.map(jnp.copy, params),  # its own buffers: a buffer cannot be donated twice
         key=key,
         undone=jnp.zeros((), jnp.int32),
         failures=jnp.zeros((), jnp.int32),

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
@@ -609,7 +610,9 @@ def test_the_base_config_states_every_option_and_no_other():
         # the other fields are what the name stands for
         assert {"channels", "multipliers", "blocks", "attention", "rescale", "remat"} <= set(config.network[name]), name
         assert set(config.network[name]) <= options(networks.ResidualUNet, *shared), name
-    assert set(config.optimizer) == options(training.optimizer, "total_steps") | {"name", "options"}
+    assert set(config.optimizer) == options(training.optimizer, "total_steps") | {"name", "options", "lion", "muon"}
+    assert set(config.optimizer.lion) <= options(optax.scale_by_lion)
+    assert set(config.optimizer.muon) == options(training.muon, "rates", "weight_decay", "b1", "b2")
 
 
 @pytest.mark.parametrize(

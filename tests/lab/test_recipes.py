@@ -48,7 +48,8 @@ def test_averages_of_other_widths_are_made_of_those_that_were_kept(tmp_path):
     # A wider one of a run that was trained with it: every fifth of 40 steps is coarse, but five times as near
     # as the average that was kept.
     config.sampler.ema_std = 0.15
-    made = run.restore(build.experiment(config), tmp_path).state
+    made, again = (of(build.experiment(config), tmp_path).state for of in (run.restore, run.train))
+    jax.tree.map(np.testing.assert_array_equal, made.ema, again.ema)  # of a run that has come to its end
     wider = _config(**settings | {"training.ema_std": 0.15})
     truth = run.train(build.experiment(wider), tmp_path / "wider").state
     distance = lambda a, b: float(optax.tree.norm(jax.tree.map(jnp.subtract, a, b)))
