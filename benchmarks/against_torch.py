@@ -18,7 +18,7 @@ three training steps in float32 is that of a fresh process beyond what it held w
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,9 @@ _GRIDS = {  # name: how many steps, of how many
 _SCHEDULERS = dict(zip(_GRIDS, (DDIMScheduler, HeunDiscreteScheduler, DDPMScheduler), strict=True))
 _SAMPLERS = dict(zip(_GRIDS, (sampling.ddim, sampling.heun, sampling.ancestral), strict=True))
 _LEVELS, _EACH, _STEP_SIZE = np.geomspace(1, 0.01, 10), 5, 2e-5  # of NCSN: as published, but for 100 steps each
+
+InTorch = Callable[[Any], Callable[[], int]]  # of a peer: what draws, and returns how often it called the network
+InJax = Callable[[ScoreModel], tuple[Callable[[], jax.Array], int]]
 
 
 class Peer(NamedTuple):
@@ -217,6 +220,10 @@ def annealed_in_jax(model: ScoreModel) -> tuple[Callable[[], jax.Array], int]:
     return lambda: draw(keys, model), len(_LEVELS) * _EACH
 
 
+SCHEDULES = {name: (partial(schedule_in_torch, name=name), partial(schedule_in_jax, name=name)) for name in _GRIDS}
+ANNEALED = {"NCSN, annealed Langevin": (annealed_in_torch, annealed_in_jax)}
+
+
 def row(
     what: str, theirs: Callable[[], Any], ours: Callable[[], Any], units: tuple[int, int], least: float, pairs: int
 ) -> Row:
@@ -247,17 +254,13 @@ def passes(peer: Peer, kind: str, prefix: str, pairs: int, of_products: float) -
     yield row(f"{prefix}train {kind}", train, our_train, (BATCH, BATCH), least[1], pairs)
 
 
-def draws(peer: Peer, pairs: int, of_products: float) -> Iterator[Row]:
+def draws(peer: Peer, by: Mapping[str, tuple[InTorch, InJax]], pairs: int, of_products: float) -> Iterator[Row]:
     """Rows of sampling."""
     model, (x, _, given) = interop.score_model(peer.path, source=peer.source), peer.batch()
     forward = jax.make_jaxpr(model.apply)(model.variables, x, given, None, None)
     least = flops(forward) / BATCH / of_products
-    table: dict[str, Any] = (
-        {name: (schedule_in_torch(peer, name), *schedule_in_jax(model, name)) for name in _GRIDS}
-        if peer.source == "diffusers"
-        else {"NCSN, annealed Langevin": (annealed_in_torch(peer), *annealed_in_jax(model))}
-    )
-    for name, (theirs, ours, calls) in table.items():
+    for name, (in_torch, in_jax) in by.items():
+        theirs, (ours, calls) = in_torch(peer), in_jax(model)
         yield row(f"{name}, f32", theirs, ours, (SAMPLES * theirs(), SAMPLES * calls), least, pairs)
 
 
@@ -267,9 +270,9 @@ def speeds(folder: Path, quick: bool) -> Iterator[Row]:
     first, second = unet(folder / "unet"), ncsn(folder / "ncsn.pth")
     for kind in _KINDS:
         yield from passes(first, kind, "", pairs, of_products)
-    yield from draws(first, samplings, of_products)
+    yield from draws(first, SCHEDULES, samplings, of_products)
     yield from passes(second, "f32", "NCSN, ", pairs, of_products)
-    yield from draws(second, samplings, of_products)
+    yield from draws(second, ANNEALED, samplings, of_products)
 
 
 def memory_of_training(library: str, folder: str) -> Row:

@@ -70,6 +70,7 @@ def test_no_average_is_made_where_none_were_kept(tmp_path):
         ({"optimizer.schedule": "linear"}, "one of constant, cosine, trapezoidal, inverse_sqrt, got 'linear'"),
         ({"optimizer.name": "adamax"}, "choose one of adam, lion, muon, prodigy"),
         ({"training.ema_std": 0.4}, r"training.ema_std"),
+        ({"sampler.ema_std": 0.1, "sampler.ema": False}, "sampler.ema takes none"),
     ],
 )
 def test_recipes_that_cannot_work_are_refused(settings, message):
@@ -82,3 +83,4 @@ def test_where_the_rate_falls_follows_from_the_length_unless_it_is_told():
     assert derived(**{"optimizer.schedule": "trapezoidal"}) == 32
     assert derived(**{"optimizer.schedule": "inverse_sqrt"}) == 4
     assert derived(**{"optimizer.schedule": "inverse_sqrt", "optimizer.decay_from": 7}) == 7
+    assert derived() == derived(**{"training.steps": 80}) == 0  # so that a constant rate goes on for any length

@@ -44,7 +44,7 @@ from score_jax.sde import SDE
 from score_jax.training import Placement
 from score_jax.training.logging import LoggerFactory
 from score_jax.training.step import Objective
-from score_jax.types import Array, ArrayLike, InputError, ScoreFn
+from score_jax.types import Array, ArrayLike, InputError, ScoreFn, is_on
 
 
 def experiment(
@@ -205,6 +205,11 @@ def of_checkpoint(config: ConfigDict, published: Published) -> Trained:
       InputError: of those that it cannot be sampled with.
     """
     check_numbers(config)
+    if is_on(config.sampler.ema_std):
+        raise InputError(
+            "sampler.ema_std is made of the averages that a run has kept, and a published checkpoint is one: set "
+            "--config.sampler.ema_std=0"
+        )
     examples = _examples_of(config, published)
     placement = of_mesh.placement(config)
     sampling = _sampling(config, published.model.sde, published.model, examples, None, Shared(), placement)

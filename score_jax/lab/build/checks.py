@@ -16,6 +16,7 @@ def check_combinations(config: ConfigDict) -> None:
     check_numbers(config)
     value_range(config)
     _check_schedule(config)
+    _check_average(config)
     _check_bound(config)
     _check_attention(config)
 
@@ -36,6 +37,14 @@ def _check_schedule(config: ConfigDict) -> None:
         raise InputError(
             "optimizer prodigy estimates its step without weight decay: set --config.optimizer.weight_decay=0, or "
             "--config.optimizer.name=adam"
+        )
+
+
+def _check_average(config: ConfigDict) -> None:
+    if is_on(config.sampler.ema_std) and not config.sampler.ema:
+        raise InputError(
+            f"sampler.ema_std {config.sampler.ema_std:g} is the width of an average, and sampler.ema takes none: set "
+            "--config.sampler.ema=True, or --config.sampler.ema_std=0"
         )
 
 
@@ -82,7 +91,8 @@ def with_derived(config: ConfigDict, source: Source, *, kept: Mapping[str, Any] 
     """Returns the config with numbers in place of what is to follow from the data and the length of the training.
 
     `sde.ve.sigma_max` and `sde.edm.sigma_max` of 0 become `statistics.largest_sigma`; `optimizer.warmup_steps` of −1 a
-    fifth of the steps, at most 100; `optimizer.decay_from` of −1 a tenth of them for "inverse_sqrt", else four fifths.
+    fifth of the steps, at most 100; `optimizer.decay_from` of −1 four fifths of them for "trapezoidal", a tenth for
+    "inverse_sqrt", and 0 for others, which it says nothing to.
 
     Args:
       config: settings.
@@ -98,10 +108,8 @@ def with_derived(config: ConfigDict, source: Source, *, kept: Mapping[str, Any] 
         before = kept["sde"].get(process, {}).get("sigma_max") if kept else 0  # also of a run of another process
         section.sigma_max = before or _largest_sigma(config, source)
     optimizer, steps = config.optimizer, config.training.steps
-    followed = {
-        "warmup_steps": min(100, steps // 5),
-        "decay_from": max(steps // 10, 1) if optimizer.schedule == "inverse_sqrt" else steps * 4 // 5,
-    }
+    falls = {"trapezoidal": steps * 4 // 5, "inverse_sqrt": max(steps // 10, 1)}
+    followed = {"warmup_steps": min(100, steps // 5), "decay_from": falls.get(optimizer.schedule, 0)}
     for name, number in followed.items():
         if optimizer[name] < 0:
             optimizer[name] = kept["optimizer"].get(name, number) if kept else number

@@ -120,15 +120,15 @@ def average_decay(config: ConfigDict) -> Callable[[Array], Array]:
 def chosen_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Returns the optimizer with warm-up, schedule and clipping; of the user's own, the moments are its own matter."""
     options, rates = config.optimizer, _schedule(config)
-    clip_norm = options.clip_norm if is_on(options.clip_norm) else None
-    if not own.is_own(options.name):
-        return training.with_clipping(names.choose("optimizer", options.name, OPTIMIZERS)(options, rates), clip_norm)
+    choose = _own_optimizer if own.is_own(options.name) else names.choose("optimizer", options.name, OPTIMIZERS)
+    return training.with_clipping(choose(options, rates), options.clip_norm if is_on(options.clip_norm) else None)
+
+
+def _own_optimizer(options: ConfigDict, rates: optax.Schedule) -> optax.GradientTransformation:
     make = own.function("optimizer.name", options.name, OWN["optimizer"], options.options.to_dict())
     with own.blaming([options.name]):
         made = make(learning_rate=rates)
-    return training.with_clipping(
-        own.require_returned(f"optimizer.name {options.name!r}", made, HANDED["optimizer"].classes), clip_norm
-    )
+    return own.require_returned(f"optimizer.name {options.name!r}", made, HANDED["optimizer"].classes)
 
 
 def intervals(config: ConfigDict, *, already: Collection[int] = ()) -> Intervals:
