@@ -1,5 +1,7 @@
 """Recipes of training by name: optimizers, schedules, averages of widths that are chosen afterwards."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +52,9 @@ def test_averages_of_other_widths_are_made_of_those_that_were_kept(tmp_path):
     config.sampler.ema_std = 0.15
     made, again = (of(build.experiment(config), tmp_path).state for of in (run.restore, run.train))
     jax.tree.map(np.testing.assert_array_equal, made.ema, again.ema)  # of a run that has come to its end
+    config.sampler.ema_std = 0.1
+    early, itself = (run.restore(build.experiment(c), tmp_path, step=20).state for c in (_config(**settings), config))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), early.ema, itself.ema)
     wider = _config(**settings | {"training.ema_std": 0.15})
     truth = run.train(build.experiment(wider), tmp_path / "wider").state
     distance = lambda a, b: float(optax.tree.norm(jax.tree.map(jnp.subtract, a, b)))
@@ -76,6 +81,16 @@ def test_no_average_is_made_where_none_were_kept(tmp_path):
 def test_recipes_that_cannot_work_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         build.experiment(_config(**settings))
+
+
+def test_a_root_goes_on_for_longer_from_where_it_fell(tmp_path):
+    settings = {"optimizer.schedule": "inverse_sqrt"}
+    run.train(build.experiment(_config(**settings)), tmp_path)
+    longer = build.experiment(_config(**settings, **{"training.steps": 80}), before=run.before(tmp_path))
+    assert int(run.train(longer, tmp_path).state.step) == 80
+    rates = [record["learning_rate"] for record in read_jsonl(tmp_path / "metrics.jsonl")]
+    # From n = 4, a tenth of the first length, behind a warm-up of 8
+    np.testing.assert_allclose(rates[-1], longer.settings["optimizer"]["learning_rate"] * (4 / 79) ** 0.5, rtol=1e-5)
 
 
 def test_where_the_rate_falls_follows_from_the_length_unless_it_is_told():

@@ -13,21 +13,25 @@ from score_jax.networks.convolution import conv_general_dilated
 from tests.helpers import key
 
 ORDERED = "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]"
-# Space of the input; strides, padding, spread of the input, dilation of the kernel.
+# Space of the input; strides, padding, spread of the input, dilation of the kernel; taps, if not 2, 3 and 2.
 GEOMETRIES = {
     "sequence": ((9,), (2,), "VALID", (1,), (1,)),
     "image": ((6, 5), (1, 1), "SAME", (1, 1), (1, 1)),
     "unequal": ((9, 8), (2, 3), ((-1, 2), (0, 1)), (3, 2), (1, 2)),
     "volume": ((3, 4, 4), (1, 2, 1), "SAME", (1, 1, 1), (1, 1, 1)),
+    "points": ((6, 5), (1, 1), "SAME", (1, 1), (1, 1), (1, 1)),
+    "some of the points": ((6, 5), (2, 1), "VALID", (1, 1), (1, 1), (1, 1)),
+    "points and a margin": ((6, 5), (1, 1), ((0, 2), (1, 1)), (1, 1), (1, 1), (1, 1)),
+    "points between zeros": ((6, 5), (1, 1), ((0, 0), (0, 0)), (1, 2), (1, 1), (1, 1)),
 }
 
 
 def pair(name, dtype=float):
     """Our convolution and JAX's, `x` and a kernel of unequal sizes along every axis."""
-    space, strides, padding, spread, dilation = GEOMETRIES[name]
+    space, strides, padding, spread, dilation, *taps = GEOMETRIES[name]
     axes = "DHW"[-len(space) :]
     x = jax.random.normal(key(), (2, *space, 3), dtype)
-    kernel = jax.random.normal(key(1), (*(2, 3, 2)[: len(space)], 3, 4), dtype)
+    kernel = jax.random.normal(key(1), (*(taps[0] if taps else (2, 3, 2)[: len(space)]), 3, 4), dtype)
     numbers = lax.conv_dimension_numbers(x.shape, kernel.shape, (f"N{axes}C", f"{axes}IO", f"N{axes}C"))
     options = {"lhs_dilation": spread, "rhs_dilation": dilation, "dimension_numbers": numbers}
     ours, jaxs = (

@@ -86,6 +86,11 @@ def test_weights_are_matrices_and_filters_and_nothing_of_norms():
         assert any(name.endswith("embedding") for name in names) == tables  # of norms by level: matrices by shape
 
 
+def test_a_row_of_gains_is_no_weight():
+    marked = weights_of({"gain": jnp.ones((1, 16)), "dense": jnp.ones((2, 16)), "layers": [jnp.ones((1, 1, 4, 2))]})
+    assert marked == {"gain": False, "dense": True, "layers": [True]}
+
+
 def _grads(n):
     return [jax.tree.map(lambda p, i=i: jnp.cos(jnp.arange(p.size) + i).reshape(p.shape), PARAMS) for i in range(n)]
 
