@@ -81,9 +81,9 @@ def test_the_guard_ends_what_takes_too_long(tmp_path, monkeypatch):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is told by /proc")
 def test_the_peak_of_memory_is_that_of_the_case():
     peak = guard.Peak()
-    held = bytearray(os.urandom(1) * 2**25)
+    held = os.urandom(1) * 2**25
     del held
-    assert 2**25 <= peak.bytes() < 2**26
+    assert abs(peak.bytes() - 2**25) < 2**20  # Linux counts resident pages in batches: 41 to 84 pages are missing
     assert guard.Peak().bytes() < 2**24
 
 
