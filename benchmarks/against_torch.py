@@ -282,7 +282,7 @@ def memory_of_training(library: str, folder: str) -> Row:
         before, train = peak_mib(), in_torch(peer, "f32")[1]
     else:
         interop.load(peer.path, source=peer.source)
-        before, train = peak_mib(), in_jax(peer, "f32")[1]
+        before, train = peak_mib(), in_jax(peer, "f32")[2]
     for _ in range(3):
         float(train())
     return {"MiB": peak_mib() - before}
@@ -291,7 +291,10 @@ def memory_of_training(library: str, folder: str) -> Row:
 def measure(quick: bool) -> Row:
     """Returns rows, and of each its ratio by name."""
     with tempfile.TemporaryDirectory() as name:
-        rows = list(speeds(Path(name), quick))
+        rows = []
+        for found in speeds(Path(name), quick):
+            rows.append(found)
+            print(*found.values(), flush=True)  # a quarter of an hour's work, of which something may fail
         theirs, ours = (child(__file__, library, name)["MiB"] for library in ("torch", "score_jax"))
     named = {
         r["what"]: {"torch": r["PyTorch, images/s"], "score_jax": r["score_jax, images/s"], "ratio": r["ratio"]}
