@@ -111,7 +111,9 @@ def get_config() -> ConfigDict:
     network.compact_ncsn = {"channels": 32}
     network.ncsn = {"features": 64, "depth": "base", "rescale": True}  # base deeper deepest; rescale: see 2x - 1
     network.ncsnv2 = {"features": 64, "depth": "base", "rescale": True}
+    # patch: pixels along each side that are one place to unet; with 2 and twice the channels it is wider for its time
     network.unet = {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1, "attention": (-1,), "remat": False}
+    network.unet.patch = 1
     # of classifiers: the way down of unet, and the mean of what is left
     network.encoder = {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1, "attention": (-1,), "remat": False}
     # Of the published U-Nets: levels with attention, 0 the finest; rescale: see 2x - 1, for values in [0, 1].

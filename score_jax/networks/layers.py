@@ -68,6 +68,33 @@ def upsample(x: Array, like: Array) -> Array:
     return doubled[(slice(None), *(slice(n) for n in like.shape[1:-1]))]
 
 
+def to_patches(x: Array, size: int) -> Array:
+    """Moves patches of `size` places along every axis of space into channels: `(B, H, W, C) -> (B, ⌈H/p⌉, ⌈W/p⌉, p² C)`.
+
+    The last place is repeated where patches don't fit.
+    """
+    missing = [-places % size for places in x.shape[1:-1]]
+    x = jnp.pad(x, ((0, 0), *((0, more) for more in missing), (0, 0)), mode="edge") if any(missing) else x
+    counts = [places // size for places in x.shape[1:-1]]
+    whole, inside = _axes_of_patches(len(counts))
+    cut = x.reshape((len(x), *itertools.chain.from_iterable((n, size) for n in counts), x.shape[-1]))
+    return cut.transpose((0, *whole, *inside, cut.ndim - 1)).reshape((len(x), *counts, -1))
+
+
+def from_patches(x: Array, like: Array, size: int) -> Array:
+    """The inverse of `to_patches`, cut to the size of `like`."""
+    counts, (whole, inside) = x.shape[1:-1], _axes_of_patches(x.ndim - 2)
+    cut = x.reshape((len(x), *counts, *(size for _ in counts), -1))
+    order = np.argsort((0, *whole, *inside, cut.ndim - 1))
+    joined = cut.transpose(order).reshape((len(x), *(n * size for n in counts), -1))
+    return joined[(slice(None), *(slice(n) for n in like.shape[1:-1]))]
+
+
+def _axes_of_patches(space: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes that count patches and those within one, of `(B, n, p, …, C)`."""
+    return tuple(range(1, 2 * space, 2)), tuple(range(2, 2 * space + 1, 2))
+
+
 def _in_pairs(x: Array, size: Sequence[int]) -> tuple[int, ...]:
     """The shape `(B, n, 2, …, C)` of `size` pairs along each axis of space."""
     return (len(x), *itertools.chain.from_iterable((n, 2) for n in size), x.shape[-1])

@@ -1,9 +1,11 @@
 """A compact U-Net (Ronneberger et al. 2015; Ho et al. 2020, appendix B) for sequences, images and volumes of any size.
 
-Resolution l is 2^-l of that of the image, with `channels · multipliers[l]` features. On the way down every block's
+Resolution l is 2^-l of that of the image, or of its patches, with `channels · multipliers[l]` features. On the way down every block's
 output is kept; on the way up the block of the same place receives it beside its own input. Residual sums are divided by
 √2, which keeps the variance of activations constant through any number of blocks (Song et al. 2021, "skip rescaling").
-Space has one, two or three axes: convolutions have kernels of 3 along each, norms and attention take all places. The
+Space has one, two or three axes: convolutions have kernels of 3 along each, norms and attention take all places. In
+patches of 2 an image is a quarter as many places of four times the channels to all layers (Shi et al. 2016, "sub-pixel
+convolution"; Hoogeboom et al. 2023, section 3.3), which buys width for the time that the finest resolution takes. The
 noise enters each block as scale and shift of its second GroupNorm (Dhariwal & Nichol 2021, "AdaGN").
 """
 
@@ -16,7 +18,15 @@ from flax.typing import Dtype
 from score_jax.arrays import per_example
 from score_jax.networks.convolution import Conv
 from score_jax.networks.embeddings import ConditionEmbedding, Sinusoidal, at_least_float32
-from score_jax.networks.layers import SelfAttention, attended_resolutions, downsample, require_space, upsample
+from score_jax.networks.layers import (
+    SelfAttention,
+    attended_resolutions,
+    downsample,
+    from_patches,
+    require_space,
+    to_patches,
+    upsample,
+)
 from score_jax.networks.norms import GroupNorm
 from score_jax.types import Array, require_at_least
 
@@ -56,6 +66,7 @@ class UNet(nn.Module):
     Attributes:
       channels: features of the finest resolution.
       multipliers: of `channels`, one for each resolution; their number is the number of resolutions.
+      patch: places along each axis of space that are one to the finest resolution; 1 leaves the image as it is.
       blocks: residual blocks of a resolution, on the way down and on the way up.
       attention: resolutions with self-attention, 0 the finest; negative ones count from the coarsest.
       attention_implementation: "xla", or "cudnn": see `attention.attend`.
@@ -68,6 +79,7 @@ class UNet(nn.Module):
 
     channels: int = 32
     multipliers: tuple[int, ...] = (1, 2, 2)
+    patch: int = 1
     blocks: int = 1
     attention: tuple[int, ...] = (-1,)
     attention_implementation: str = "xla"
@@ -81,7 +93,8 @@ class UNet(nn.Module):
     def __call__(self, x: Array, cond: Array, label: Array | None = None, *, train: bool = False) -> Array:
         """Returns F with the shape of `x`."""
         require_space(x, "UNet")
-        require_at_least("UNet", 1, channels=self.channels, blocks=self.blocks, resolutions=len(self.multipliers))
+        sizes = {"channels": self.channels, "patch": self.patch, "blocks": self.blocks}
+        require_at_least("UNet", 1, **sizes, resolutions=len(self.multipliers))
         require_at_least("UNet", 1, multipliers=min(self.multipliers))
         attended = attended_resolutions(self.attention, len(self.multipliers))
         condition = ConditionEmbedding(
@@ -97,7 +110,8 @@ class UNet(nn.Module):
             return kind(features, resolution in attended, *how, name=name)(h, emb, train)
 
         resolutions, places = range(len(self.multipliers)), range(self.blocks)
-        h = space_conv(self.channels, x, dtype=self.dtype, name="in")
+        patches = to_patches(x, self.patch)
+        h = space_conv(self.channels, patches, dtype=self.dtype, name="in")
         skips = []
         for resolution in resolutions:
             h = downsample(h) if resolution else h
@@ -110,5 +124,5 @@ class UNet(nn.Module):
             for i in places:
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), resolution, f"up_{resolution}_{i}")
         h = nn.swish(GroupNorm(self.dtype, name="norm")(h))
-        h = space_conv(x.shape[-1], h, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")
-        return h.astype(at_least_float32(x))
+        h = space_conv(patches.shape[-1], h, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")
+        return from_patches(h, x, self.patch).astype(at_least_float32(x))

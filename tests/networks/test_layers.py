@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax.networks.layers import SelfAttention, downsample, fan_in_uniform, resize_aligned, upsample
+from score_jax.networks.layers import (
+    SelfAttention,
+    downsample,
+    fan_in_uniform,
+    from_patches,
+    resize_aligned,
+    to_patches,
+    upsample,
+)
 from tests.networks.filling import filled, jit
 
 
@@ -61,6 +69,19 @@ def test_means_and_repeats_in_any_number_of_dimensions_are_those_of_loops(size):
     for place in np.ndindex(*size):
         repeated[:, *place] = means[:, *(i // 2 for i in place)]
     np.testing.assert_array_equal(upsample(jnp.asarray(means, jnp.float32), x), repeated)
+
+
+@pytest.mark.parametrize(("size", "patch"), [((7,), 2), ((4, 5), 3), ((6, 4), 2), ((3, 4, 5), 2), ((2, 2), 1)])
+def test_patches_are_blocks_of_the_image_as_channels_and_come_back(size, patch):
+    x = np.asarray(normal(2, *size, 3))
+    patches = np.asarray(to_patches(jnp.asarray(x), patch))
+    assert patches.shape == (2, *(-(-n // patch) for n in size), 3 * patch ** len(size))
+    np.testing.assert_array_equal(from_patches(jnp.asarray(patches), jnp.asarray(x), patch), x)
+    cut = patches.reshape(*patches.shape[:-1], *(patch for _ in size), 3)
+    for place in np.ndindex(*patches.shape[1:-1]):
+        for inside in np.ndindex(*(patch for _ in size)):
+            pixel = (min(patch * i + j, n - 1) for i, j, n in zip(place, inside, size, strict=True))
+            np.testing.assert_array_equal(cut[:, *place, *inside], x[:, *pixel])
 
 
 def test_fan_in_uniform_fills_its_interval():

@@ -11,6 +11,7 @@ import pytest
 
 from score_jax.networks import MLP, CompactNCSN, Conservative, GaussianFourier, Sinusoidal, UNet
 from score_jax.types import InputError
+from score_jax.networks.layers import from_patches, to_patches
 from tests.networks.filling import applier, filled, jit
 
 SMALL = {
@@ -215,6 +216,15 @@ def test_a_unet_treats_the_axes_of_volumes_alike(axes):
     np.testing.assert_allclose(of_turned, of_volumes(out), rtol=1e-4, atol=1e-5)
 
 
+def test_a_unet_of_patches_is_the_unet_of_an_image_of_them():
+    net = lambda patch: UNet(channels=8, multipliers=(1, 2), embedding=Sinusoidal(8), patch=patch)
+    x, cond = np.random.default_rng(0).normal(size=(2, 7, 6, 2)).astype(np.float32), np.array([-1.0, 1.0], np.float32)
+    variables, patches = filled(net(2), x, cond), to_patches(jnp.asarray(x), 2)
+    out, of_patches = jit(net(2).apply)(variables, x, cond), jit(net(1).apply)(variables, patches, cond)
+    assert abs(out).max() > 0.1
+    np.testing.assert_allclose(out, from_patches(of_patches, jnp.asarray(x), 2), rtol=1e-5, atol=1e-6)
+
+
 def test_one_pixel_is_finite():
     network, x, cond = UNet(channels=4, multipliers=(1, 1)), jnp.ones((1, 1, 1, 1)), jnp.zeros(1)
     out = jit(network.apply)(filled(network, x, cond), x, cond)
@@ -276,6 +286,8 @@ def test_fixed_frequencies_get_no_gradient_by_construction():
         (UNet(), (1, 2, 2, 2, 2, 2), "UNet takes sequences"),
         (CompactNCSN(), (1, 8, 8), "CompactNCSN takes images"),
         (UNet(attention=(3,)), (1, 8, 8, 1), r"attention=\(3,\) names a resolution that does not exist; there are 3"),
+        (UNet(patch=0), (1, 8, 8, 1), "UNet: patch must be at least 1, got 0"),
+        (UNet(multipliers=()), (1, 8, 8, 1), "at least 1"),
         (MLP(hidden=()), (1, 2), "at least"),
     ],
 )
