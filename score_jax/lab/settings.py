@@ -263,6 +263,7 @@ def get_config() -> ConfigDict:
         "mode_weights",  # of toys
         "nearest_neighbours",
         "copies",
+        "outside_range",  # of images: by more than a tenth of it
         "class_shares",
         "conditional_accuracy",
         "frechet",  # of images by features, as are the five below, if features.name is a network

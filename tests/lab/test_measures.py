@@ -149,6 +149,16 @@ def test_a_classifier_reports_what_it_can_of_classes_that_are_not_held_out():
     assert numbers["conditional_accuracy_by_class"] == [1, 0]
 
 
+def test_samples_that_leave_the_range_of_images_are_counted():
+    drawn = IMAGES[:8].astype(np.float32)
+    drawn[0, 1, 2], drawn[3, 0, 0], drawn[4, 3, 3] = -0.11, 1.09, 1.5
+    of = SimpleNamespace(examples=Examples("array", (4, 4, 1), 256, (-1.0, 1.0)))
+    of.sampling = SimpleNamespace(name="ddim", require_score=lambda: None)
+    numbers = measures.MEASURES["outside_range"](Measured(of, 0, drawn, None, {}, {}, ()))
+    assert numbers["outside_range"] == 2 / 8
+    np.testing.assert_allclose([numbers["smallest_value"], numbers["largest_value"]], [-0.11, 1.5], rtol=1e-6)
+
+
 def test_float_images_of_any_range_are_measured_but_for_the_classifier():
     numbers = measured(10 * IMAGES - 5, np.repeat([0, 1], 30))
     assert set(numbers["left_out"]) == {"class_shares"}

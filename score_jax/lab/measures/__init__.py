@@ -26,6 +26,7 @@ from score_jax.lab.measures.measured import Measured
 from score_jax.lab.measures.mode_weights import sample_mode_weights
 from score_jax.lab.measures.neighbours import copies, neighbour_distance
 from score_jax.lab.measures.noised_accuracy import noised_accuracy
+from score_jax.lab.measures.outside import outside_range
 from score_jax.lab.measures.precision_recall import precision_recall
 from score_jax.lab.measures.score_error import score_error_by_sigma
 from score_jax.types import InputError
@@ -40,6 +41,7 @@ MEASURES: dict[str, Measure] = {
     "mode_weights": sample_mode_weights,
     "nearest_neighbours": neighbour_distance,
     "copies": copies,
+    "outside_range": outside_range,
     "class_shares": class_shares,
     "conditional_accuracy": conditional_accuracy,
     "frechet": frechet_of_samples,

@@ -52,6 +52,7 @@ NUMBERS: dict[str, Number] = {
     "confidence": Number(),
     "conditional_accuracy": Number("higher", "conditional_n"),
     "copies": Number("lower"),
+    "outside_range": Number("lower"),
     "not_finite": Number("lower"),
     "conditional_accuracy_by_class": Number("higher", "conditional_n"),
     "accuracy_by_sigma": Number("higher", "noised_accuracy_n"),
