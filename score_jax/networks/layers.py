@@ -69,7 +69,7 @@ def upsample(x: Array, like: Array) -> Array:
 
 
 def to_patches(x: Array, size: int) -> Array:
-    """Moves patches of `size` places along every axis of space into channels: `(B, H, W, C) -> (B, ⌈H/p⌉, ⌈W/p⌉, p² C)`.
+    """Moves patches of `size` along every axis of space into channels: `(B, H, W, C) -> (B, ⌈H/p⌉, ⌈W/p⌉, p² C)`.
 
     The last place is repeated where patches don't fit.
     """

@@ -1,8 +1,9 @@
 """A compact U-Net (Ronneberger et al. 2015; Ho et al. 2020, appendix B) for sequences, images and volumes of any size.
 
-Resolution l is 2^-l of that of the image, or of its patches, with `channels · multipliers[l]` features. On the way down every block's
-output is kept; on the way up the block of the same place receives it beside its own input. Residual sums are divided by
-√2, which keeps the variance of activations constant through any number of blocks (Song et al. 2021, "skip rescaling").
+Resolution l is 2^-l of that of the image, or of its patches, with `channels · multipliers[l]` features. On the way down
+every block's output is kept; on the way up the block of the same place receives it beside its own input. Residual sums
+are divided by √2, which keeps the variance of activations constant through any number of blocks (Song et al. 2021,
+"skip rescaling").
 Space has one, two or three axes: convolutions have kernels of 3 along each, norms and attention take all places. In
 patches of 2 an image is a quarter as many places of four times the channels to all layers (Shi et al. 2016, "sub-pixel
 convolution"; Hoogeboom et al. 2023, section 3.3), which buys width for the time that the finest resolution takes. The

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from score_jax.networks import MLP, CompactNCSN, Conservative, GaussianFourier, Sinusoidal, UNet
-from score_jax.types import InputError
 from score_jax.networks.layers import from_patches, to_patches
+from score_jax.types import InputError
 from tests.networks.filling import applier, filled, jit
 
 SMALL = {
