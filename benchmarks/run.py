@@ -37,6 +37,7 @@ NAMES = (
 )
 LONG = ("soak", "kills")
 PEERS = ("against_torch",)  # with the extra peers
+BY_ITSELF = ("quality_at_equal_time",)  # hours, in parts; puts its table into the page itself
 
 
 def section(name: str, result: Row) -> str:

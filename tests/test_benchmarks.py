@@ -61,7 +61,7 @@ def test_a_table_keeps_three_digits():
     ]
 
 
-@pytest.mark.parametrize("name", [*command.NAMES, *command.LONG, *command.PEERS])
+@pytest.mark.parametrize("name", [*command.NAMES, *command.LONG, *command.PEERS, *command.BY_ITSELF])
 def test_a_table_is_put_in_its_own_place_and_replaces_the_one_before(name):
     once = command.rewrite(PAGE, name, RESULT)
     assert command.rewrite(once, name, RESULT) == once
@@ -90,6 +90,7 @@ def test_every_script_is_run():
         *command.NAMES,
         *command.LONG,
         *command.PEERS,
+        *command.BY_ITSELF,
         "run",
         "timing",
         "own_training",

@@ -49,7 +49,7 @@ def evaluate(run: Run, *, seed: int | None = None, folder: Path | None = None) -
 
     pictures.write_evaluation(chosen, numbers)
     if len(measured.drawn):
-        show.show_drawn(run.examples, measured.drawn, measured.train["x"], chosen)
+        show.show_drawn(run.examples, run.examples.as_stored(measured.drawn), measured.train["x"], chosen)
     if folder is None and _is_newest_of_its_own(run, seed):
         write_json(hosts.own(run.workdir / "evaluation.json"), numbers)
     write_json(chosen / "evaluation.json", numbers)
@@ -129,4 +129,4 @@ def _samples(run: Run, seed: int, unfinished: Kept) -> tuple[np.ndarray, tuple[n
         conditional = examples.as_stored(drawn.x), labels
         if examples.null_label and not run.sampling.by_label:
             drawn = draw("without_labels")
-    return examples.as_stored(drawn.x), conditional, drawn.nfe
+    return drawn.x, conditional, drawn.nfe

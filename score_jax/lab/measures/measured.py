@@ -27,8 +27,8 @@ class Measured:
     Attributes:
       run: the model, with its experiment.
       seed: of what measures draw.
-      drawn: samples `(n, *S)`, finite or not, in the units of `train`: without a label where the model can do without,
-        unless they are led to labels; none of a classifier.
+      drawn: samples `(n, *S)`, finite or not, in the units of `train`, images as far beyond [0, 1] as they came:
+        without a label where the model can do without, unless they are led to labels; none of a classifier.
       conditional: samples drawn with labels, and the labels; None of an unconditional model.
       train: training examples, all or a random 20,000: "x" and, where there are classes, "label"; images of grey levels
         in [0, 1].
@@ -48,7 +48,12 @@ class Measured:
 
     @property
     def samples(self) -> np.ndarray:
-        """The samples if all are finite: those left of a sampler that diverged would flatter it."""
+        """The samples if all are finite, for those left of a diverged sampler would flatter it; images in [0, 1]."""
+        return self.run.examples.as_stored(self.unclipped)
+
+    @property
+    def unclipped(self) -> np.ndarray:
+        """The same as the sampler left them."""
         self.run.sampling.require_score()
         return all_finite(self.drawn, self.run.sampling.name)
 

@@ -1,0 +1,243 @@
+"""Samples after 20 minutes of training: `configs/fashion_mnist.py:fast` beside diffusers' U-Net, on this machine.
+
+    pip install -e '.[peers]'
+    python benchmarks/quality_at_equal_time.py
+
+Both train on Fashion-MNIST, one after the other, for --minutes of the clock, compilation and reading included; then
+both draw n images in at most 50 network calls each. diffusers' `UNet2DModel` (3,691,713 parameters; widths 32, 64, 128,
+two blocks a level, attention at 14×14) learns as its tutorial has it: DDPM's noise prediction, batches of 64, Adam at
+4e-4, an average of the parameters, flips, bfloat16 autocast; it draws by 50 steps of DDIM. The config's length follows
+from its speed in a short run beforehand, which is no part of the time.
+
+The Fréchet distance is to the 60,000 training images, in features of a small classifier of them that no choice was made
+by (random key 1; the config was chosen by those of key 0, which are given too). Beside them stand as many held-out
+images. Nothing else should run meanwhile. A seed takes about four times --minutes; stopped and started again with the
+same command, it goes on with what is done, but for a training of diffusers' that was cut off. Writes results.json,
+weights and samples into --out, and a picture, samples.png; --page puts the table into README.md beside.
+"""
+
+import argparse
+import copy
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from flax.traverse_util import flatten_dict, unflatten_dict
+from own_training import shorten, training_rate
+from run import HERE, rewrite
+from timing import environment, table
+
+from score_jax import backend, metrics
+from score_jax.data import fashion_mnist
+from score_jax.lab import build, command, run, samples, settings
+from score_jax.lab.features import images_of
+from score_jax.lab.kept import Kept
+from score_jax.training.logging import write_json
+
+CONFIG = "configs/fashion_mnist.py:fast"
+CALLS, BATCH, DRAWN, RATE = 50, 64, 250, 4e-4
+AVERAGE = 0.999  # diffusers' EMAModel warms up as min(decay, (1 + n)/(10 + n))
+_KEYS = {"chosen by": 0, "not chosen by": 1}
+
+
+def of_diffusers() -> UNet2DModel:
+    """Returns the network before training."""
+    return UNet2DModel(
+        sample_size=28,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=2,
+        block_out_channels=(32, 64, 128),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    )
+
+
+def train_diffusers(images: np.ndarray, seconds: float, seed: int) -> tuple[UNet2DModel, int]:
+    """Trains for so many seconds on images `(n, H, W, 1)` in [0, 1]; returns the average, and the number of steps."""
+    torch.manual_seed(seed)
+    end = time.time() + seconds
+    network, schedule = of_diffusers().to(memory_format=torch.channels_last), DDPMScheduler()
+    average, adam = copy.deepcopy(network), torch.optim.Adam(network.parameters(), lr=RATE)
+    data, done = torch.from_numpy(2 * images - 1).permute(0, 3, 1, 2), 0
+    while time.time() < end:
+        x = data[torch.randint(len(data), (BATCH,))]
+        x = torch.where(torch.rand(BATCH, 1, 1, 1) < 0.5, x.flip(-1), x)
+        noise, t = torch.randn_like(x), torch.randint(1000, (BATCH,))
+        noised = schedule.add_noise(x, noise, t).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted = network(noised, t).sample
+        loss = torch.nn.functional.mse_loss(predicted.float(), noise)
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        adam.step()
+        decay, done = min(AVERAGE, (1 + done) / (10 + done)), done + 1
+        with torch.no_grad():
+            for mean, new in zip(average.parameters(), network.parameters(), strict=True):
+                mean.lerp_(new, 1 - decay)
+    return average, done
+
+
+def draw_diffusers(network: UNet2DModel, n: int, seed: int) -> np.ndarray:
+    """Returns images `(n, H, W, 1)`, black 0 and white 1, of 50 steps of DDIM, as diffusers' pipeline draws them."""
+    schedule, noise = DDIMScheduler(), torch.Generator().manual_seed(seed)
+    schedule.set_timesteps(CALLS)
+    x = torch.randn(n, 1, 28, 28, generator=noise).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        for t in schedule.timesteps:
+            with torch.autocast("cpu", torch.bfloat16):
+                predicted = network(x, t).sample
+            x = schedule.step(predicted.float(), t, x).prev_sample
+    return (x.permute(0, 2, 3, 1).numpy() + 1) / 2
+
+
+def theirs(out: Path, seed: int, n: int, seconds: float) -> dict[str, Any]:
+    """Trains diffusers' network and draws, or goes on; returns a row of the table but for its distances."""
+    folder = out / f"diffusers-{seed}"
+    weights, told = folder / "weights.pt", folder / "training.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    network = of_diffusers().to(memory_format=torch.channels_last)
+    if not told.exists():
+        begun = time.time()
+        source = fashion_mnist()
+        network, steps = train_diffusers(images_of(source, np.arange(len(source))), seconds, seed)
+        torch.save(network.state_dict(), weights)
+        write_json(told, {"steps": steps, "minutes": (time.time() - begun) / 60})
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    kept = Kept(folder / "samples", {"seed": seed})
+    part = lambda first: lambda: {"x": draw_diffusers(network.eval(), min(DRAWN, n - first), 10_000 * seed + first)}
+    x = np.concatenate([kept.once(f"{first}", part(first))["x"] for first in range(0, n, DRAWN)])
+    np.save(folder / "samples.npy", x)
+    parameters = sum(p.numel() for p in network.parameters())
+    return {"what": "diffusers", "seed": seed, "parameters": parameters, **json.loads(told.read_text()), "calls": CALLS}
+
+
+def steps_in(seconds: float) -> int:
+    """Returns how many steps the config's training makes in that time, by its speed and its start here."""
+    config = command.read_file(CONFIG)
+    shorten(config, steps=120, log_every=20)
+    with tempfile.TemporaryDirectory() as folder:
+        rate = training_rate(build.experiment(config), Path(folder) / "run")
+        begun = time.time()
+        _train(["--config.training.steps=20"], Path(folder) / "start")
+        start = time.time() - begun - 20 * config.training.batch_size / rate
+    every = command.read_file(CONFIG).training.log_every
+    return int((seconds - start) * rate / config.training.batch_size) // every * every
+
+
+def _train(flags: list[str], workdir: Path) -> None:
+    train = str(Path(__file__).resolve().parent.parent / "experiments" / "train.py")
+    subprocess.run([sys.executable, train, f"--config={CONFIG}", f"--workdir={workdir}", *flags], check=True)
+
+
+def ours(out: Path, seed: int, n: int, seconds: float) -> dict[str, Any]:
+    """Trains the config and draws, or goes on; returns a row of the table but for its distances."""
+    folder = out / f"score_jax-{seed}"
+    length, told = out / "steps.json", folder / "training.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not length.exists():
+        write_json(length, {"steps": steps_in(seconds)})
+    steps = json.loads(length.read_text())["steps"]
+    if not told.exists():
+        begun = time.time()
+        _train([f"--config.training.steps={steps}", f"--config.seed={seed}"], folder / "run")
+        write_json(told, {"steps": steps, "minutes": (time.time() - begun) / 60})
+    config = settings.changed(settings.of_run(folder / "run"), {"sampler.batch_size": DRAWN})
+    trained = run.restore(build.experiment(config), folder / "run")
+    drawn = samples.draw_in_parts(trained, Kept(folder / "samples", {"seed": seed}), "x", n=n, seed=seed)
+    np.save(folder / "samples.npy", drawn.x)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(trained.model.variables["params"]))
+    row = {"what": "score_jax", "seed": seed, "parameters": parameters, **json.loads(told.read_text())}
+    return {**row, "calls": drawn.nfe}
+
+
+class Distances:
+    """Fréchet distances to the training images, in features of two classifiers of them."""
+
+    def __init__(self, folder: Path):
+        source = fashion_mnist()
+        self._kept, self._images = Kept(folder / "features", {"version": 1}), images_of(source, np.arange(len(source)))
+        self._labels = source.batch(np.arange(len(source)))["label"]
+        self._read = {name: self._of_key(key) for name, key in _KEYS.items()}
+
+    def _of_key(self, key: int) -> tuple[metrics.Features, metrics.Moments]:
+        def trained() -> dict[str, np.ndarray]:
+            found = metrics.train_grey_features(jax.random.key(key), self._images, self._labels)
+            return {name: np.asarray(v) for name, v in flatten_dict(found.features.variables, sep=".").items()}
+
+        variables = unflatten_dict(self._kept.once(f"classifier-{key}", trained), sep=".")
+        network = metrics.grey_features_of(variables, self._images.shape[1:3], len(np.unique(self._labels)))
+        moments = lambda: vars(metrics.Moments.of(network(self._images)))
+        kept = self._kept.once(f"moments-{key}", moments)
+        return network, metrics.Moments(int(kept["n"]), kept["mean"], kept["scatter"])
+
+    def of(self, images: np.ndarray) -> dict[str, float]:
+        """Returns the distances of images, and the share that leaves their range by more than a tenth of it."""
+        found = {
+            f"distance, features {name}": metrics.Moments.of(network(images)).frechet(training)
+            for name, (network, training) in self._read.items()
+        }
+        beyond = np.abs(images.reshape(len(images), -1) - 0.5).max(1) > 0.6
+        return {**found, "outside": float(beyond.mean())}
+
+
+def compare(out: Path, seeds: list[int], n: int, minutes: float) -> list[dict[str, Any]]:
+    """Returns the rows of the table: held-out images, and a row for each seed of both."""
+    distances, source = Distances(out), fashion_mnist(split="test")
+    held_out = images_of(source, np.arange(min(n, len(source))))
+    of_none = dict.fromkeys(("seed", "parameters", "steps", "minutes", "calls"), "")
+    rows: list[dict[str, Any]] = [{"what": "held-out images", **of_none, **distances.of(held_out)}]
+    for seed in seeds:
+        for make in (ours, theirs):
+            row = make(out, seed, n, 60 * minutes)
+            rows.append({**row, **distances.of(np.load(out / f"{row['what']}-{seed}" / "samples.npy")[:n])})
+            print(table(rows[-1:]), flush=True)
+    draw(out, seeds[0])
+    return rows
+
+
+def draw(out: Path, seed: int) -> None:
+    """Writes samples.png: the first 64 of score_jax on the left, of diffusers on the right."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 5.3))
+    for axis, what in zip(axes, ("score_jax", "diffusers"), strict=True):
+        x = np.load(out / f"{what}-{seed}" / "samples.npy")[:64, ..., 0].clip(0, 1)
+        axis.imshow(x.reshape(8, 8, 28, 28).transpose(0, 2, 1, 3).reshape(224, 224), cmap="gray", vmin=0, vmax=1)
+        axis.set_title(what)
+        axis.axis("off")
+    figure.tight_layout()
+    figure.savefig(out / "samples.png", dpi=100)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Runs what the flags ask for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", default="runs/quality", type=Path, help="folder of all that is made")
+    parser.add_argument("--seeds", default="0,1,2", help="separated by commas")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of training")
+    parser.add_argument("--n", type=int, default=10_000, help="samples of each")
+    parser.add_argument("--page", action="store_true", help="put the table into benchmarks/README.md")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    backend.configure()
+    rows = compare(given.out, [int(seed) for seed in given.seeds.split(",")], given.n, given.minutes)
+    result = {"rows": rows, "environment": f"{environment()}, torch {torch.__version__}"}
+    write_json(given.out / "results.json", result)
+    if given.page:
+        page = HERE / "README.md"
+        page.write_text(rewrite(page.read_text(), Path(__file__).stem, result))
+    print(f"{table(rows)}\n{result['environment']}")
+
+
+if __name__ == "__main__":
+    main()
