@@ -31,9 +31,9 @@ def test_a_dry_run_says_what_would_be_run_and_what_was_published(capsys):
     for flag in ("--config.data.root=there", "--config.evaluation.n=50000", "--config.evaluation.bound_n=10000"):
         assert flag in train and flag not in evaluate  # which reads the run's own settings
     assert train.endswith("--config.mesh.fsdp=8") and "evaluate.py" in evaluate
-    assert reproduce.main(["edm_cifar10", "--dry_run", "--checkpoint=edm.pkl"]) == 0
+    assert reproduce.main(["edm_cifar10", "--dry_run", "--checkpoint=edm.pkl", "--source_config=edm.json"]) == 0
     shown = capsys.readouterr().out
-    assert "train.py" not in shown and "--checkpoint=edm.pkl" in shown and "| fid | 1.97 |" in shown
+    assert "train.py" not in shown and "--checkpoint=edm.pkl --source_config=edm.json --config" in shown and "| fid | 1.97 |" in shown
 
 
 def test_what_would_fail_after_days_is_refused_at_once(tmp_path):

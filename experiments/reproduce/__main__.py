@@ -1,7 +1,7 @@
 """Reproduces a published result: trains, or takes the authors' checkpoint, draws 50,000 samples, compares the numbers.
 
     python -m experiments.reproduce ddpm_cifar10 --inception=pt_inception-2015-12-05-6726825d.pth --root=DATA
-    python -m experiments.reproduce score_sde_cifar10_ve --checkpoint=checkpoint_24.pth --inception=… --root=DATA
+    python -m experiments.reproduce score_sde_cifar10_ve --checkpoint=checkpoint_24.pth --source_config=ve.json …
     python -m experiments.reproduce edm_cifar10 --dry_run
 
 DATA is CIFAR-10 as published (`score_jax.data.cifar10`), --inception pytorch-fid's file. Everything goes into
@@ -49,7 +49,9 @@ def commands(result: Result, given: argparse.Namespace, further: Sequence[str]) 
     python, settings = [sys.executable], [*settings_of(result, given), *further]
     evaluate = [*python, str(_COMMANDS / "evaluate.py"), f"--seed={given.seed}", f"--out={given.workdir}/evaluation"]
     if given.checkpoint:
-        return [[*evaluate, f"--checkpoint={given.checkpoint}", "--config.data.name=cifar10", *settings]]
+        theirs = [f"--checkpoint={given.checkpoint}"]
+        theirs += [f"--source_config={given.source_config}"] if given.source_config else []
+        return [[*evaluate, *theirs, "--config.data.name=cifar10", *settings]]
     train = [*python, str(_COMMANDS / "train.py"), f"--config={_COMMANDS.parent / result.config}"]
     of_step = [f"--step={given.step}"] if given.step else []
     return [
@@ -114,6 +116,7 @@ def _parsed(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--root", default="", help="folder or archive of CIFAR-10; by default the usual places")
     parser.add_argument("--workdir", help="of the run; by default runs/NAME")
     parser.add_argument("--checkpoint", default="", help="the authors' checkpoint, in place of training")
+    parser.add_argument("--source_config", default="", help="the checkpoint's own config, where it needs one")
     parser.add_argument("--step", type=int, help="checkpoint of the run; by default the newest")
     parser.add_argument("--n", type=int, default=50_000, help="samples")
     parser.add_argument("--seed", type=int, default=0)

@@ -64,7 +64,7 @@ RESULTS: dict[str, Result] = {
         f"50,000 samples of {_BEST} of 1,000 samples, of every 5,000 steps; not denoised",
         f"{_LAST}: which is the best is for `--step=`",
         1000,
-        "ermongroup/ncsn, run/logs/cifar10/checkpoint.pth",
+        "ermongroup/ncsn, CIFAR-10's checkpoint.pth",
     ),
     "ncsnv2_cifar10": Result(
         "configs/ncsnv2.py",
@@ -73,7 +73,7 @@ RESULTS: dict[str, Result] = {
         f"50,000 samples, denoised, of {_BEST} of 1,000 samples, of every 5,000 steps",
         f"{_LAST}: which is the best is for `--step=`",
         1161,
-        "ermongroup/ncsnv2, exp/logs/cifar10/best_checkpoint_with_denoising.pth",
+        "ermongroup/ncsnv2, CIFAR-10's checkpoint",
     ),
     "ddpm_cifar10": Result(
         "configs/ddpm.py",
@@ -88,7 +88,7 @@ RESULTS: dict[str, Result] = {
     "score_sde_cifar10_ve": _sde("ve_ncsnpp_continuous", "ve/cifar10_ncsnpp_continuous/checkpoint_24.pth", 2.38, 9.83),
     "score_sde_cifar10_vp": _sde(
         "vp_ddpmpp_continuous",
-        "vp/cifar10_ddpmpp_continuous/checkpoint_26.pth",
+        "vp/cifar10_ddpmpp_continuous/checkpoint_8.pth",
         2.55,
         9.58,
         bits=3.16,
