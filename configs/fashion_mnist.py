@@ -135,7 +135,7 @@ def get_config(variant: str = "ncsn") -> ConfigDict:
             "training.steps": 6500,
             "sampler.name": "heun",
             "sampler.grid": "karras",
-            "sampler.threshold": "static",  # no sample leaves the range; the distance is the same
+            "sampler.threshold": "static",  # without, a quarter to two thirds of the samples leave the range
             "sampler.steps": 24,  # and the last denoise: 49 network calls
         },
         "ddpmpp": {
