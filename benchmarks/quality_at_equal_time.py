@@ -11,9 +11,10 @@ from its speed in a short run beforehand, which is no part of the time.
 
 The Fréchet distance is to the 60,000 training images, in features of a small classifier of them that no choice was made
 by (random key 1; the config was chosen by those of key 0, which are given too), of all samples, and of the first 1,024,
-which is biased upwards by more. Beside them stand as many held-out images. Nothing else should run meanwhile. A seed takes about four times --minutes; stopped and started again with the
-same command, it goes on with what is done, but for a training of diffusers' that was cut off. Writes results.json,
-weights and samples into --out, and a picture, samples.png; --page puts the table into README.md beside.
+which is biased upwards by more. Beside them stand as many held-out images. Nothing else should run meanwhile. A seed
+takes about four times --minutes; stopped and started again with the same command, it goes on with what is done, but for
+a training of diffusers' that was cut off. Writes results.json, weights and samples into --out, and a picture,
+samples.png; --page puts the table into README.md beside.
 """
 
 import argparse
@@ -102,25 +103,24 @@ def draw_diffusers(network: UNet2DModel, n: int, seed: int) -> np.ndarray:
     return (x.permute(0, 2, 3, 1).numpy() + 1) / 2
 
 
-def theirs(out: Path, seed: int, n: int, seconds: float) -> dict[str, Any]:
-    """Trains diffusers' network and draws, or goes on; returns a row of the table but for its distances."""
+def theirs(out: Path, seed: int, n: int, seconds: float) -> tuple[dict[str, Any], np.ndarray]:
+    """Trains diffusers' network and draws, or goes on; returns a row of the table but for its distances, and images."""
     folder = out / f"diffusers-{seed}"
-    weights, told = folder / "weights.pt", folder / "training.json"
+    told = folder / "training.json"
     folder.mkdir(parents=True, exist_ok=True)
-    network = of_diffusers().to(memory_format=torch.channels_last)
     if not told.exists():
         begun = time.time()
         source = fashion_mnist()
         network, steps = train_diffusers(images_of(source, np.arange(len(source))), seconds, seed)
-        torch.save(network.state_dict(), weights)
+        network.save_pretrained(folder / "network")
         write_json(told, {"steps": steps, "minutes": (time.time() - begun) / 60})
-    network.load_state_dict(torch.load(weights, weights_only=True))
+    network = UNet2DModel.from_pretrained(folder / "network").eval().to(memory_format=torch.channels_last)
     kept = Kept(folder / "samples", {"seed": seed})
-    part = lambda first: lambda: {"x": draw_diffusers(network.eval(), min(DRAWN, n - first), 10_000 * seed + first)}
-    x = np.concatenate([kept.once(f"{first}", part(first))["x"] for first in range(0, n, DRAWN)])
-    np.save(folder / "samples.npy", x)
+    part = lambda first: lambda: {"x": draw_diffusers(network, DRAWN, 10_000 * seed + first)}
+    x = np.concatenate([kept.once(f"{first}", part(first))["x"] for first in range(0, n, DRAWN)])[:n]
     parameters = sum(p.numel() for p in network.parameters())
-    return {"what": "diffusers", "seed": seed, "parameters": parameters, **json.loads(told.read_text()), "calls": CALLS}
+    row = {"what": "diffusers", "seed": seed, "parameters": parameters, **json.loads(told.read_text())}
+    return {**row, "calls": CALLS}, x
 
 
 def steps_in(seconds: float) -> int:
@@ -141,8 +141,8 @@ def _train(flags: list[str], workdir: Path) -> None:
     subprocess.run([sys.executable, train, f"--config={CONFIG}", f"--workdir={workdir}", *flags], check=True)
 
 
-def ours(out: Path, seed: int, n: int, seconds: float) -> dict[str, Any]:
-    """Trains the config and draws, or goes on; returns a row of the table but for its distances."""
+def ours(out: Path, seed: int, n: int, seconds: float) -> tuple[dict[str, Any], np.ndarray]:
+    """Trains the config and draws, or goes on; returns a row of the table but for its distances, and images."""
     folder = out / f"score_jax-{seed}"
     length, told = out / "steps.json", folder / "training.json"
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,10 +156,9 @@ def ours(out: Path, seed: int, n: int, seconds: float) -> dict[str, Any]:
     config = settings.changed(settings.of_run(folder / "run"), {"sampler.batch_size": DRAWN})
     trained = run.restore(build.experiment(config), folder / "run")
     drawn = samples.draw_in_parts(trained, Kept(folder / "samples", {"seed": seed}), "x", n=n, seed=seed)
-    np.save(folder / "samples.npy", drawn.x)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(trained.model.variables["params"]))
     row = {"what": "score_jax", "seed": seed, "parameters": parameters, **json.loads(told.read_text())}
-    return {**row, "calls": drawn.nfe}
+    return {**row, "calls": drawn.nfe}, drawn.x
 
 
 class Distances:
@@ -198,26 +197,28 @@ def compare(out: Path, seeds: list[int], n: int, minutes: float) -> list[dict[st
     distances, source = Distances(out), fashion_mnist(split="test")
     held_out = images_of(source, np.arange(min(n, len(source))))
     of_none = dict.fromkeys(("seed", "parameters", "steps", "minutes", "calls"), "")
+    shown: dict[str, np.ndarray] = {}
     rows: list[dict[str, Any]] = [{"what": "held-out images", **of_none, **distances.of(held_out)}]
     for seed in seeds:
         for make in (ours, theirs):
-            row = make(out, seed, n, 60 * minutes)
-            rows.append({**row, **distances.of(np.load(out / f"{row['what']}-{seed}" / "samples.npy")[:n])})
+            row, images = make(out, seed, n, 60 * minutes)
+            shown.setdefault(row["what"], images[:64])
+            rows.append({**row, **distances.of(images)})
             print(table(rows[-1:]), flush=True)
-    draw(out, seeds[0])
+    draw(out / "samples.png", shown)
     return rows
 
 
-def draw(out: Path, seed: int) -> None:
-    """Writes samples.png: the first 64 of score_jax on the left, of diffusers on the right."""
+def draw(path: Path, shown: dict[str, np.ndarray]) -> None:
+    """Writes a picture of 64 images of each beside each other."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 5.3))
-    for axis, what in zip(axes, ("score_jax", "diffusers"), strict=True):
-        x = np.load(out / f"{what}-{seed}" / "samples.npy")[:64, ..., 0].clip(0, 1)
+    for axis, (what, images) in zip(axes, shown.items(), strict=True):
+        x = images[..., 0].clip(0, 1)
         axis.imshow(x.reshape(8, 8, 28, 28).transpose(0, 2, 1, 3).reshape(224, 224), cmap="gray", vmin=0, vmax=1)
         axis.set_title(what)
         axis.axis("off")
     figure.tight_layout()
-    figure.savefig(out / "samples.png", dpi=100)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
 
 

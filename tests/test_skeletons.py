@@ -15,6 +15,7 @@ from score_jax import arrays, distributions, losses, sampling
 from score_jax import sde as sdes
 from score_jax.adapters import linen
 from score_jax.lab import measures
+from score_jax.lab.experiment import Examples
 from score_jax.lab.measures import Measured
 from score_jax.losses import times, weighting
 from score_jax.parameterization import Eps
@@ -85,7 +86,10 @@ def test_the_network_is_a_score_network_of_zero_output_at_first():
 @pytest.mark.parametrize("n", [0, 3])
 def test_the_measure_has_numbers_or_the_reason(n):
     measured = Measured(
-        SimpleNamespace(sampling=SimpleNamespace(name="", require_score=lambda: None)),
+        SimpleNamespace(
+            examples=Examples("array", (2,), 0, (0.0, 1.0)),
+            sampling=SimpleNamespace(name="", require_score=lambda: None),
+        ),
         0,
         np.ones((2, 2)),
         None,

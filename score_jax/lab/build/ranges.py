@@ -31,7 +31,7 @@ RANGES: dict[str, dict[str, str]] = {
     "network.compact_ncsn": {"channels": _COUNT},
     "network.ncsn": {"features": _COUNT},
     "network.ncsnv2": {"features": _COUNT},
-    "network.unet": _U_NET,
+    "network.unet": _U_NET | {"patch": _COUNT},
     "network.encoder": _U_NET,
     "network.ddpm": _U_NET | {"group_channels": _COUNT},
     "network.ddpmpp": _U_NET,
