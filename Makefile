@@ -24,7 +24,7 @@ demo: install  ## train on real handwritten digits, sample, evaluate: about 3 mi
 	$(RUN) experiments/evaluate.py --workdir=$(WORKDIR)
 	@echo "Look at $(WORKDIR)/samples/grid.png, annealing.gif and neighbours.png, at $(WORKDIR)/figures/ and $(WORKDIR)/evaluations/"
 
-test: install  ## the tests, 10 to 15 minutes on 2 cores
+test: install  ## the tests, 8 to 18 minutes on 2 cores
 	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: install  ## the tests that take minutes
