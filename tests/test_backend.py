@@ -78,6 +78,28 @@ def test_convolutions_are_chosen_where_they_were_measured(machine, known, plugin
     assert os.environ.get("XLA_FLAGS") == (expected or given.get("XLA_FLAGS"))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "units", "plugins", "given", "expected"),
+    [
+        ("bfloat16", True, [], "", "--xla_cpu_experimental_onednn_custom_call=true"),
+        ("bfloat16", True, [], "--xla_cpu_experimental_onednn_custom_call=false", None),
+        ("bfloat16", False, [], "", None),
+        ("bfloat16", True, ["cuda"], "", None),
+        ("float32", True, [], "", None),
+    ],
+)
+def test_bfloat16_is_multiplied_by_onednn_where_that_was_measured(dtype, units, plugins, given, expected, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", given)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(backend, "_has_bfloat16_units", lambda: units)
+    monkeypatch.setattr(backend, "_jaxlib_knows", lambda *words: True)
+    monkeypatch.setattr(backend.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(backend.metadata, "entry_points", lambda group: plugins)
+    monkeypatch.setattr(backend.pkgutil, "iter_modules", lambda paths: [])
+    backend.choose_products(dtype)
+    assert os.environ["XLA_FLAGS"] == (expected or given)
+
+
 def test_this_jaxlib_knows_its_options_and_no_others():
     assert backend._jaxlib_knows("xla_force_host_platform_device_count")
     assert not backend._jaxlib_knows("xla_force_host_platform_device_count", "xla_cpu_of_no_such_name")

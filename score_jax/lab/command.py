@@ -263,6 +263,7 @@ def configure_backend(config: ConfigDict) -> None:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError):
         return  # which parsing tells
     backend.configure(**values.config.device)
+    backend.choose_products(values.config.network.dtype)
     backend.require_device()
 
 
@@ -300,6 +301,7 @@ def _run(main: Callable[[], int | None], define: Callable[[], None], before: Seq
         logging.set_verbosity(logging.WARNING)
         try:
             backend.configure(**(flags.FLAGS.config.device if _has_config() else {}))
+            backend.choose_products(flags.FLAGS.config.network.dtype if _has_config() else "float32")
             for call in before:
                 call()
             code = main()
