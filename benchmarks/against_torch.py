@@ -7,10 +7,10 @@ They are diffusers' `UNet2DModel` of 6,472,195 parameters (32×32×3, widths 64,
 at 16×16) and NCSN of 7,638,657 (28×28×1, 64 features, ten levels; `ncsn_in_torch`). `score_jax.interop` loads their
 weights, and outputs are compared before anything is timed. PyTorch runs eagerly and channels last, which on a CPU is
 its faster layout; bfloat16 is its autocast. Training is forward pass, squared error, backward pass, clipping of the
-gradient's norm and Adam on a batch of 32. XLA's options are those that the commands set (`backend.configure`), threads
-those that both take by themselves. Samples are 8 at a time, by diffusers' schedulers and by ours: 50 steps of DDIM, 18
-of Heun, the first 50 of 1,000 ancestral steps; and of NCSN by annealed Langevin dynamics, 5 steps at each of the ten
-levels; as images × network calls a second.
+gradient's norm and Adam on a batch of 32. XLA's options are those that the commands set (`backend.configure` and, in a
+process of its own for bfloat16, `backend.choose_products`), threads those that both take by themselves. Samples are 8
+at a time, by diffusers' schedulers and by ours: 50 steps of DDIM, 18 of Heun, the first 50 of 1,000 ancestral steps;
+and of NCSN by annealed Langevin dynamics, 5 steps at each of the ten levels; as images × network calls a second.
 
 Both take turns, and the ratio is the median over the pairs: above 1, score_jax is faster. Of each, the peak memory of
 three training steps in float32 is that of a fresh process beyond what it held with the network loaded.
@@ -34,7 +34,7 @@ from memory import peak_mib
 from ncsn_in_torch import NCSN
 from timing import Row, alternate, child, compare, main, peak, prepared, seconds
 
-from score_jax import arrays, interop, sampling
+from score_jax import arrays, backend, interop, sampling
 from score_jax.lab.planning.flops import flops
 from score_jax.sampling import grids
 from score_jax.score import ScoreModel
@@ -268,15 +268,23 @@ def speeds(folder: Path, quick: bool) -> Iterator[Row]:
     """Rows of forward pass and training, then of sampling, of one network after the other."""
     (pairs, samplings), of_products = (1, 1) if quick else (7, 3), peak()
     first, second = unet(folder / "unet"), ncsn(folder / "ncsn.pth")
-    for kind in _KINDS:
-        yield from passes(first, kind, "", pairs, of_products)
+    yield from passes(first, "f32", "", pairs, of_products)
+    yield from child(__file__, "bf16", str(folder), str(pairs))["rows"]
     yield from draws(first, SCHEDULES, samplings, of_products)
     yield from passes(second, "f32", "NCSN, ", pairs, of_products)
     yield from draws(second, ANNEALED, samplings, of_products)
 
 
+def in_a_process(what: str, folder: str, pairs: str = "") -> Row:
+    """Runs in a fresh process: the rows of bfloat16, whose options of XLA are others, or the memory of training."""
+    if what != "bf16":
+        return memory_of_training(what, folder)
+    backend.choose_products("bfloat16")
+    return {"rows": list(passes(unet(Path(folder) / "unet"), "bf16", "", int(pairs), peak()))}
+
+
 def memory_of_training(library: str, folder: str) -> Row:
-    """Runs in a fresh process: peak memory of three training steps, beyond that of the process with its network."""
+    """Returns the peak memory of three training steps, beyond that of the process with its network."""
     peer = unet(Path(folder) / "unet")
     if library == "torch":
         before, train = peak_mib(), in_torch(peer, "f32")[1]
@@ -305,4 +313,4 @@ def measure(quick: bool) -> Row:
 
 
 if __name__ == "__main__":
-    main(measure, __doc__, memory_of_training)
+    main(measure, __doc__, in_a_process)

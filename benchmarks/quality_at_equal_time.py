@@ -10,7 +10,7 @@ two blocks a level, attention at 14×14) learns as its tutorial has it: DDPM's n
 from its speed in a short run beforehand, which is no part of the time.
 
 The Fréchet distance is to the 60,000 training images, in features of a small classifier of them that no choice was made
-by (random key 1; the config was chosen by those of key 0, which are given too), of all samples, and of the first 1,024,
+by (seed 1; the config was chosen by those of seed 0, which are given too), of all samples, and of the first 1,024,
 which is biased upwards by more. Beside them stand as many held-out images. Nothing else should run meanwhile. A seed
 takes about four times --minutes; stopped and started again with the same command, it goes on with what is done, but for
 a training of diffusers' that was cut off. Writes results.json, weights and samples into --out, and a picture,
@@ -32,14 +32,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
-from flax.traverse_util import flatten_dict, unflatten_dict
 from own_training import shorten, training_rate
 from run import HERE, rewrite
 from timing import environment, table
 
 from score_jax import backend, metrics
-from score_jax.data import fashion_mnist
-from score_jax.lab import build, command, run, samples, settings
+from score_jax.data import content_hash, fashion_mnist
+from score_jax.lab import build, command, features, run, samples, settings
 from score_jax.lab.features import images_of
 from score_jax.lab.kept import Kept
 from score_jax.training.logging import write_json
@@ -48,7 +47,7 @@ CONFIG = "configs/fashion_mnist.py:fast"
 CALLS, BATCH, DRAWN, RATE = 50, 64, 250, 4e-4
 FEW = 1024
 AVERAGE = 0.999  # diffusers' EMAModel warms up as min(decay, (1 + n)/(10 + n))
-_KEYS = {"chosen by": 0, "not chosen by": 1}
+_CLASSIFIERS = {"chosen by": 0, "not chosen by": 1}  # by seed
 
 
 def of_diffusers() -> UNet2DModel:
@@ -105,7 +104,7 @@ def draw_diffusers(network: UNet2DModel, n: int, seed: int) -> np.ndarray:
 
 def theirs(out: Path, seed: int, n: int, seconds: float) -> tuple[dict[str, Any], np.ndarray]:
     """Trains diffusers' network and draws, or goes on; returns a row of the table but for its distances, and images."""
-    folder = out / f"diffusers-{seed}"
+    folder = out / f"diffusers-{seconds / 60:g}-{seed}"
     told = folder / "training.json"
     folder.mkdir(parents=True, exist_ok=True)
     if not told.exists():
@@ -115,12 +114,12 @@ def theirs(out: Path, seed: int, n: int, seconds: float) -> tuple[dict[str, Any]
         network.save_pretrained(folder / "network")
         write_json(told, {"steps": steps, "minutes": (time.time() - begun) / 60})
     network = UNet2DModel.from_pretrained(folder / "network").eval().to(memory_format=torch.channels_last)
-    kept = Kept(folder / "samples", {"seed": seed})
+    training = json.loads(told.read_text())
+    kept = Kept(folder / "samples", {"seed": seed, **training})
     part = lambda first: lambda: {"x": draw_diffusers(network, DRAWN, 10_000 * seed + first)}
     x = np.concatenate([kept.once(f"{first}", part(first))["x"] for first in range(0, n, DRAWN)])[:n]
     parameters = sum(p.numel() for p in network.parameters())
-    row = {"what": "diffusers", "seed": seed, "parameters": parameters, **json.loads(told.read_text())}
-    return {**row, "calls": CALLS}, x
+    return {"what": "diffusers", "seed": seed, "parameters": parameters, **training, "calls": CALLS}, x
 
 
 def steps_in(seconds: float) -> int:
@@ -143,8 +142,8 @@ def _train(flags: list[str], workdir: Path) -> None:
 
 def ours(out: Path, seed: int, n: int, seconds: float) -> tuple[dict[str, Any], np.ndarray]:
     """Trains the config and draws, or goes on; returns a row of the table but for its distances, and images."""
-    folder = out / f"score_jax-{seed}"
-    length, told = out / "steps.json", folder / "training.json"
+    folder = out / f"score_jax-{seconds / 60:g}-{seed}"
+    length, told = out / f"steps-{seconds / 60:g}.json", folder / "training.json"
     folder.mkdir(parents=True, exist_ok=True)
     if not length.exists():
         write_json(length, {"steps": steps_in(seconds)})
@@ -155,31 +154,23 @@ def ours(out: Path, seed: int, n: int, seconds: float) -> tuple[dict[str, Any], 
         write_json(told, {"steps": steps, "minutes": (time.time() - begun) / 60})
     config = settings.changed(settings.of_run(folder / "run"), {"sampler.batch_size": DRAWN})
     trained = run.restore(build.experiment(config), folder / "run")
-    drawn = samples.draw_in_parts(trained, Kept(folder / "samples", {"seed": seed}), "x", n=n, seed=seed)
+    training = json.loads(told.read_text())
+    kept = Kept(folder / "samples", {"seed": seed, **training})
+    drawn = samples.draw_in_parts(trained, kept, "x", n=n, seed=seed)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(trained.model.variables["params"]))
-    row = {"what": "score_jax", "seed": seed, "parameters": parameters, **json.loads(told.read_text())}
-    return {**row, "calls": drawn.nfe}, drawn.x
+    return {"what": "score_jax", "seed": seed, "parameters": parameters, **training, "calls": drawn.nfe}, drawn.x
 
 
 class Distances:
     """Fréchet distances to the training images, in features of two classifiers of them."""
 
     def __init__(self, folder: Path):
-        source = fashion_mnist()
-        self._kept, self._images = Kept(folder / "features", {"version": 1}), images_of(source, np.arange(len(source)))
-        self._labels = source.batch(np.arange(len(source)))["label"]
-        self._read = {name: self._of_key(key) for name, key in _KEYS.items()}
-
-    def _of_key(self, key: int) -> tuple[metrics.Features, metrics.Moments]:
-        def trained() -> dict[str, np.ndarray]:
-            found = metrics.train_grey_features(jax.random.key(key), self._images, self._labels)
-            return {name: np.asarray(v) for name, v in flatten_dict(found.features.variables, sep=".").items()}
-
-        variables = unflatten_dict(self._kept.once(f"classifier-{key}", trained), sep=".")
-        network = metrics.grey_features_of(variables, self._images.shape[1:3], len(np.unique(self._labels)))
-        moments = lambda: vars(metrics.Moments.of(network(self._images)))
-        kept = self._kept.once(f"moments-{key}", moments)
-        return network, metrics.Moments(int(kept["n"]), kept["mean"], kept["scatter"])
+        source, cache = fashion_mnist(), folder / "features"
+        told: dict[str, Any] = {"data_hash": content_hash(source), "split": "train", "kept": 1, "cache": cache}
+        self._read = {}
+        for name, seed in _CLASSIFIERS.items():
+            network = features.grey_network(source, cache=cache, seed=seed).features
+            self._read[name] = network, features.reference(network, source, **told).moments
 
     def of(self, images: np.ndarray) -> dict[str, float]:
         """Returns the distances of images, and the share that leaves their range by more than a tenth of it."""

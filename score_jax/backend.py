@@ -88,10 +88,9 @@ def choose_products(dtype: str) -> None:
         _add_flag(f"--{_ONEDNN}=true")
 
 
-def _has_bfloat16_units() -> bool:
+def _has_bfloat16_units(listed: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether Linux lists them; elsewhere it isn't known."""
-    listed = Path("/proc/cpuinfo")
-    return listed.is_file() and "bf16" in listed.read_text()
+    return listed.is_file() and not {"avx512_bf16", "amx_bf16"}.isdisjoint(listed.read_text().split())
 
 
 def _add_flag(flag: str) -> None:

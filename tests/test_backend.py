@@ -100,6 +100,14 @@ def test_bfloat16_is_multiplied_by_onednn_where_that_was_measured(dtype, units, 
     assert os.environ["XLA_FLAGS"] == (expected or given)
 
 
+def test_units_for_bfloat16_are_those_that_linux_lists(tmp_path):
+    listed = tmp_path / "cpuinfo"
+    assert not backend._has_bfloat16_units(listed)
+    for flags, expected in (("avx512f avx512_bf16 clzero", True), ("amx_bf16", True), ("avx512f avx512_vnni", False)):
+        listed.write_text(f"processor : 0\nflags : fpu {flags}\n")
+        assert backend._has_bfloat16_units(listed) == expected
+
+
 def test_this_jaxlib_knows_its_options_and_no_others():
     assert backend._jaxlib_knows("xla_force_host_platform_device_count")
     assert not backend._jaxlib_knows("xla_force_host_platform_device_count", "xla_cpu_of_no_such_name")

@@ -97,5 +97,8 @@ def test_a_rehearsal_on_made_up_data_ends_with_the_comparison(tmp_path, monkeypa
     assert fid["here"].startswith(f"{found['evaluation']['fid']['value']:.4g} ± ")
     assert bound["here"].startswith(f"{found['evaluation']['bound_bits_per_dim']['value']:.4g}")
     assert "Ho et al. 2020, table 1" in (workdir / "reproduction.md").read_text()
+    (measured,) = workdir.glob("measured-newest-n20-seed0/evaluation.json")
+    made = measured.stat().st_mtime_ns
     assert reproduce.main(["ddpm_cifar10", *flags]) == 0
     assert json.loads((workdir / "reproduction.json").read_text())["rows"] == found["rows"]
+    assert measured.stat().st_mtime_ns == made  # hours of sampling are not spent again

@@ -9,7 +9,8 @@ DATA is CIFAR-10 as published (`score_jax.data.cifar10`), --inception pytorch-fi
 checkpoint of the run than the newest, as the papers that report the best of several. What else is given, such as
 --config.mesh.data=8, changes the training's settings.
 
-Writes reproduction.json, and reproduction.md, which it prints: the published numbers beside those measured, their n,
+An evaluation that is there, of as many samples by the same seed of the same checkpoint, is not made again. Writes
+reproduction.json, and reproduction.md, which it prints: the published numbers beside those measured, their n,
 and in what the two differ. --dry_run prints the commands and the published numbers, and runs nothing.
 """
 
@@ -24,6 +25,8 @@ from typing import Any
 
 from experiments.reproduce.published import RESULTS, Result
 from experiments.studies.study import table
+from score_jax.lab.evaluation import is_done
+from score_jax.training import checkpoint
 from score_jax.training.logging import write_json
 from score_jax.types import InputError
 
@@ -44,10 +47,25 @@ def settings_of(result: Result, given: argparse.Namespace) -> list[str]:
     return [f"--config.{key}={value}" for key, value in values.items() if value != ""]
 
 
+def measured_in(given: argparse.Namespace) -> Path:
+    """Returns the folder of the evaluation."""
+    of = Path(given.checkpoint).stem if given.checkpoint else f"step{given.step}" if given.step else "newest"
+    return Path(given.workdir) / f"measured-{of}-n{given.n}-seed{given.seed}"
+
+
+def is_measured(given: argparse.Namespace) -> bool:
+    """Whether the evaluation is there: of the newest checkpoint, where none is named."""
+    folder = measured_in(given)
+    if not is_done(folder):
+        return False
+    newest = None if given.checkpoint or given.step else checkpoint.steps(Path(given.workdir))[0]
+    return newest is None or bool(json.loads((folder / "evaluation.json").read_text())["step"] == newest)
+
+
 def commands(result: Result, given: argparse.Namespace, further: Sequence[str]) -> list[list[str]]:
     """Returns the commands: training, unless a checkpoint is there, and evaluation."""
     python, settings = [sys.executable], [*settings_of(result, given), *further]
-    evaluate = [*python, str(_COMMANDS / "evaluate.py"), f"--seed={given.seed}", f"--out={given.workdir}/evaluation"]
+    evaluate = [*python, str(_COMMANDS / "evaluate.py"), f"--seed={given.seed}", f"--out={measured_in(given)}"]
     if given.checkpoint:
         theirs = [f"--checkpoint={given.checkpoint}"]
         theirs += [f"--source_config={given.source_config}"] if given.source_config else []
@@ -92,11 +110,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*map(shlex.join, planned), page(given.name, result, published, "nothing was run"), sep="\n\n")
         return 0
     for command in planned:
+        if command is planned[-1] and is_measured(given):
+            continue
         code = subprocess.run(command, check=False).returncode
         if code:
             return code
     workdir = Path(given.workdir)
-    measured = json.loads((workdir / "evaluation" / "evaluation.json").read_text())
+    measured = json.loads((measured_in(given) / "evaluation.json").read_text())
     rows = compared(numbers, measured)
     text = page(given.name, result, rows, given.checkpoint or f"{workdir}, step {measured['step']:,}")
     write_json(workdir / "reproduction.json", {"name": given.name, "rows": rows, "evaluation": measured})

@@ -262,9 +262,13 @@ def configure_backend(config: ConfigDict) -> None:
         values(sys.argv, known_only=True)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError):
         return  # which parsing tells
-    backend.configure(**values.config.device)
-    backend.choose_products(values.config.network.dtype)
+    _configure(values.config)
     backend.require_device()
+
+
+def _configure(config: ConfigDict) -> None:
+    backend.configure(**config.device)
+    backend.choose_products(config.network.dtype)
 
 
 def run(
@@ -300,8 +304,7 @@ def _run(main: Callable[[], int | None], define: Callable[[], None], before: Seq
     def guarded(_: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)
         try:
-            backend.configure(**(flags.FLAGS.config.device if _has_config() else {}))
-            backend.choose_products(flags.FLAGS.config.network.dtype if _has_config() else "float32")
+            _configure(flags.FLAGS.config if _has_config() else settings.get_config())
             for call in before:
                 call()
             code = main()

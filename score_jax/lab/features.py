@@ -185,8 +185,8 @@ def _keep(folder: Path, found: Reference) -> None:
         return
 
 
-def grey_network(data: Source, *, cache: Path) -> GreyFeatures:
-    """Returns the classifier of a labelled source of small grey images, trained once and kept in the cache.
+def grey_network(data: Source, *, cache: Path, seed: int = 0) -> GreyFeatures:
+    """Returns the classifier of a labelled source of small grey images, trained once for a seed and kept in the cache.
 
     Raises:
       InputError: of a source without classes, or of other images.
@@ -195,11 +195,12 @@ def grey_network(data: Source, *, cache: Path) -> GreyFeatures:
         raise InputError(f"features of a grey classifier are of images (H, W, 1), got {data.shape}: choose another")
     if data.num_classes < 2:
         raise InputError("features of a grey classifier need data with classes: choose another network")
-    kept = Kept(cache / f"grey-{content_hash(data, labels=True)}", {"network": "GreyClassifier", "version": _GREY})
+    folder = cache / f"grey-{content_hash(data, labels=True)}-{seed}"
+    kept = Kept(folder, {"network": "GreyClassifier", "version": _GREY})
 
     def train() -> Arrays:
         rows = np.arange(len(data))
-        found = metrics.train_grey_features(jax.random.key(0), images_of(data, rows), data.batch(rows)["label"])
+        found = metrics.train_grey_features(jax.random.key(seed), images_of(data, rows), data.batch(rows)["label"])
         weights = {f"weights.{name}": np.asarray(v) for name, v in _flat(found.features.variables).items()}
         return {**weights, "accuracy": np.float64(found.accuracy), "classes": found.classes}  # type: ignore[dict-item]
 
