@@ -133,7 +133,7 @@ def test_settings_that_do_not_exist_are_refused_before_anything_is_set(settings,
     [
         ([], {}),
         (["--config.device.matmul_precision=tf32", "--n=3", "--config.sampler.steps=7"], {"matmul_precision": "tf32"}),
-        (["--config.device.deterministic"], {"deterministic": True}),
+        (["--config.device.deterministic", "--config.network.dtype=bfloat16"], {"deterministic": True}),
     ],
 )
 def test_the_command_line_sets_the_backend_before_flags_are_parsed(arguments, changed, monkeypatch):
@@ -141,8 +141,10 @@ def test_the_command_line_sets_the_backend_before_flags_are_parsed(arguments, ch
     config, called = get_config(), []
     monkeypatch.setattr(sys, "argv", ["sample.py", *arguments])
     monkeypatch.setattr(backend, "configure", lambda **settings: called.append(settings))
+    monkeypatch.setattr(backend, "choose_products", called.append)
     command.configure_backend(config)
-    assert called == [config.device.to_dict() | changed]
+    dtype = "bfloat16" if "--config.network.dtype=bfloat16" in arguments else "float32"
+    assert called == [config.device.to_dict() | changed, dtype]
 
 
 def test_the_settings_of_the_config_are_those_of_the_backend_with_its_defaults():

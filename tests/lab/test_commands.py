@@ -83,6 +83,8 @@ def test_a_run_folder_holds_what_the_readme_says(digits_run):
     assert set(numbers["left_out"]) == {"score_error", "distances", "mode_weights"} and numbers["not_finite"] == 0
     assert numbers["held_out_accuracy"] > 0.95 and numbers["n"] == 20 and numbers["conditional_n"] == 20
     assert sum(numbers["class_shares"]) == pytest.approx(1, abs=1e-3)
+    assert numbers["smallest_value"] < -0.1 and numbers["largest_value"] > 1.1  # as drawn after 40 steps, not clipped
+    assert 0 < numbers["outside_range"] <= 1
     assert numbers["sampler_steps"] == 4
     assert numbers["nfe"] == 4 * 4 + 1  # four Langevin steps a level, and the last denoising
     assert "bits_per_dim" not in numbers  # off unless asked for

@@ -168,6 +168,8 @@ def test_the_classifier_of_grey_images_is_trained_once(tmp_path, monkeypatch):
     x = (label[:, None, None, None] * 200 + RNG.integers(0, 50, (200, 8, 8, 1))).astype(np.uint8)
     first = features.grey_network(ArraySource(x, label), cache=tmp_path)
     assert first.accuracy == 1 and list(first.classes) == [0, 1]
+    other = features.grey_network(ArraySource(x, label), cache=tmp_path, seed=1)
+    assert other.features.hash != first.features.hash
     monkeypatch.setattr(metrics, "train_grey_features", lambda *_: pytest.fail("trained again"))
     again = features.grey_network(ArraySource(x, label), cache=tmp_path)
     assert again.features.hash == first.features.hash and again.accuracy == 1
