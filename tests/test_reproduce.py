@@ -45,14 +45,20 @@ def test_what_would_fail_after_days_is_refused_at_once(tmp_path):
 def test_numbers_stand_beside_those_published():
     measured = {
         "fid": {"value": 3.456789, "standard_error": 0.0312, "n": 50_000},
-        "left_out": {"inception_score": "too few"},
+        "bits_per_dim": 3.1234567,
+        "bits_per_dim_standard_error": 0.0123,
+        "bits_per_dim_n": 512,
+        "left_out": {"inception_score": "not finite", "bound": "too few"},
     }
-    numbers = {"fid": 3.17, "inception_score": 9.46, "bound_bits_per_dim": 3.75}
+    numbers = {"fid": 3.17, "inception_score": 9.46, "bits_per_dim": 3.16, "bound_bits_per_dim": 3.75}
     assert reproduce.compared(numbers, measured) == [
         {"number": "fid", "published": 3.17, "here": "3.457 ± 0.031", "n": 50_000},
-        {"number": "inception_score", "published": 9.46, "here": "too few", "n": ""},
-        {"number": "bound_bits_per_dim", "published": 3.75, "here": "not measured", "n": ""},
+        {"number": "inception_score", "published": 9.46, "here": "not finite", "n": ""},
+        {"number": "bits_per_dim", "published": 3.16, "here": "3.123 ± 0.012", "n": 512},
+        {"number": "bound_bits_per_dim", "published": 3.75, "here": "too few", "n": ""},
     ]
+    (lacking,) = reproduce.compared({"fid": 3.17}, {})
+    assert lacking["here"] == "not measured"
 
 
 TINY = {
@@ -95,7 +101,7 @@ def test_a_rehearsal_on_made_up_data_ends_with_the_comparison(tmp_path, monkeypa
     fid, _, bound = found["rows"]
     assert fid["published"] == 3.17 and fid["n"] == 20
     assert fid["here"].startswith(f"{found['evaluation']['fid']['value']:.4g} ± ")
-    assert bound["here"].startswith(f"{found['evaluation']['bound_bits_per_dim']['value']:.4g}")
+    assert bound["here"].startswith(f"{found['evaluation']['bound_bits_per_dim']:.4g} ± ") and bound["n"] == 4
     assert "Ho et al. 2020, table 1" in (workdir / "reproduction.md").read_text()
     (measured,) = workdir.glob("measured-newest-n20-seed0/evaluation.json")
     made = measured.stat().st_mtime_ns

@@ -31,7 +31,13 @@ from score_jax.training.logging import write_json
 from score_jax.types import InputError
 
 _COMMANDS = Path(__file__).resolve().parent.parent
-_MEASURES = ("frechet", "frechet_of_data", "inception_score", "copies", "likelihood", "bound")
+# Number -> the measure that makes it
+_MEASURES = {
+    "fid": "frechet",
+    "inception_score": "inception_score",
+    "bits_per_dim": "likelihood",
+    "bound_bits_per_dim": "bound",
+}
 
 
 def settings_of(result: Result, given: argparse.Namespace) -> list[str]:
@@ -39,7 +45,7 @@ def settings_of(result: Result, given: argparse.Namespace) -> list[str]:
     values: dict[str, Any] = {
         "data.root": given.root,
         "evaluation.n": given.n,
-        "evaluation.measures": _MEASURES,
+        "evaluation.measures": (*_MEASURES.values(), "copies"),
         "evaluation.features.name": "inception",
         "evaluation.features.weights": given.inception,
         **result.settings,
@@ -82,9 +88,10 @@ def compared(numbers: Mapping[str, float], measured: Mapping[str, Any]) -> list[
     """Returns a row for each published number, with what was measured of it, or why it was not."""
     rows = []
     for name, published in numbers.items():
-        found = measured.get(name)
-        ours = found if isinstance(found, Mapping) else {"value": found}
-        lacking = measured.get("left_out", {}).get(name, "not measured") if found is None else ""
+        found, apart = measured.get(name), {key: measured.get(f"{name}_{key}") for key in ("standard_error", "n")}
+        ours = found if isinstance(found, Mapping) else {"value": found, **apart}
+        left_out = measured.get("left_out", {})
+        lacking = left_out.get(name, left_out.get(_MEASURES[name], "not measured")) if found is None else ""
         error, n = ours.get("standard_error"), ours.get("n")
         value = lacking or f"{ours['value']:.4g}" + ("" if error is None else f" ± {error:.2g}")
         rows.append({"number": name, "published": published, "here": value, "n": "" if n is None else n})
