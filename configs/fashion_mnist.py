@@ -12,7 +12,7 @@ them, ddpmpp, variance preserving, and ncsnpp, variance exploding.
 `fast` has 2,688,388 parameters and takes 49 network calls a sample. Its 6,500 steps took 20.4 minutes on 2 cores (AMD
 EPYC, Python 3.12, 350 images/s). Seed 0, 10,000 samples: none leaves the range by a tenth of it, and their Fréchet
 distance to the training images is 3.8 (10,000 held-out images: 0.11), that of the first 1,024 samples 6.6 (1.3), by
-features that nothing was chosen by: `benchmarks/quality_at_equal_time.py`, beside diffusers' network;
+features that nothing was chosen by: `benchmarks/quality_at_equal_time.py`, where diffusers' network has 136;
 `experiments/studies/fast_config` has how it was chosen, and its picture.
 
 `ncsnv2` takes 491 network calls a sample; of 64 after its 4,000 steps, seed 0, shoes, bags and trousers are clear, and
