@@ -14,6 +14,7 @@ import mmap
 import os
 import pkgutil
 import platform
+import warnings
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 # Of XLA's two ways to convolve on a processor, YNNPACK's and Eigen's, the second is 1.1 to 3.2 times as fast on x86-64
 # (benchmarks/convolutions.py), and is not what XLA takes by itself.
 _CONVOLUTIONS = ("xla_cpu_experimental_ynn_fusion_type", "LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION")
-# bfloat16 by oneDNN, on processors with units for it: 1.6 times as fast forward and 1.5 in training
+# bfloat16 by oneDNN, on processors with units for it: 1.6 times as fast, forward and in training
 # (benchmarks/README.md, "Beside PyTorch"); float32 is as fast forward and 4 % slower in training.
 _ONEDNN = "xla_cpu_experimental_onednn_custom_call"
+_NOT_KEPT = "Error writing persistent compilation cache entry .*MemoryError: std::bad_alloc"
 _HOST_DEVICES = "--xla_force_host_platform_device_count"
 _VARIABLES = ("XLA_FLAGS", "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION", "JAX_PLATFORMS")
 NO_CACHE = "none"
@@ -83,9 +85,12 @@ def choose_products(dtype: str) -> None:
 
     Args:
       dtype: network.dtype; "bfloat16" is multiplied by oneDNN, on x86-64 with units for it and without an accelerator.
+        XLA cannot write down such programs, so that the compile cache has none: they are compiled at every start.
     """
     if dtype == "bfloat16" and _has_bfloat16_units() and _computes_on_x86() and _jaxlib_knows(_ONEDNN):
         _add_flag(f"--{_ONEDNN}=true")
+        # What JAX would say of each of them, which reads as if memory had run out
+        warnings.filterwarnings("ignore", _NOT_KEPT)
 
 
 def _has_bfloat16_units(listed: Path = Path("/proc/cpuinfo")) -> bool:

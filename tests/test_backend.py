@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -96,8 +97,15 @@ def test_bfloat16_is_multiplied_by_onednn_where_that_was_measured(dtype, units, 
     monkeypatch.setattr(backend.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(backend.metadata, "entry_points", lambda group: plugins)
     monkeypatch.setattr(backend.pkgutil, "iter_modules", lambda paths: [])
-    backend.choose_products(dtype)
+    of_jax = "Error writing persistent compilation cache entry for 'jit_{}': {}"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        backend.choose_products(dtype)
+        warnings.warn(of_jax.format("step", "MemoryError: std::bad_alloc"), stacklevel=1)
+        warnings.warn(of_jax.format("step", "OSError: No space left on device"), stacklevel=1)
     assert os.environ["XLA_FLAGS"] == (expected or given)
+    chosen = dtype == "bfloat16" and units and not plugins
+    assert ["bad_alloc" in str(one.message) for one in told] == ([False] if chosen else [True, False])
 
 
 def test_units_for_bfloat16_are_those_that_linux_lists(tmp_path):
