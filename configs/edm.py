@@ -1,4 +1,4 @@
-"""EDM's training and sampling, as released but for its augmentation (Karras et al. 2022): `--config=configs/edm.py`.
+"""EDM's training and sampling, as released (Karras et al. 2022): `--config=configs/edm.py`.
 
     python experiments/train.py --config=configs/edm.py --workdir=runs/edm
     python experiments/train.py --config=configs/edm.py:ffhq --config.data.root=ffhq64 --workdir=runs/ffhq
@@ -17,7 +17,7 @@ rows F and E, and its abstract). Devices and days are NVlabs/edm's README's, of 
 | ffhq, afhq | 2.39, 1.96 | 2.60, 2.29 | 79 | 8 V100s, 4 days |
 | imagenet64 | | 1.36 | 511 | 32 A100s, 13 days |
 
-There is no augmentation here, only flips: the column to compare with is the one without.
+The column to compare with is the one with augmentation; the other is `--config.data.augment=0 --config.data.flip=True`.
 
 Published runs hold no image of a folder out; here 500 are, to measure the loss on: `--config.data.holdout`.
 
@@ -55,7 +55,7 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
     config = settings.get_config()
     config.data.name = "cifar10"
     config.data.dequantize = False
-    config.data.flip = True
+    config.data.augment = 0.12  # mirror images among them, which the network is told of
     config.data.value_range = (-1.0, 1.0)
     config.sde.name = "edm"
     config.parameterization.name = "edm"
@@ -63,7 +63,7 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
     config.weighting.name = "edm"
     config.weighting.edm.sigma_data = 0.5
     config.times.name = "lognormal"
-    config.network.name = "song_unet"  # 55,732,739 parameters, 55,733,891 with augmentation
+    config.network.name = "song_unet"  # 55,733,891 parameters
     config.network.dropout = 0.13
     config.optimizer.update(learning_rate=1e-3, clip_norm=0.0)
     config.update_from_flattened_dict(_batches(512, millions=200, half_life=0.5, side=32))
@@ -78,7 +78,8 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
     config.sampler.n = config.sampler.batch_size = 64
     faces = {
         **_batches(256, millions=200, half_life=0.5, side=64),
-        "network.song_unet.multipliers": (1, 2, 2, 2),  # 61,804,419 parameters
+        "data.augment": 0.15,
+        "network.song_unet.multipliers": (1, 2, 2, 2),  # 61,805,571 parameters
         "network.song_unet.attention": (2,),  # 16×16 pixels
         "network.dropout": 0.05,
         "optimizer.learning_rate": 2e-4,
@@ -94,7 +95,7 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
             **_batches(4096, millions=2500, half_life=50, side=64),
             **{
                 "data.labels": True,
-                "data.flip": False,
+                "data.augment": 0.0,
                 "network.name": "adm",  # 295,899,267 parameters
                 "network.dtype": "bfloat16",
                 "network.dropout": 0.1,

@@ -84,12 +84,15 @@ def get_config(variant: str = "ncsn") -> ConfigDict:
     config.sde.ve.sigma_max = 22.5  # the largest distance between two images: 22.46 (experiments/noise_levels.py)
     config.parameterization.name = "edm"
     config.parameterization.edm.sigma_data = 0.45  # root mean square of the pixels
+    config.network.unet.patch = 2
+    config.network.unet.channels = 64
     for name in ("ddpmpp", "ncsnpp"):
         config.network[name].update(channels=32, multipliers=(1, 2, 2), attention=(2,), blocks=1)
     config.training.batch_size = 64
     config.training.steps = 4000
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 5e-3
     config.optimizer.schedule = "cosine"
-    config.optimizer.learning_rate = 1e-3
     variants = {
         "ncsn": {},
         # NCSNv2's rules: sigma_max as above, levels 1.082 apart, which asks for 98, Langevin's step of technique 4
@@ -97,11 +100,6 @@ def get_config(variant: str = "ncsn") -> ConfigDict:
             "data.flip": False,
             "times.name": "discrete",
             "times.discrete.n": 98,
-            "network.unet.patch": 2,
-            "network.unet.channels": 64,
-            "optimizer.name": "muon",
-            "optimizer.learning_rate": 5e-3,
-            "training.steps": 4000,
             "sampler.steps": 98,  # five network calls each
         },
         "ddpm": {
@@ -122,8 +120,6 @@ def get_config(variant: str = "ncsn") -> ConfigDict:
             "weighting.name": "edm",
             "weighting.edm.sigma_data": 0.83,
             "times.name": "lognormal",
-            "optimizer.learning_rate": 2e-3,
-            "training.steps": 700,
             "sampler.name": "heun",
             "sampler.grid": "karras",
             "sampler.steps": 17,  # and the last denoise: 35 network calls
@@ -137,10 +133,6 @@ def get_config(variant: str = "ncsn") -> ConfigDict:
             "weighting.name": "edm",
             "weighting.edm.sigma_data": 0.83,
             "times.name": "lognormal",
-            "network.unet.patch": 2,
-            "network.unet.channels": 64,
-            "optimizer.name": "muon",
-            "optimizer.learning_rate": 5e-3,
             "training.steps": 6500,
             "sampler.name": "heun",
             "sampler.grid": "karras",

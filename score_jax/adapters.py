@@ -5,6 +5,7 @@ A `Network` is the static half of a network, its arrays being the other half, `v
     linen(module)            a Flax Linen module `(x, cond, label, *, train)`
     nnx(module)              a Flax NNX module `(x, cond[, label])`
     plain(function, init)    a function of parameters: everything else, Equinox included
+    uncertain(network)       one of these, and how uncertain it is at each noise level
 
 Each is a frozen dataclass, equal to another made of equal parts, so that a jitted function of a `ScoreModel` is not
 traced again for a network that was rebuilt. `variables` are nested dicts of arrays: "params", and collections that
@@ -22,7 +23,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from score_jax.types import Array, InputError, Key, PyTree
+from score_jax import networks
+from score_jax.types import Array, InputError, Key, Network, PyTree
 
 if TYPE_CHECKING:  # deferred: a fifth of a second of every command's start
     from flax import nnx as flax_nnx
@@ -123,8 +125,42 @@ class Plain:
         return {"params": self.initial(key, x, cond, label)}
 
 
+@dataclass(frozen=True)
+class Uncertain:
+    """A network, and beside it the log variance u of its errors: for `losses.uncertainty_weighted`.
+
+    Each collection of its variables holds those of both, "network" and "uncertainty".
+
+    Args:
+      network: any other of this module's.
+      module: `(log(σ/α)/4 (B,)) -> u (B,)`.
+    """
+
+    network: Network
+    module: nn.Module = field(default_factory=networks.Uncertainty)
+
+    def __call__(self, variables: PyTree, x: Array, cond: Array, label: Array | None, key: Key | None) -> Array:
+        """Returns the network's F."""
+        return self.network(_part(variables, "network"), x, cond, label, key)
+
+    def uncertainty(self, variables: PyTree, log_sigma: Array) -> Array:
+        """Returns u `(B,)` at log σ/α `(B,)`."""
+        apply: Callable[..., Any] = self.module.apply
+        return apply(_part(variables, "uncertainty"), log_sigma / 4)
+
+    def init(self, key: Key, x: Array, cond: Array, label: Array | None) -> PyTree:
+        """Returns the variables of both; the network's are those that it has by itself."""
+        made = {
+            "network": self.network.init(key, x, cond, label),
+            "uncertainty": self.module.init(jax.random.fold_in(key, 1), cond),
+        }
+        names = {name for variables in made.values() for name in variables}
+        return {name: {part: of[name] for part, of in made.items() if name in of} for name in sorted(names)}
+
+
 linen = Linen
 plain = Plain
+uncertain = Uncertain
 
 
 def nnx(module: "flax_nnx.Module") -> NNX:
@@ -146,6 +182,10 @@ def is_nnx(module: Any) -> bool:
     """Returns whether it is an instance of an NNX module, without importing `flax.nnx`."""
     library = sys.modules.get("flax.nnx")  # whoever holds an instance has imported it
     return library is not None and isinstance(module, library.Module)
+
+
+def _part(variables: PyTree, part: str) -> PyTree:
+    return {name: values[part] for name, values in variables.items() if part in values}
 
 
 def _called(module: Any, x: Array, cond: Array, label: Array | None) -> Array:

@@ -15,7 +15,7 @@ from flax import struct
 from score_jax import arrays
 from score_jax.parameterization import Parameterization
 from score_jax.sde import SDE
-from score_jax.types import Array, Key, Network, PyTree, ScoreFn
+from score_jax.types import Array, InputError, Key, Network, PyTree, ScoreFn
 
 Condition: TypeAlias = Callable[[SDE, Array], Array]  # (sde, t) -> cond, of the shape of t
 
@@ -45,7 +45,8 @@ class ScoreModel(struct.PyTreeNode):
         Args:
           x: noised data `(B, *S)`.
           t: time `()` or `(B,)`.
-          label: class labels `(B,)` of a class-conditional network, −1 for none; or the context of a `Contextual` one.
+          label: class labels `(B,)` of a class-conditional network, −1 for none; or the context of a `Contextual` one;
+            or `networks.Told`, with the augmentation, in training.
           key: `()` or `(B,)`: turns on training behaviour (dropout), drawn per example.
         """
         return self.parameterization.to_score(self.sde, x, t, network_output(self, x, t, label, key))
@@ -70,6 +71,16 @@ class ScoreModel(struct.PyTreeNode):
         F = network_output(self, x, t, label, key)
         score = self.parameterization.to_score(self.sde, x, t, F)
         return score, self.parameterization.variance(self.sde, t, s, F)
+
+    def uncertainty(self, t: Array) -> Array:
+        """Returns the log variance u of the network's errors at t, `(B,)`: for `losses.uncertainty_weighted`.
+
+        Raises:
+          InputError: unless `apply` is `adapters.uncertain`.
+        """
+        if not hasattr(self.apply, "uncertainty"):
+            raise InputError("the network learned no uncertainty: make the score model of adapters.uncertain(network)")
+        return self.apply.uncertainty(self.variables, -0.5 * self.sde.log_snr(t))
 
     def variance(self, x: Array, t: Array, s: Array, *, label: Array | None = None) -> Array:
         """Returns the learned variance of the step from t to s, `(B, *S)`: for `sampling.ancestral(variance=...)`.
@@ -116,6 +127,10 @@ class Conditioned:
     def variance(self, x: Array, t: Array, s: Array) -> Array:
         """Returns the learned variance of the step from t to s: for `sampling.ancestral(variance=...)`."""
         return self.with_variance(x, t, s)[1]
+
+    def uncertainty(self, t: Array) -> Array:
+        """Returns the log variance of the network's errors at t: for `losses.uncertainty_weighted`."""
+        return self.model.uncertainty(t)
 
 
 @struct.dataclass

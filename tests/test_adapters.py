@@ -217,3 +217,14 @@ def test_the_instance_is_left_as_it_is_and_its_values_survive_donation():
 
 def test_labels_for_a_module_without_are_refused_in_one_line():
     refused("NNXNet, whose __call__ takes no `label`", model("nnx"), *points(), label=jnp.zeros(5, jnp.int32))
+
+
+def test_an_uncertain_network_is_the_network_and_starts_certain():
+    plain = model("linen")
+    network = adapters.uncertain(plain.apply)
+    variables = network.init(*EXAMPLE)
+    uncertain = plain.replace(variables=variables, apply=network)
+    alone = plain.replace(variables=plain.apply.init(*EXAMPLE))
+    np.testing.assert_array_equal(uncertain(*points()), alone(*points()))
+    np.testing.assert_array_equal(uncertain.uncertainty(jnp.array([0.1, 0.9])), np.zeros(2))
+    refused(r"learned no uncertainty: make the score model of adapters.uncertain", alone.uncertainty, jnp.ones(1))

@@ -94,7 +94,9 @@ EVERYWHERE = {  # of a module's variants
     ddpm: {"optimizer.warmup_steps": 5000, "sampler.threshold": "static", "sampler.t_end": 1e-3},
     edm: {"sampler.threshold": "none", "sde.edm.sigma_min": 0.002, "sampler.grid": "karras", "sampler.rho": 7.0},
 }
-NOT_FLIPPED = [(ddpm, "bedroom"), (edm, "imagenet64")]
+AUGMENTED = {(edm, name): 0.12 for name in ("cifar10", "cifar10_cond", "cifar10_ncsnpp")}  # mirror images among it
+AUGMENTED |= {(edm, "ffhq"): 0.15, (edm, "afhq"): 0.15}
+NOT_FLIPPED = [(ddpm, "bedroom"), (edm, "imagenet64"), *AUGMENTED]
 ADAM = {"optimizer.b1": 0.9, "optimizer.b2": 0.999, "optimizer.weight_decay": 0.0, "optimizer.schedule": "constant"}
 CONSTANTS = ADAM | {
     "data.dequantize": False,
@@ -144,6 +146,7 @@ def test_every_number_of_a_published_config_is_the_published_one(module, variant
     assert settings(config) == row
     expected = CONSTANTS | EVERYWHERE[module]
     expected |= {"data.flip": (module, variant) not in NOT_FLIPPED}
+    expected |= {"data.augment": AUGMENTED.get((module, variant), 0.0)}
     if module is score_sde:  # sampling ends at 1e-3, and at 1e-5 where variance explodes
         expected |= {"sampler.t_end": 0.0 if row.sde == "ve" else 1e-3, "sde.ve.t_min": 1e-5}
     flat = {name: value for name, value in leaves(config).items() if name in expected}

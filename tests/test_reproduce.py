@@ -18,7 +18,6 @@ def test_a_result_is_of_a_config_that_is_there(name):
     result = RESULTS[name]
     config = settings.changed(command.read_file(result.config), result.settings)
     assert config.data.name == "cifar10" and {"fid"} <= set(result.numbers)
-    assert set(result.of_checkpoint) <= set(result.numbers)
     # A bound or a likelihood that was published is one that is measured.
     asked = {"bits_per_dim": config.evaluation.likelihood_n, "bound_bits_per_dim": config.evaluation.bound_n}
     assert {number for number, n in asked.items() if n} == set(result.numbers) & set(asked)

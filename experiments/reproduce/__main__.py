@@ -110,10 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     given, further = _parsed(argv)
     result = RESULTS[given.name]
-    numbers = {**result.numbers, **(result.of_checkpoint if given.checkpoint else {})}
     planned = commands(result, given, further)
     if given.dry_run:
-        published = [{"number": name, "published": value} for name, value in numbers.items()]
+        published = [{"number": name, "published": value} for name, value in result.numbers.items()]
         print(*map(shlex.join, planned), page(given.name, result, published, "nothing was run"), sep="\n\n")
         return 0
     for command in planned:
@@ -124,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
     workdir = Path(given.workdir)
     measured = json.loads((measured_in(given) / "evaluation.json").read_text())
-    rows = compared(numbers, measured)
+    rows = compared(result.numbers, measured)
     text = page(given.name, result, rows, given.checkpoint or f"{workdir}, step {measured['step']:,}")
     write_json(workdir / "reproduction.json", {"name": given.name, "rows": rows, "evaluation": measured})
     (workdir / "reproduction.md").write_text(text)

@@ -1,9 +1,10 @@
 """Data: random-access sources, exact toys, real images, and a loader whose position can be saved.
 
-`toy`, `tfds` and `images` are reached by module: `toy.components("moons")`, `tfds.load("cifar10")`, `images.prepare`.
+`toy`, `tfds`, `images` and `augmentation` are reached by module: `toy.components("moons")`, `tfds.load("cifar10")`,
+`images.prepare`, `augmentation.augment`.
 """
 
-from score_jax.data import images, tfds, toy
+from score_jax.data import augmentation, images, tfds, toy
 from score_jax.data.array_files import array_file
 from score_jax.data.cifar import cifar10
 from score_jax.data.embedded import digits
@@ -31,6 +32,7 @@ __all__ = [
     "Source",
     "View",
     "array_file",
+    "augmentation",
     "batches",
     "center_crop",
     "cifar10",

@@ -28,8 +28,9 @@ from score_jax.sampling.draw import Sampled, Start, Transform
 from score_jax.score import ScoreModel
 from score_jax.sde import SDE
 from score_jax.training import Placement, TrainState
+from score_jax.training.averages import Averaged
 from score_jax.training.logging import LoggerFactory
-from score_jax.training.step import Objective
+from score_jax.training.step import Augment, Objective
 from score_jax.types import Array, ArrayLike, InputError, Key, ScoreFn
 
 Numbers: TypeAlias = dict[str, Any]
@@ -211,6 +212,7 @@ class Training:
       optimizer: with warm-up and clipping.
       learning_rate: n -> lr_n, None where it is not known.
       decay: n -> weight of the old average of the parameters.
+      averaged: `(params, opt_state) -> ` what the average is of.
       steps: updates in all.
       batch_size: examples an update.
       accumulation: micro-batches a batch is cut into.
@@ -229,6 +231,7 @@ class Training:
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule | None
     decay: Callable[[Array], Array]
+    averaged: Averaged
     steps: int
     batch_size: int
     accumulation: int
@@ -387,7 +390,9 @@ class Experiment:
       sampling: how samples are drawn.
       data: training and held-out examples.
       prepare: from stored examples to x0.
+      augment: `(key, x0) -> (x0, numbers)` of training alone, or None; the network is told the numbers.
       objective: `(key, score_fn, x0, times) -> (B,)`.
+      minimised: what training minimises of it: see `training.Recipe`.
       times: `(key, sde, n) -> (t, weight)`.
       training: what the loop is told.
       evaluation: what is measured.
@@ -405,7 +410,9 @@ class Experiment:
     sampling: Sampling
     data: Data
     prepare: Preparation
+    augment: Augment | None
     objective: Objective
+    minimised: Callable[..., Array]
     times: Times
     training: Training
     evaluation: Evaluation

@@ -11,6 +11,7 @@ from score_jax.losses.matching import (
     implicit_score_matching,
     sliced_score_matching,
 )
+from score_jax.losses.uncertainty import uncertainty_weighted
 from score_jax.losses.variational import hybrid_loss
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "perturbed",
     "sliced_score_matching",
     "times",
+    "uncertainty_weighted",
     "weighting",
 ]

@@ -15,7 +15,14 @@ from score_jax.networks.conservative import Conservative
 from score_jax.networks.contextual import Contextual
 from score_jax.networks.convolution import Conv
 from score_jax.networks.efficientnet import EfficientNetLite0
-from score_jax.networks.embeddings import ConditionEmbedding, GaussianFourier, LabelEmbedding, Sinusoidal, positional
+from score_jax.networks.embeddings import (
+    ConditionEmbedding,
+    GaussianFourier,
+    LabelEmbedding,
+    Sinusoidal,
+    Told,
+    positional,
+)
 from score_jax.networks.encoder import Encoder
 from score_jax.networks.frozen import FeatureOutputs
 from score_jax.networks.inception import InceptionV3
@@ -24,6 +31,7 @@ from score_jax.networks.ncsn import NCSN, NCSNv2
 from score_jax.networks.norms import ConditionalInstanceNormPlus, GroupNorm, InstanceNormPlus, LevelInstanceNormPlus
 from score_jax.networks.presets import adm, ddpm, ddpmpp, ncsnpp, song_unet
 from score_jax.networks.residual_unet import DivideBySigma, ResidualUNet
+from score_jax.networks.uncertainty import Uncertainty
 from score_jax.networks.unet import UNet
 
 __all__ = [
@@ -49,7 +57,9 @@ __all__ = [
     "NCSNv2",
     "ResidualUNet",
     "Sinusoidal",
+    "Told",
     "UNet",
+    "Uncertainty",
     "adm",
     "ddpm",
     "ddpmpp",

@@ -15,7 +15,7 @@ Vaswani et al. 2017, section 3.5 (geometric frequencies); Tancik et al. 2020, eq
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -115,18 +115,54 @@ class LabelEmbedding(nn.Module):
         return jnp.take(table, jnp.maximum(label, -1) + 1, axis=0, mode="fill", fill_value=jnp.nan)
 
 
+class Told(NamedTuple):
+    """A label, and how its example was augmented: what networks with `augmentation` are given in training.
+
+    Attributes:
+      label: `(B,)`, or None.
+      augmentation: numbers of it, `(B, augmentation)`, 0 of an example that is as it was, as samples are to be.
+    """
+
+    label: Array | None
+    augmentation: Array
+
+
+def told_of(label: Array | Told | None, augmentation: int, batch: int) -> Told:
+    """Returns the label and numbers of the augmentation, 0 where nothing is said of it.
+
+    Args:
+      label: as a network is given it.
+      augmentation: how many numbers the network takes.
+      batch: number of examples.
+
+    Raises:
+      InputError: of as many as it doesn't take.
+    """
+    if not isinstance(label, Told):
+        return Told(label, jnp.zeros((batch, augmentation)))
+    found = label.augmentation.shape[-1]
+    if found != augmentation:
+        raise InputError(f"{found} numbers of an augmentation were given to a network built with {augmentation=}")
+    return label
+
+
 class ConditionEmbedding(nn.Module):
-    """Embeds noise number and label together: `swish(W₂ swish(W₁ noise(c) + b₁ + label row) + b₂)`, `(B, features)`."""
+    """Embeds noise, label and augmentation a: `swish(W₂ swish(W₁ noise(c) + b₁ + label row + W₃ a) + b₂)`."""
 
     features: int
     noise: nn.Module
     num_classes: int = 0
     dtype: Dtype | None = None
+    augmentation: int = 0
 
     @nn.compact
-    def __call__(self, cond: Array, label: Array | None) -> Array:
+    def __call__(self, cond: Array, label: Array | Told | None) -> Array:
+        """Returns `(B, features)`."""
+        label, numbers = told_of(label, self.augmentation, cond.shape[0])
         h = nn.Dense(self.features, dtype=self.dtype, name="inner")(self.noise(cond))
         h = h + LabelEmbedding(self.num_classes, self.features, name="label")(label, cond.shape[0]).astype(h.dtype)
+        if self.augmentation:
+            h = h + nn.Dense(self.features, use_bias=False, dtype=self.dtype, name="augmentation")(numbers)
         return nn.swish(nn.Dense(self.features, dtype=self.dtype, name="outer")(nn.swish(h)))
 
 

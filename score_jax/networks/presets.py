@@ -5,7 +5,7 @@
 | ddpm | Ho et al. 2020, CIFAR-10 | timestep, 0 to 999 |
 | ddpmpp | Song et al. 2021, DDPM++ | 999 t |
 | ncsnpp | Song et al. 2021, continuous NCSN++ of variance-exploding processes | σ |
-| song_unet | Karras et al. 2022, the DDPM++ of EDM, without its augmentation path | log(σ)/4 |
+| song_unet | Karras et al. 2022, the DDPM++ of EDM; told of its augmentation with augmentation=9 | log(σ)/4 |
 | adm | Dhariwal & Nichol 2021, as EDM trains it on ImageNet 64×64 | log(σ)/4 |
 
 DDPM++ with eight blocks a resolution is "deep", and so is NCSN++. With another `embedding` they take another cond.

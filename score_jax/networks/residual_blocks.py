@@ -20,6 +20,7 @@ from flax.typing import Dtype, Initializer
 from score_jax.networks import fir, layers
 from score_jax.networks.attention import attend
 from score_jax.networks.convolution import Conv, conv_general_dilated
+from score_jax.networks.embeddings import Told, told_of
 from score_jax.networks.norms import GroupNorm
 from score_jax.types import Array, InputError
 
@@ -79,10 +80,11 @@ class Layers:
             features, (size, size), dtype=self.dtype, kernel_init=kernel_init, bias_init=bias_init, name=name, **options
         )(x)
 
-    def dense(self, x: Array, features: int, name: str, *, scale: float = 1.0) -> Array:
+    def dense(self, x: Array, features: int, name: str, *, scale: float = 1.0, use_bias: bool = True) -> Array:
         """Maps the last axis to `features` numbers."""
         kernel_init, bias_init = self.initialization(scale, x.shape[-1])
-        return nn.Dense(features, dtype=self.dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)(x)
+        dense = nn.Dense(features, use_bias, self.dtype, kernel_init=kernel_init, bias_init=bias_init, name=name)
+        return dense(x)
 
     def norm(self, name: str) -> GroupNorm:
         """Returns a GroupNorm."""
@@ -209,10 +211,10 @@ class Attention(nn.Module):
 
 
 class NoiseAndLabelEmbedding(nn.Module):
-    """Embeds noise and label together, `(B, features)`; `label_layer` says where the label enters.
+    """Embeds noise, label and augmentation a together, `(B, features)`; `label_layer` says where the label enters.
 
-    "inner": swish(W₂ swish(W₁ (noise + √L W_l one_hot(label) + b_l) + b₁) + b₂), as SongUNet does;
-    "outer": swish(W₂ swish(W₁ noise + b₁) + b₂ + W_l one_hot(label)), as ADM does.
+    "inner": swish(W₂ swish(W₁ (noise + √L W_l one_hot(label) + b_l + W_a a) + b₁) + b₂), as SongUNet does;
+    "outer": swish(W₂ swish(W₁ (noise + W_a a) + b₁) + b₂ + W_l one_hot(label)), as ADM does.
 
     "No class", which is label None or any negative one, is a zero vector. A label ≥ num_classes cannot be refused under
     `jit`; it gives NaN rather than some other class.
@@ -222,13 +224,17 @@ class NoiseAndLabelEmbedding(nn.Module):
     features: int
     num_classes: int = 0
     label_layer: str = "inner"
+    augmentation: int = 0
 
     @nn.compact
-    def __call__(self, noise: Array, label: Array | None) -> Array:
+    def __call__(self, noise: Array, label: Array | Told | None) -> Array:
         """Maps the noise's embedding `(B, K)` and integer labels `(B,)`, or None, to `(B, features)`."""
+        label, numbers = told_of(label, self.augmentation, noise.shape[0])
         vectors = self._label_vectors(label, noise.shape[0])
         if self.num_classes and self.label_layer == "inner":
             noise = noise + self.layers.dense(vectors * self.num_classes**0.5, noise.shape[-1], "label")
+        if self.augmentation:
+            noise = noise + self.layers.dense(numbers, noise.shape[-1], "augmentation", use_bias=False)
         h = self.layers.dense(nn.swish(self.layers.dense(noise, self.features, "inner")), self.features, "outer")
         if self.num_classes and self.label_layer == "outer":
             normal = nn.initializers.normal(1.0)

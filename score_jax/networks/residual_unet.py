@@ -100,6 +100,7 @@ class ResidualUNet(nn.Module):
       embedding: module of `cond`, followed by two dense layers of `4 channels` features; None: cond is ignored.
       num_classes: number of labels; 0 for none.
       label_layer: where labels enter, see `residual_blocks.NoiseAndLabelEmbedding`.
+      augmentation: numbers of an augmentation that it can be told, `embeddings.Told`; 0 for none.
       rescale: see 2x − 1, for data in [0, 1].
       outputs: channels of F, in multiples of those of x: 2 for `parameterization.learned`.
       output_scale: module `(F, cond) -> F` at the end, such as `DivideBySigma`; None for none.
@@ -133,6 +134,7 @@ class ResidualUNet(nn.Module):
     embedding: nn.Module | None = positional(128)
     num_classes: int = 0
     label_layer: str = "inner"
+    augmentation: int = 0
     rescale: bool = False
     outputs: int = 1
     output_scale: nn.Module | None = None
@@ -176,7 +178,12 @@ class ResidualUNet(nn.Module):
         emb = None
         if self.embedding is not None:
             condition = NoiseAndLabelEmbedding(
-                self._layers, 4 * self.channels, self.num_classes, self.label_layer, name="condition"
+                self._layers,
+                4 * self.channels,
+                self.num_classes,
+                self.label_layer,
+                self.augmentation,
+                name="condition",
             )
             emb = condition(self.embedding(cond), label)
         # The third argument, `train`, is a Python bool, and remat must leave it one.
@@ -276,5 +283,8 @@ class ResidualUNet(nn.Module):
                 raise InputError(
                     f"ResidualUNet: {name} {getattr(self, name)!r} does not exist: choose one of {', '.join(choices)}"
                 )
-        if self.embedding is None and (self.num_classes or label is not None):
-            raise InputError("ResidualUNet: labels enter with the noise's embedding: give one, or num_classes=0")
+        if self.embedding is None and (self.num_classes or self.augmentation or label is not None):
+            raise InputError(
+                "ResidualUNet: labels and augmentations enter with the noise's embedding: give one, or num_classes=0 "
+                "and augmentation=0"
+            )

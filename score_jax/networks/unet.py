@@ -74,6 +74,7 @@ class UNet(nn.Module):
       dropout: rate inside the blocks, active with `train=True` (rng "dropout").
       embedding: module of `cond`, followed by two dense layers of `4 channels` features.
       num_classes: number of labels; 0 for none.
+      augmentation: numbers of an augmentation that it can be told, `embeddings.Told`; 0 for none.
       dtype: of the computation; None follows x. Parameters are float32 and the output at least that.
       remat: recompute each block in the backward pass, for memory.
     """
@@ -87,6 +88,7 @@ class UNet(nn.Module):
     dropout: float = 0.0
     embedding: nn.Module = Sinusoidal(64)
     num_classes: int = 0
+    augmentation: int = 0
     dtype: Dtype | None = None
     remat: bool = False
 
@@ -99,7 +101,7 @@ class UNet(nn.Module):
         require_at_least("UNet", 1, multipliers=min(self.multipliers))
         attended = attended_resolutions(self.attention, len(self.multipliers))
         condition = ConditionEmbedding(
-            4 * self.channels, self.embedding, self.num_classes, self.dtype, name="condition"
+            4 * self.channels, self.embedding, self.num_classes, self.dtype, self.augmentation, name="condition"
         )
         emb = condition(per_example(cond, x), label)
 

@@ -17,13 +17,40 @@ of any other (Karras et al. 2024, section 3 and appendix C).
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from optax import contrib
 
-from score_jax.types import Array, ArrayLike, InputError
+from score_jax.types import Array, ArrayLike, InputError, PyTree
+
+Averaged = Callable[[PyTree, Any], PyTree]  # (params, opt_state) -> what the average is of
 
 _WIDEST = 12**-0.5  # γ = 0: the mean of all
+
+
+def the_parameters(params: PyTree, opt_state: Any) -> PyTree:
+    """Returns the parameters: what averages are of."""
+    del opt_state
+    return params
+
+
+def schedule_free_x(params: PyTree, opt_state: Any) -> PyTree:
+    """Returns the x of the optimizer `schedule_free`, from its y and z: x = (y − (1 − b1) z)/b1, to draw samples with.
+
+    Its gradients are taken at y, the parameters (Defazio et al. 2024, eq. 5 to 7). x is an average already: a decay of
+    0 leaves it as it is.
+
+    Raises:
+      InputError: of another optimizer.
+    """
+    here = lambda state: isinstance(state, contrib.ScheduleFreeState)
+    found = [state for state in jax.tree.leaves(opt_state, is_leaf=here) if here(state)]
+    if len(found) != 1:
+        raise InputError(f"schedule_free_x: expected the state of one schedule-free optimizer, found {len(found)}")
+    return contrib.schedule_free_eval_params(found[0], params)
 
 
 def ema_decay(decay: ArrayLike, *, warmup: bool = False) -> Callable[[Array], Array]:

@@ -14,6 +14,9 @@ decoupled (Loshchilov & Hutter 2019) and of weights alone, `weights_of`: matrice
                everything else Adam's, both with Nesterov's momentum
     prodigy    Adam's, times an estimate of the distance to the solution: `learning_rate` is a factor, 1 as published
                (Mishchenko & Defazio 2024)
+    schedule_free  Adam's without its momentum moves z; x is the average of all z, weighted by squared learning rates;
+               gradients are taken at θ = (1 − b1) z + b1 x; samples are drawn with x, `averages.schedule_free_x`
+               (Defazio et al. 2024)
 
     constant       decay_n = 1
     cosine         half a cosine from the end of the warm-up down to 0 at the last update
@@ -184,6 +187,24 @@ def muon(
         rates, beta=beta, weight_decay=weight_decay, weight_decay_mask=weights_of, adam_b1=b1, adam_b2=b2,
         muon_weight_dimension_numbers=axes, consistent_rms=0.2,
     )  # fmt: skip
+
+
+def schedule_free(
+    rates: optax.Schedule, *, weight_decay: float = 0.0, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    """Returns Schedule-Free Adam, whose parameters are y: draw samples with `averages.schedule_free_x`.
+
+    Args:
+      rates: n -> lr_n; as published a warm-up and no decay.
+      weight_decay: of the weights.
+      b1: share of the average in y, above 0.
+      b2: decay of the second moment.
+      eps: Adam's.
+    """
+    require_positive("schedule_free", b1=b1)
+    adam = optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True)  # with b1 = 0
+    # Its count of steps starts at 1.
+    return contrib.schedule_free(descent(adam, rates, weight_decay), lambda n: rates(n - 1), b1)
 
 
 def with_clipping(

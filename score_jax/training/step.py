@@ -30,18 +30,21 @@ from jax.sharding import Mesh
 
 from score_jax import arrays
 from score_jax.devices import cut_rows, replicated
+from score_jax.losses import uncertainty_weighted
 from score_jax.losses.times import Times
+from score_jax.networks import Told
 from score_jax.sde import SDE
-from score_jax.training.averages import ema_decay
+from score_jax.training.averages import Averaged, ema_decay, the_parameters
 from score_jax.training.sharding import Placement, check_batch_size, shardings
 from score_jax.training.state import TrainState, create
 from score_jax.types import Array, ArrayLike, InputError, Key, PyTree, ScoreFn, require_at_least
 
 Objective = Callable[..., Array]  # (key (B,), score_fn, x0 (B, *S), times) -> nats (B,)
 Prepare = Callable[[Key, Array], Array]  # (key (B,), stored x (B, ...)) -> x0 (B, *S)
+Augment = Callable[[Key, Array], tuple[Array, Array]]  # (key (B,), x0) -> x0, and what the network is told of it
 
 # One stream of keys for each purpose, so that turning one on leaves the others' draws as they were.
-_PREPARE, _TIMES, _OBJECTIVE, _LABEL, _DROPOUT, _EVALUATION = range(6)
+_PREPARE, _TIMES, _OBJECTIVE, _LABEL, _DROPOUT, _EVALUATION, _AUGMENT = range(7)
 
 
 class Model(Protocol):
@@ -184,8 +187,19 @@ class _Examples(NamedTuple):
     x0: Array
     t: Array
     weight: Array
-    label: Array | None
+    label: Any  # (B,), `Told`, or None
     dropout_key: Key | None
+
+
+def objective_itself(values: Array, score_fn: ScoreFn, t: Array, weight: Array, dims: int) -> Array:
+    """Returns J: what is minimised."""
+    del score_fn, t, weight, dims
+    return values
+
+
+def by_uncertainty(values: Array, score_fn: Any, t: Array, weight: Array, dims: int) -> Array:
+    """Returns J and what teaches the network's `uncertainty(t)`, by which it is divided."""
+    return uncertainty_weighted(values, score_fn.uncertainty(t), dims=dims, weight=weight)
 
 
 class Recipe(NamedTuple):
@@ -195,10 +209,15 @@ class Recipe(NamedTuple):
       model: its variables are replaced by the state's.
       objective: `(key, score_fn, x0, times) -> (B,)` nats per example.
       transformation: the optimizer.
+      minimised: what is in place of J, `(J, score_fn, t, weight, D) -> (B,)`, such as `by_uncertainty`; what is
+        reported is J.
       times: `(key, sde, n) -> (t, weight)`; drawn here, so that the step knows every example's noise level, and then
         given to the objective.
       prepare: `(key, stored x) -> x0`, on device: dequantization, flips, range.
+      augment: `(key, x0) -> (x0, numbers (B, K))`, such as `data.augmentation.augment`, of networks that are told the
+        numbers beside the label, `networks.Told`; held-out losses are of data as they are.
       decay: of the parameters' average at update n: `averages.ema_decay(...)`.
+      averaged: `(params, opt_state) -> ` what the average is of: the parameters, or `averages.schedule_free_x`.
       label_dropout: probability with which an example's label becomes −1 (none).
       dropout: whether the network is called with dropout keys.
       accumulation: number of micro-batches a batch is cut into.
@@ -210,8 +229,11 @@ class Recipe(NamedTuple):
     objective: Objective
     transformation: optax.GradientTransformation
     times: Times
+    minimised: Callable[..., Array] = objective_itself
     prepare: Prepare | None = None
+    augment: Augment | None = None
     decay: Callable[[Array], Array] = ema_decay(0.999)
+    averaged: Averaged = the_parameters
     label_dropout: float = 0.0
     dropout: bool = False
     accumulation: int = 1
@@ -228,6 +250,7 @@ def _draw_examples(
     prepare: Prepare | None,
     label_dropout: float = 0.0,
     dropout: bool = False,
+    augment: Augment | None = None,
 ) -> _Examples:
     """Draws what is random about a batch, apart from the objective: augmentation, times, dropped labels."""
     stored, label = batch["x"], batch.get("label")
@@ -237,7 +260,11 @@ def _draw_examples(
         dropped = jax.vmap(jax.random.uniform)(keys(_LABEL)) < label_dropout
         label = jnp.where(dropped, -1, label)
     x0 = stored if prepare is None else prepare(keys(_PREPARE), stored)
-    return _Examples(keys(_OBJECTIVE), x0, t, weight, label, keys(_DROPOUT) if dropout else None)
+    told: Any = label
+    if augment is not None:
+        x0, numbers = augment(keys(_AUGMENT), x0)
+        told = Told(label, numbers)
+    return _Examples(keys(_OBJECTIVE), x0, t, weight, told, keys(_DROPOUT) if dropout else None)
 
 
 def _gradient(recipe: Recipe, state: TrainState, examples: _Examples, scale: float) -> tuple[tuple[Array, Any], Array]:
@@ -248,10 +275,11 @@ def _gradient(recipe: Recipe, state: TrainState, examples: _Examples, scale: flo
         score_fn = network.conditioned(label=examples.label, key=examples.dropout_key)
         drawn = lambda *_: (examples.t, examples.weight)
         losses = recipe.objective(examples.key, score_fn, examples.x0, drawn)
-        return scale * losses.sum(), losses
+        minimised = recipe.minimised(losses, score_fn, *drawn(), examples.x0[0].size)
+        return scale * minimised.sum(), losses
 
-    (loss, losses), gradient = jax.value_and_grad(total, has_aux=True)(state.params)
-    return (loss, gradient), losses
+    gradient, losses = jax.grad(total, has_aux=True)(state.params)
+    return (scale * losses.sum(), gradient), losses
 
 
 class _Where(NamedTuple):
@@ -300,14 +328,14 @@ def _advance(recipe: Recipe, state: TrainState, gradient: Any, grad_norm: Array)
     transformation = optax.with_extra_args_support(recipe.transformation)
     updates, opt_state = transformation.update(gradient, state.opt_state, state.params, grad_norm=grad_norm)
     params = optax.apply_updates(state.params, updates)
-    ema = optax.incremental_update(params, state.ema, 1 - recipe.decay(state.step))
+    ema = optax.incremental_update(recipe.averaged(params, opt_state), state.ema, 1 - recipe.decay(state.step))
     return replace(state, params=params, opt_state=opt_state, ema=ema)
 
 
 def _update(recipe: Recipe, place: _Where, state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, _Step]:
     """One step: an update where loss and gradient are finite, or else skipped, or the last that is tried."""
     start = (state.step + state.undone).astype(jnp.uint32) * len(batch["x"])
-    how = (recipe.times, recipe.prepare, recipe.label_dropout, recipe.dropout)
+    how = (recipe.times, recipe.prepare, recipe.label_dropout, recipe.dropout, recipe.augment)
     examples = _draw_examples(state.key, start, recipe.model.sde, batch, *how)
     (loss, gradient), losses = _accumulated_gradient(recipe, place, state, examples)
     grad_norm = optax.tree.norm(gradient)

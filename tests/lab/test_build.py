@@ -602,7 +602,8 @@ def test_the_base_config_states_every_option_and_no_other():
     assert set(config.objective.dsm) == {"noise", "control_scale"}
     assert set(config.objective.hybrid) == {"weight", "decoder"} <= options(losses.hybrid_loss)
     assert config.objective.hybrid.weight == inspect.signature(losses.hybrid_loss).parameters["weight"].default
-    shared = {"dropout", "dtype", "num_classes", "logits", "embedding", "attention_implementation", "parent", "name"}
+    shared = {"dropout", "dtype", "num_classes", "logits", "embedding", "attention_implementation", "augmentation"}
+    shared |= {"parent", "name"}
     compact = {"mlp": networks.MLP, "compact_ncsn": networks.CompactNCSN, "unet": networks.UNet}
     for name, module in (compact | {"encoder": networks.Encoder}).items():
         assert set(config.network[name]) == options(module, *shared), name

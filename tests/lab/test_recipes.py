@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs import toy
+from configs import digits, toy
 from score_jax.lab import build, run
 from score_jax.lab.build.training import OPTIMIZERS
 from score_jax.training.logging import read_jsonl
@@ -37,6 +37,34 @@ def test_every_optimizer_and_schedule_is_a_one_word_swap_that_learns(tmp_path, s
     losses = [record["loss"] for record in read_jsonl(tmp_path / "metrics.jsonl")]
     assert losses[-1] < 0.9 * losses[0]
     run.restore(experiment, tmp_path)  # and what it keeps is read back
+
+
+def test_a_learned_weighting_finds_the_loss_of_every_noise_level(tmp_path):
+    """e^u is twice the loss a dimension: Karras et al. 2024; the reported loss stays the objective's own."""
+    settings = {"weighting.learned": True, "training.steps": 400, "training.log_every": 200}
+    trained = run.train(build.experiment(_config(**settings, **{"optimizer.learning_rate": 1e-2})), tmp_path)
+    by_sigma = read_jsonl(tmp_path / "metrics.jsonl")[-1]["loss_by_sigma"]
+    times = trained.model.sde.time(-2 * np.log(np.array([*map(float, by_sigma)], np.float32)))
+    learned = trained.model.replace(variables=trained.state.variables(ema=False)).uncertainty(times)
+    found = np.log(2 * np.array([*by_sigma.values()]))
+    # 1,280 examples of a level in 200 steps, and a network that goes on learning meanwhile
+    assert np.abs(found - learned).max() < 0.35 and np.ptp(found) > 1.0
+    run.restore(trained.experiment, tmp_path)
+
+
+def test_a_network_is_told_of_the_augmentation_that_the_settings_name():
+    config = digits.get_config()
+    config.data.augment = 0.12
+    made = build.experiment(config)
+    assert made.augment.keywords == {"probability": 0.12} and made.model.apply.module.augmentation == 9
+    assert build.experiment(digits.get_config()).augment is None
+
+
+def test_a_classifier_has_no_weighting_to_learn():
+    config = digits.get_config("classifier")
+    config.weighting.learned = True
+    with pytest.raises(InputError, match=r"'classification' has no weighting: set --config.weighting.learned=False"):
+        build.experiment(config)
 
 
 def test_averages_of_other_widths_are_made_of_those_that_were_kept(tmp_path):
@@ -73,7 +101,10 @@ def test_no_average_is_made_where_none_were_kept(tmp_path):
         ({"optimizer.schedule": "trapezoidal", "optimizer.decay_from": 40}, "leaves nothing of training.steps 40"),
         ({"optimizer.name": "prodigy", "optimizer.weight_decay": 0.1}, "without weight decay"),
         ({"optimizer.schedule": "linear"}, "one of constant, cosine, trapezoidal, inverse_sqrt, got 'linear'"),
-        ({"optimizer.name": "adamax"}, "choose one of adam, lion, muon, prodigy"),
+        ({"optimizer.name": "adamax"}, "choose one of adam, lion, muon, schedule_free, prodigy"),
+        ({"optimizer.name": "schedule_free", "training.ema_std": 0.1}, "an average of its own: set"),
+        ({"data.augment": 0.1}, "network 'mlp' can't be told of data.augment"),
+        ({"data.augment": 1.1}, "data.augment"),
         ({"training.ema_std": 0.4}, r"training.ema_std"),
         ({"sampler.ema_std": 0.1, "sampler.ema": False}, "sampler.ema takes none"),
     ],

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax.networks.embeddings import GaussianFourier, LabelEmbedding, Sinusoidal
+from score_jax import networks
+from score_jax.networks.embeddings import GaussianFourier, LabelEmbedding, Sinusoidal, Told, told_of
 from score_jax.types import InputError
 from tests.networks.filling import filled
 
@@ -50,9 +51,33 @@ def test_no_classes_contribute_zero_and_no_parameters():
     np.testing.assert_array_equal(LabelEmbedding(0, 4).apply({}, None, 2), np.zeros((2, 4)))
 
 
+NETWORKS = {
+    "unet": lambda **fields: networks.UNet(8, (1, 2), attention=(), **fields),
+    "song_unet": lambda **fields: networks.song_unet(8, multipliers=(1,), blocks=1, attention=(), **fields),
+    "adm": lambda **fields: networks.adm(8, multipliers=(1,), blocks=1, attention=(), head_channels=8, **fields),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_nothing_told_of_an_augmentation_is_that_there_was_none(name):
+    module, x, cond = NETWORKS[name](num_classes=3, augmentation=9), jnp.ones((2, 4, 4, 1)), jnp.zeros(2)
+    label, numbers = jnp.array([0, 2]), jnp.zeros((2, 9)).at[0, 3].set(1.0)
+    variables = filled(module, x, cond, label)
+    apply = jax.jit(module.apply)
+    plain = apply(variables, x, cond, label)
+    np.testing.assert_array_equal(apply(variables, x, cond, Told(label, jnp.zeros((2, 9)))), plain)
+    told = apply(variables, x, cond, Told(label, numbers))
+    assert float(jnp.abs(told - plain)[0].max()) > 1e-3
+    np.testing.assert_array_equal(told[1], plain[1])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (
+            lambda: told_of(Told(None, jnp.zeros((1, 9))), 0, 1),
+            "9 numbers of an augmentation were given",
+        ),
         (lambda: Sinusoidal(5).apply({}, jnp.zeros(1)), "even number of features, got 5"),
         (lambda: LabelEmbedding(0, 4).apply({}, jnp.zeros(1, int), 1), "num_classes > 0"),
         (lambda: LabelEmbedding(2, 4).init(jax.random.key(0), jnp.zeros(1), 1), "labels have dtype float32"),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from score_jax.data import augmentation
 from score_jax.networks import DivideBySigma, GaussianFourier, ResidualUNet, adm, ddpm, ddpmpp, ncsnpp, song_unet
 from score_jax.networks.embeddings import positional
 from score_jax.networks.presets import FIR
@@ -32,8 +33,8 @@ from tests.networks.naive import images
 HIGH_256 = {"blocks": 2, "attention": (4,)}
 SKIPS = {"input_path": "skip", "output_path": "skip"}
 DISCRETE = {"embedding": positional(128), "output_scale": DivideBySigma(tuple(np.geomspace(50, 0.01, 1000)))}
-# EDM's published counts include nine augmentation labels' rows, which are as wide as the noise embedding.
-AUGMENTATION, AUGMENTATION_FOURIER = 9 * 128, 9 * 256
+# EDM's published counts include the rows of nine numbers of an augmentation.
+TOLD = {"augmentation": augmentation.TOLD}
 EDM_NCSNPP = {"fir": FIR, "input_path": "residual", "embedding": GaussianFourier(256, 16.0)}
 LEVELS_64 = {"multipliers": (1, 2, 2, 2), "attention": (2,)}
 PUBLISHED = {  # name: (module, side, parameters, fixed numbers)
@@ -58,11 +59,11 @@ PUBLISHED = {  # name: (module, side, parameters, fixed numbers)
         0,
     ),
     "DDPM 256": (ddpm(multipliers=(1, 1, 2, 2, 4, 4), **HIGH_256), 256, 113_673_219, 0),
-    "EDM": (song_unet(), 32, 55_733_891 - AUGMENTATION, 0),
-    "EDM, 10 classes": (song_unet(num_classes=10), 32, 55_735_299 - AUGMENTATION, 0),
-    "EDM 64": (song_unet(**LEVELS_64), 64, 61_805_571 - AUGMENTATION, 0),
-    "EDM NCSN++": (song_unet(**EDM_NCSNPP), 32, 56_397_827 - AUGMENTATION_FOURIER, 128),
-    "EDM NCSN++ 64": (song_unet(**LEVELS_64, **EDM_NCSNPP), 64, 62_761_091 - AUGMENTATION_FOURIER, 128),
+    "EDM": (song_unet(**TOLD), 32, 55_733_891, 0),
+    "EDM, 10 classes": (song_unet(num_classes=10, **TOLD), 32, 55_735_299, 0),
+    "EDM 64": (song_unet(**LEVELS_64, **TOLD), 64, 61_805_571, 0),
+    "EDM NCSN++": (song_unet(**EDM_NCSNPP, **TOLD), 32, 56_397_827, 128),
+    "EDM NCSN++ 64": (song_unet(**LEVELS_64, **EDM_NCSNPP, **TOLD), 64, 62_761_091, 128),
     "ADM": (adm(num_classes=1000), 64, 295_899_267, 0),
 }
 

@@ -9,7 +9,7 @@ from optax import contrib
 from score_jax import networks
 from score_jax.lab import settings
 from score_jax.lab.build.training import OPTIMIZERS
-from score_jax.training import muon, optimizer
+from score_jax.training import muon, optimizer, schedule_free, schedule_free_x
 from score_jax.training.optimizers import learning_rates, weights_of
 from score_jax.types import InputError
 
@@ -99,16 +99,37 @@ BY_OPTAX = {
     "adam": lambda: optax.adamw(0.1, 0.9, 0.999, weight_decay=0.5, mask=weights_of),
     "lion": lambda: optax.lion(0.1, 0.9, 0.99, weight_decay=0.5, mask=weights_of),
     "prodigy": lambda: contrib.prodigy(0.1),
+    "schedule_free": lambda: contrib.schedule_free_adamw(0.1),
 }
 
 
 @pytest.mark.parametrize("name", BY_OPTAX)
 def test_optimizers_by_name_are_optax_with_weight_decay_of_weights(name):
     section = settings.get_config().optimizer
-    section.weight_decay = 0.0 if name == "prodigy" else 0.5
+    section.weight_decay = 0.0 if name in ("prodigy", "schedule_free") else 0.5
     ours = OPTIMIZERS[name](section, lambda n: jnp.asarray(0.1))
     for a, b in zip(_updates(ours, _grads(3), PARAMS), _updates(BY_OPTAX[name](), _grads(3), PARAMS)):
         chex.assert_trees_all_close(a, b, rtol=1e-6)
+
+
+def test_schedule_free_draws_with_the_weighted_average_of_z():
+    """Defazio et al. 2024, eq. 3 to 5: z falls along the gradient at y, and x is the mean of z by squared rates."""
+    rates, b1 = lambda n: jnp.asarray(0.1) * jnp.minimum(1.0, (n + 1) / 3), 0.9
+    adam = optax.scale_by_rms(0.999, 1e-8, eps_in_sqrt=False, bias_correction=True)
+    chain, y = optax.chain(optax.clip_by_global_norm(1e9), schedule_free(rates, b1=b1)), jnp.array([1.0, -2.0])
+    of_chain, moments, x, z, total = chain.init(y), adam.init(y), y, y, 0.0
+    for n in range(5):
+        gradient = jnp.array([2.0, 0.5]) * y
+        direction, moments = adam.update(gradient, moments)
+        update, of_chain = chain.update(gradient, of_chain, y)
+        z, weight = z - rates(n) * direction, rates(n) ** 2
+        total = total + weight
+        x = x + (z - x) * weight / total
+        y = optax.apply_updates(y, update)
+        np.testing.assert_allclose(y, (1 - b1) * z + b1 * x, rtol=1e-5)
+        np.testing.assert_allclose(schedule_free_x(y, of_chain), x, rtol=1e-4, atol=1e-6)
+    with pytest.raises(InputError, match="one schedule-free optimizer, found 0"):
+        schedule_free_x(y, adam.init(y))
 
 
 def test_muon_turns_filters_orthogonal_and_leaves_the_rest_to_adam():

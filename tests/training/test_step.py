@@ -10,12 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax import arrays, parameterization
+from score_jax import adapters, arrays, parameterization
 from score_jax.adapters import linen
 from score_jax.losses import diffusion_loss, times
 from score_jax.score import Conditioned, ScoreModel
 from score_jax.sde import VE
-from score_jax.training import create, ema_decay, make_eval_step, make_train_step, optimizer, place, put_batches
+from score_jax.training import (
+    by_uncertainty,
+    create,
+    ema_decay,
+    make_eval_step,
+    make_train_step,
+    optimizer,
+    place,
+    put_batches,
+)
 from score_jax.training.step import level_sigmas, level_sums
 from score_jax.types import InputError
 from tests.helpers import compiled
@@ -244,6 +253,39 @@ def test_dropout_keys_are_the_examples_own_and_independent_of_the_batch_they_com
     mean = _mean_score(score, {}, dropout=True, accumulation=4)
     keys = arrays.example_keys(jax.random.fold_in(jax.random.key(0), 4), 2048)
     np.testing.assert_allclose(mean, jax.vmap(jax.random.uniform)(keys).mean(), rtol=1e-5)
+
+
+def test_what_was_done_to_an_example_is_told_beside_its_label():
+    """The loss is Σ (label + what is told − what was added to x0): 0 where each example is told of its own."""
+    drawn = lambda key: jax.vmap(jax.random.normal)(key)[:, None]
+    augment = lambda key, x0: (x0 + drawn(key), drawn(key))
+    score = lambda a, x, t, told, key: told.label[:, None] + told.augmentation * jnp.ones_like(x)
+    seen = lambda key, score_fn, x0, times: arrays.sum_dims(score_fn(x0, times()[0]) - x0)
+    step = _make(model=Closed(score), objective=seen, augment=augment, accumulation=4)
+    batches = {"x": np.zeros((1, 2048, 1), np.float32), "label": np.full((1, 2048), 3)}
+    np.testing.assert_allclose(_run(step, batches, state=_closed_state(0.0))[1].loss, 3.0, rtol=1e-5)
+
+
+def test_weights_by_uncertainty_are_learned_and_leave_the_reported_loss_alone():
+    """Of a loss √σ in two dimensions J e^{−u} + ½ D u is least at u = log √σ, from −1.2 to 1.2."""
+    root = lambda t: tiny.SDE.variance(t) ** 0.25
+    objective = lambda key, score_fn, x0, times: root(times()[0]) + 0 * score_fn(x0, times()[0])[:, 0]
+    network = adapters.uncertain(adapters.plain(lambda a, x, *_: a * x, lambda *_: jnp.ones(())))
+    variables = network.init(jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1), None)
+    model = ScoreModel(variables, tiny.SDE, network, parameterization.Eps())
+    options = {"times": times.uniform(), "placement": tiny.placement(), "minimised": by_uncertainty}
+    step = make_train_step(model, objective, optimizer(1e-2), **options)
+    state, losses = place(create(jax.random.key(7), variables, optimizer(1e-2)), tiny.placement()), []
+    for _ in range(20):
+        batches = put_batches({"x": np.zeros((20, 64, 2), np.float32)}, tiny.mesh())
+        state, report = step(state, batches)
+        losses.append(float(report.loss / report.steps))
+    t = jnp.linspace(0.2, 1.0, 5)
+    learned = model.replace(variables=state.variables(ema=False)).uncertainty(t)
+    np.testing.assert_allclose(learned, jnp.log(root(t)), atol=0.1)
+    ts = jnp.linspace(tiny.SDE.t_min, tiny.SDE.t_max, 1001)
+    # √σ/2 a dimension, whose standard deviation is 0.9 of its mean, by 25,600 draws
+    np.testing.assert_allclose(np.mean(losses), root(ts).mean() / 2, rtol=4 * 0.9 / 160)
 
 
 def test_evaluation_of_the_exact_score_is_the_known_residual():

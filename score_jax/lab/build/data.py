@@ -16,7 +16,8 @@ from score_jax.lab.build import names
 from score_jax.lab.build.kinds import OWN
 from score_jax.lab.experiment import Data, Modes, Preparation
 from score_jax.lab.sharing import Shared
-from score_jax.types import InputError
+from score_jax.training.step import Augment
+from score_jax.types import InputError, is_on
 
 
 def _with_test_split(reader: Callable[..., Source], **options: Any) -> tuple[Source, Source]:
@@ -104,6 +105,23 @@ def value_range(config: ConfigDict) -> tuple[float, float]:
     if len(interval) != 2 or not numbers or not interval[0] < interval[1]:
         raise InputError(f"data.value_range is two increasing numbers such as (-1.0, 1.0), got {tuple(interval)}")
     return float(interval[0]), float(interval[1])
+
+
+def augmentation(config: ConfigDict, source: Source) -> Augment | None:
+    """Returns `(key, x0) -> (x0, numbers)` of training, or None.
+
+    Raises:
+      InputError: of anything but images.
+    """
+    probability = config.data.augment
+    if not is_on(probability):
+        return None
+    if not source.grey_levels or len(source.shape) != 3:
+        raise InputError(
+            f"data.augment is of images, and examples of {config.data.name!r} are {source.shape}: set "
+            "--config.data.augment=0"
+        )
+    return partial(datasets.augmentation.augment, probability=probability)
 
 
 def preparation(config: ConfigDict, source: Source) -> Preparation:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from score_jax import adapters, networks, parameterization
 from score_jax.conditioning import NoisedClassifier
 from score_jax.conditions import KnotIndex, LevelIndex, NoiseLevel, Timestep
-from score_jax.data import Source
+from score_jax.data import Source, augmentation
 from score_jax.lab import memory, own
 from score_jax.lab.build import names
 from score_jax.lab.build.kinds import OWN
@@ -22,7 +22,7 @@ from score_jax.networks.attention import IMPLEMENTATIONS
 from score_jax.parameterization import Parameterization
 from score_jax.score import Condition, ScoreModel, network_output
 from score_jax.sde import SDE
-from score_jax.types import Array, InputError, Key, Network, PyTree
+from score_jax.types import Array, InputError, Key, Network, PyTree, is_on
 
 Initial = Callable[..., PyTree]  # (network, key, x, cond, label) -> its first variables
 
@@ -112,7 +112,7 @@ def network(config: ConfigDict, sde: SDE, source: Source) -> nn.Module:
     else:
         fields = {"num_classes": source.num_classes, "dropout": options.dropout}
         fields |= _fields_of_condition(config, sde) if options.name in UNETS else {}
-        fields |= _fields_of_variance(config) | _fields_of_attention(config)
+        fields |= _fields_of_variance(config) | _fields_of_attention(config) | _fields_of_augmentation(config)
         module = make(dtype=dtype, **fields, **names.options(options))
     return networks.Conservative(module) if options.conservative else module
 
@@ -135,6 +135,21 @@ def _fields_of_variance(config: ConfigDict) -> dict[str, Any]:
             "set --config.network.name, or --config.parameterization.name=eps"
         )
     return {"outputs": 2}
+
+
+def _fields_of_augmentation(config: ConfigDict) -> dict[str, Any]:
+    """The field of a network that is told how its examples were augmented."""
+    return {"augmentation": augmentation.TOLD} if is_on(config.data.augment) else {}
+
+
+def _require_told(config: ConfigDict) -> None:
+    """Refuses augmentation of networks that can't be told of it: it would leak into samples."""
+    name = config.network.name
+    if is_on(config.data.augment) and (name not in ("unet", *UNETS) or classifies(config)):
+        raise InputError(
+            f"network {name!r} can't be told of data.augment, which would be in its samples: take one of unet, "
+            f"{', '.join(UNETS)}, or set --config.data.augment=0"
+        )
 
 
 def _fields_of_condition(config: ConfigDict, sde: SDE) -> dict[str, Any]:
@@ -236,7 +251,10 @@ def model(
         _require_no_options_of_others(config)
     if classifies(config):
         _check_classifier(config, source)
+    if network is None:
+        _require_told(config)
     apply = _adapted(_network(config, sde, source, key) if network is None else network)
+    apply = adapters.uncertain(apply) if config.weighting.learned else apply
     told = source.num_classes and not classifies(config)
     example = jnp.zeros((1, *source.shape)), jnp.ones(1), jnp.zeros(1, jnp.int32) if told else None
     stands_for = output(config, sde) if parameterization is None else parameterization

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from score_jax import kernels, losses
+from score_jax import kernels, losses, training
 from score_jax.distributions import GaussianMixture, score_of
 from score_jax.kernels import Kernel
 from score_jax.lab import own
@@ -21,8 +21,8 @@ from score_jax.losses import weighting
 from score_jax.losses.variational import Decoder, gaussian_decoder, grey_level_decoder
 from score_jax.losses.weighting import Weighting
 from score_jax.sde import SDE
-from score_jax.training.step import Objective
-from score_jax.types import InputError, is_on
+from score_jax.training.step import Objective, objective_itself
+from score_jax.types import Array, InputError, is_on
 
 # Laws of the noise, of variance 1: sigma is the standard deviation whatever the law.
 NOISES: dict[str, Kernel] = {
@@ -45,6 +45,13 @@ def weights(config: ConfigDict) -> Weighting:
         "min_snr": weighting.min_snr,
     }
     return names.chosen_function("weighting", config.weighting, table, OWN["weighting"])
+
+
+def minimised(config: ConfigDict) -> Callable[..., Array]:
+    """Returns what training minimises in place of the objective: that itself, or weighed by what a network learns."""
+    if config.weighting.learned and config.objective.name == "classification":
+        raise InputError("objective 'classification' has no weighting: set --config.weighting.learned=False")
+    return training.by_uncertainty if config.weighting.learned else objective_itself
 
 
 def _check_hybrid(config: ConfigDict) -> None:

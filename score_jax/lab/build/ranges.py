@@ -23,7 +23,7 @@ RANGES: dict[str, dict[str, str]] = {
     "": {"seed": f"[0, {2**63})"},
     "device": {"memory_fraction": "(0, 1]"},
     "mesh": {"data": _DEVICES, "fsdp": _DEVICES, "min_size": _NOT_NEGATIVE},
-    "data": {"n": "[2, 100000000]", "channels": "[1, 3]", "holdout": _NOT_NEGATIVE},
+    "data": {"n": "[2, 100000000]", "channels": "[1, 3]", "holdout": _NOT_NEGATIVE, "augment": _SHARE},
     "sde.tabulated": {"n_steps": _COUNT},
     "parameterization.edm": {"sigma_data": _POSITIVE},
     "network": {"dropout": "[0, 1)"},

@@ -14,6 +14,7 @@ from score_jax.lab.build import names
 from score_jax.lab.build.kinds import HANDED, OWN
 from score_jax.lab.build.network import classifies
 from score_jax.lab.experiment import Intervals, Training
+from score_jax.training.averages import Averaged, the_parameters
 from score_jax.training.logging import LoggerFactory, tensorboard, wandb
 from score_jax.types import Array, InputError, is_on
 
@@ -22,6 +23,9 @@ OPTIMIZERS: dict[str, Callable[[ConfigDict, optax.Schedule], optax.GradientTrans
     "adam": lambda o, rates: training.descent(optax.scale_by_adam(o.b1, o.b2, o.eps), rates, o.weight_decay),
     "lion": lambda o, rates: training.descent(optax.scale_by_lion(o.lion.b1, o.lion.b2), rates, o.weight_decay),
     "muon": lambda o, rates: training.muon(rates, weight_decay=o.weight_decay, beta=o.muon.beta, b1=o.b1, b2=o.b2),
+    "schedule_free": lambda o, rates: training.schedule_free(
+        rates, weight_decay=o.weight_decay, b1=o.b1, b2=o.b2, eps=o.eps
+    ),
     "prodigy": lambda o, rates: contrib.prodigy(rates, betas=(o.b1, o.b2), eps=o.eps),
 }
 
@@ -76,6 +80,7 @@ def plan(
         optimizer=chosen_optimizer(config) if optimizer is None else optimizer,
         learning_rate=None if optimizer is not None else _schedule(config),
         decay=average_decay(config),
+        averaged=averaged(config),
         steps=options.steps,
         batch_size=options.batch_size,
         accumulation=options.accumulation,
@@ -110,11 +115,24 @@ def _schedule(config: ConfigDict) -> optax.Schedule:
 
 
 def average_decay(config: ConfigDict) -> Callable[[Array], Array]:
-    """Returns n -> the weight of the old average of the parameters."""
+    """Returns n -> the weight of the old average of the parameters; a schedule-free optimizer's is what it is."""
     options = config.training
+    if _is_schedule_free(config):
+        if is_on(options.ema_std):
+            raise InputError("optimizer 'schedule_free' has an average of its own: set --config.training.ema_std=0")
+        return training.ema_decay(0.0)
     if is_on(options.ema_std):
         return training.power_decay(options.ema_std)
     return training.ema_decay(options.ema_decay, warmup=options.ema_warmup)
+
+
+def averaged(config: ConfigDict) -> Averaged:
+    """Returns what the average is of."""
+    return training.schedule_free_x if _is_schedule_free(config) else the_parameters
+
+
+def _is_schedule_free(config: ConfigDict) -> bool:
+    return bool(config.optimizer.name == "schedule_free")
 
 
 def chosen_optimizer(config: ConfigDict) -> optax.GradientTransformation:
