@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from score_jax.types import Array, ArrayLike, InputError, Key, PyTree, require_at_least
 
@@ -54,7 +55,7 @@ def piecewise_linear(x: Array, xs: Array, ys: Array) -> Array:
     return jnp.where(x < xs[0], ys[0], jnp.where(x > xs[-1], ys[-1], inside))
 
 
-def wide(dtype) -> jnp.dtype:
+def wide(dtype: DTypeLike) -> jnp.dtype:
     """Returns `dtype` if it is float32 or wider, float32 for a narrower float, JAX's default float for integers."""
     if not jnp.issubdtype(dtype, jnp.floating):
         return jnp.zeros(()).dtype
@@ -92,7 +93,7 @@ def fold_in(key: Key, data: ArrayLike) -> Key:
     return jax.random.fold_in(key, data) if key.ndim == 0 else jax.vmap(jax.random.fold_in, (0, None))(key, data)
 
 
-def draw(sampler: Callable[..., Array], key: Key, shape: tuple[int, ...], dtype=None) -> Array:
+def draw(sampler: Callable[..., Array], key: Key, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
     """Draws `(B, *S)` row by row: `sampler(key_i, S, dtype)` for each row; `dtype` None is JAX's default float."""
     dtype = jnp.zeros(()).dtype if dtype is None else dtype
     return jax.vmap(lambda k: sampler(k, shape[1:], dtype))(example_keys(key, shape[0]))

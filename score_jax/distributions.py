@@ -11,6 +11,8 @@ matrix products by default (2⁻¹¹ and 2⁻⁸): all products here are in full
 """
 
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +23,12 @@ from score_jax import arrays
 from score_jax.sde import SDE
 from score_jax.types import Array, ArrayLike, InputError, Key, ScoreFn, require_at_least, require_positive
 
-# Decorates what multiplies matrices, also in functions of JAX that it calls.
-_exactly = jax.default_matmul_precision("highest")
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _exactly(function: _F) -> _F:
+    """Decorates what multiplies matrices, also in functions of JAX that it calls."""
+    return jax.default_matmul_precision("highest")(function)
 
 
 @struct.dataclass

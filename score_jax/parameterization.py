@@ -61,10 +61,10 @@ class Parameterization:
 class Score(Parameterization):
     """F is the score itself (NCSN); the input is not rescaled."""
 
-    def coefficients(self, sde, t):
+    def coefficients(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         return jnp.zeros_like(sde.sigma(t)), -1 / sde.sigma(t)
 
-    def inputs(self, sde, t):
+    def inputs(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         c_in, c_noise = super().inputs(sde, t)
         return jnp.ones_like(c_in), c_noise
 
@@ -73,7 +73,7 @@ class Score(Parameterization):
 class Eps(Parameterization):
     """F is the noise ε (DDPM): score = −F/σ."""
 
-    def coefficients(self, sde, t):
+    def coefficients(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         return jnp.zeros_like(sde.sigma(t)), jnp.ones_like(sde.sigma(t))
 
 
@@ -81,7 +81,7 @@ class Eps(Parameterization):
 class X0(Parameterization):
     """F is the clean data x_0: score = (α F − x)/σ²."""
 
-    def coefficients(self, sde, t):
+    def coefficients(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         return jnp.ones_like(sde.sigma(t)), jnp.zeros_like(sde.sigma(t))
 
 
@@ -89,7 +89,7 @@ class X0(Parameterization):
 class V(Parameterization):
     """F is v = α̂ ε − σ̂ x_0 with (α̂, σ̂) = (α, σ)/√(α² + σ²) (Salimans & Ho 2022, on any SDE)."""
 
-    def coefficients(self, sde, t):
+    def coefficients(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         norm = jnp.sqrt(sde.alpha(t) ** 2 + sde.variance(t))
         return -sde.sigma(t) / norm, sde.alpha(t) / norm
 
@@ -98,7 +98,7 @@ class V(Parameterization):
 class Flow(Parameterization):
     """F is the velocity ε − x_0 of the straight path from data to noise (Lipman et al. 2023)."""
 
-    def coefficients(self, sde, t):
+    def coefficients(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         one = jnp.ones_like(sde.sigma(t))
         return -one, one
 
@@ -115,16 +115,16 @@ class EDM(Parameterization):
     def __post_init__(self):
         require_positive("parameterization.EDM", sigma_data=self.sigma_data)
 
-    def _sigma_and_norm(self, sde, t):
+    def _sigma_and_norm(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         sigma = jnp.exp(-0.5 * sde.log_snr(t))
         return sigma, jnp.sqrt(sigma**2 + self.sigma_data**2)
 
-    def coefficients(self, sde, t):
+    def coefficients(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         # (x_0 − c_skip (x_0 + σ ε))/c_out, simplified by 1 − c_skip = σ²/r²: no difference of near-equal numbers.
         sigma, norm = self._sigma_and_norm(sde, t)
-        return sigma / (self.sigma_data * norm), -self.sigma_data / norm
+        return sigma / (self.sigma_data * norm), jnp.divide(-self.sigma_data, norm)
 
-    def inputs(self, sde, t):
+    def inputs(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         sigma, norm = self._sigma_and_norm(sde, t)
         return 1 / (sde.alpha(t) * norm), jnp.log(sigma) / 4
 
@@ -153,13 +153,13 @@ class _Learned(Parameterization):
     def __post_init__(self):
         require_positive("parameterization.learned", floor=self.floor)
 
-    def inputs(self, sde, t):
+    def inputs(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         return self.mean.inputs(sde, t)
 
-    def coefficients(self, sde, t):
+    def coefficients(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         return self.mean.coefficients(sde, t)
 
-    def to_score(self, sde, x, t, F):
+    def to_score(self, sde: SDE, x: Array, t: ArrayLike, F: Array) -> Array:
         expected = (*x.shape[:-1], 2 * x.shape[-1])
         if F.shape != expected:
             raise InputError(
@@ -168,7 +168,7 @@ class _Learned(Parameterization):
             )
         return self.mean.to_score(sde, x, t, F[..., : x.shape[-1]])
 
-    def variance(self, sde, t, s, F):
+    def variance(self, sde: SDE, t: ArrayLike, s: ArrayLike, F: Array) -> Array:
         return sde.interpolated_variance(t, s, F[..., F.shape[-1] // 2 :], floor=self.floor)
 
 
@@ -181,9 +181,9 @@ class AsGiven(Parameterization):
 
     of: Parameterization
 
-    def coefficients(self, sde, t):
+    def coefficients(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         return self.of.coefficients(sde, t)
 
-    def inputs(self, sde, t):
+    def inputs(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         c_in, c_noise = self.of.inputs(sde, t)
         return jnp.ones_like(c_in), c_noise

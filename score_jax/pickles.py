@@ -43,7 +43,7 @@ class Buildable:
         """Takes the state."""
 
 
-class OrderedDict(dict, Buildable):
+class OrderedDict(dict[Any, Any], Buildable):
     """Stands for the standard library's; attributes are ignored (PyTorch keeps versions of modules there)."""
 
     def __init__(self, pairs: Any = ()):  # Python 2 wrote a list of pairs, Python 3 sets items one by one

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import jax.numpy as jnp
 import matplotlib
@@ -23,6 +23,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from score_jax.types import Array, ArrayLike, InputError, StaticScoreFn
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 Extent: TypeAlias = tuple[float, float, float, float]
 LogProbFn: TypeAlias = Callable[[Array], Array]  # x (N, 2) -> log density (N,)
@@ -54,9 +57,9 @@ _PANEL = 3.6  # inches, side of a square panel
 _TILE = 0.62  # inches, side of one image in a figure
 
 
-def _styled(function):
+def _styled(function: Callable[_P, _R]) -> Callable[_P, _R]:
     @wraps(function)
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         with matplotlib.rc_context(STYLE):
             return function(*args, **kwargs)
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.typing import DTypeLike
 
 from score_jax import arrays
 from score_jax.types import Array, ArrayLike, InputError, Key, require_at_least, require_positive, require_range
@@ -166,7 +167,7 @@ class SDE:
         eps = arrays.normal(key, x0)
         return arrays.expand_right(self.alpha(t), x0) * x0 + arrays.expand_right(self.sigma(t), x0) * eps, eps
 
-    def prior_sample(self, key: Key, shape: tuple[int, ...], dtype=None) -> Array:
+    def prior_sample(self, key: Key, shape: tuple[int, ...], dtype: DTypeLike | None = None) -> Array:
         """Draws `shape` = `(B, *S)` from the prior N(0, σ(t_max)² I); `dtype` None is JAX's default float."""
         z = arrays.draw(jax.random.normal, key, shape, dtype)
         return arrays.expand_right(self.sigma(self.t_max), z) * z

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +23,14 @@ def cost_of(make: Callable[[ScoreFn], Sampler], score_fn: ScoreFn, key: Key, x: 
 
     A product costs about two calls, and what it keeps of the network's layers in memory.
     """
-    counts: Counter = Counter()
+    counts: Counter[str] = Counter()
     counted = counting(score_fn, counts)
     jax.block_until_ready(jax.jit(lambda x: sample(key, make(counted), x, ts))(x))
     jax.effects_barrier()
     return Cost(counts["calls"], counts["products"])
 
 
-def counting(score_fn: ScoreFn, counts: Counter) -> ScoreFn:
+def counting(score_fn: ScoreFn, counts: Counter[str]) -> ScoreFn:
     """Returns a function of x and t that counts its `calls` and `products` on the host whenever they are computed."""
     count = lambda what: jax.debug.callback(lambda: counts.update([what]))
 
@@ -39,12 +39,12 @@ def counting(score_fn: ScoreFn, counts: Counter) -> ScoreFn:
         count("calls")
         return score_fn(x, t)
 
-    def forward(x: Array, t: Array) -> tuple[Array, tuple]:
+    def forward(x: Array, t: Array) -> tuple[Array, tuple[Any, Array]]:
         count("calls")
         score, pull = jax.vjp(lambda x: score_fn(x, t), x)
         return score, (pull, jnp.zeros_like(t))
 
-    def backward(kept: tuple, cotangent: Array) -> tuple[Array, Array]:
+    def backward(kept: tuple[Any, Array], cotangent: Array) -> tuple[Array, Array]:
         count("products")
         pull, of_time = kept
         return pull(cotangent)[0], of_time

@@ -7,7 +7,7 @@ further Langevin steps. The bias falls with the repeats; how far, the tests and 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,7 @@ def repaint(
     return _counting(lambda key, state, t, s: state, along)
 
 
-def _counting(step: Callable, along: Callable[[Array], Sampler] | None = None) -> Sampler:
+def _counting(step: Callable[..., Any], along: Callable[[Array], Sampler] | None = None) -> Sampler:
     """A sampler that says how often it called the score, and whose x nobody else may change."""
     init = lambda x: RePaintState(x, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
     return Sampler(init, step, multistep=True, calls=0, along=along)

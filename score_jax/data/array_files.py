@@ -26,7 +26,7 @@ _OTHERS = {
 }
 
 
-def array_file(path: str | os.PathLike, *, grey_levels: int = 256) -> ArraySource:
+def array_file(path: str | os.PathLike[str], *, grey_levels: int = 256) -> ArraySource:
     """Reads examples from a `.npy` or `.npz` file; nothing in it is ever unpickled, and what is damaged is refused.
 
     An `.npz` holds "x" (or "images", "data") and may hold "label" (or "labels", "y"): integers or text. A `.npy` above

@@ -65,7 +65,7 @@ class _Bounded:
 
 
 @contextlib.contextmanager
-def unpacked(path: str | os.PathLike, limit: int | None = None) -> Iterator[Readable]:
+def unpacked(path: str | os.PathLike[str], limit: int | None = None) -> Iterator[Readable]:
     """Opens a file to be read from front to back, unpacked if it is a gzip stream, which its first bytes tell.
 
     At the end of the context what is left of it is read too: only there is gzip's checksum, without which a flipped bit

@@ -29,7 +29,7 @@ _PARTS = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batc
 _LAYOUTS = ("cifar-10-binary.tar.gz", "cifar-10-batches-bin", "cifar-10-python.tar.gz", "cifar-10-batches-py")
 
 
-def cifar10(root: str | os.PathLike | None = None, *, split: str = "train") -> ArraySource:
+def cifar10(root: str | os.PathLike[str] | None = None, *, split: str = "train") -> ArraySource:
     """Returns CIFAR-10: 50,000 + 10,000 images, `(32, 32, 3)` uint8, 10 classes.
 
     Args:
@@ -52,7 +52,7 @@ def cifar10(root: str | os.PathLike | None = None, *, split: str = "train") -> A
     return ArraySource(images, np.concatenate([labels for _, labels in decoded]), num_classes=10, names=NAMES)
 
 
-def _find(root: str | os.PathLike | None) -> Path:
+def _find(root: str | os.PathLike[str] | None) -> Path:
     base = os.environ.get("SCORE_JAX_DATA")
     usual = ([Path(base) / "cifar10", Path(base)] if base else []) + [Path("data/cifar10")]
     places = usual if root is None else [Path(root)]

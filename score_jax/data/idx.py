@@ -24,7 +24,7 @@ _MAX_DIMENSIONS = 32
 _CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 
-def read_idx(path: str | os.PathLike) -> np.ndarray:
+def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads an IDX file, gzip-compressed or not, into an array; a damaged file is an `InputError` that names it."""
     path = Path(path)
     try:
@@ -59,7 +59,7 @@ def _read(file: bounded.Readable, size: int) -> np.ndarray:
     return np.frombuffer(body, item).reshape(shape).astype(item.newbyteorder("="), copy=False)
 
 
-def fashion_mnist(root: str | os.PathLike | None = None, *, split: str = "train") -> ArraySource:
+def fashion_mnist(root: str | os.PathLike[str] | None = None, *, split: str = "train") -> ArraySource:
     """Returns Fashion-MNIST (Xiao et al. 2017): 60,000 + 10,000 images of clothing, `(28, 28, 1)` uint8, 10 classes.
 
     Args:
@@ -71,12 +71,12 @@ def fashion_mnist(root: str | os.PathLike | None = None, *, split: str = "train"
     return _labelled(folders, split, "Fashion-MNIST", "apt-get install dataset-fashion-mnist", _CLOTHES)
 
 
-def mnist(root: str | os.PathLike | None = None, *, split: str = "train") -> ArraySource:
+def mnist(root: str | os.PathLike[str] | None = None, *, split: str = "train") -> ArraySource:
     """Returns MNIST (LeCun et al. 1998): 60,000 + 10,000 digits, `(28, 28, 1)` uint8; arguments as `fashion_mnist`."""
     return _labelled(_places(root, "mnist"), split, "MNIST", "fetch them from a mirror of yann.lecun.com/exdb/mnist")
 
 
-def _places(root: str | os.PathLike | None, name: str) -> list[Path]:
+def _places(root: str | os.PathLike[str] | None, name: str) -> list[Path]:
     if root is not None:
         return [Path(root)]
     base = os.environ.get("SCORE_JAX_DATA")

@@ -52,7 +52,7 @@ class _Form(NamedTuple):
 
 
 def folder(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     size: int | tuple[int, int] | None = None,
     crop: int | tuple[int, int] | None = None,
@@ -96,7 +96,7 @@ def folder(
     return View(len(paths), shape, 256, gather, names, label)
 
 
-def picture_files(path: str | os.PathLike) -> list[Path]:
+def picture_files(path: str | os.PathLike[str]) -> list[Path]:
     """Returns the image that a path names, or those of a folder and its sub-folders, ascending by name.
 
     Raises:
@@ -110,7 +110,7 @@ def picture_files(path: str | os.PathLike) -> list[Path]:
     return found
 
 
-def read_picture(path: str | os.PathLike, *, channels: int, convert: bool = False) -> np.ndarray:
+def read_picture(path: str | os.PathLike[str], *, channels: int, convert: bool = False) -> np.ndarray:
     """Reads one picture, of any size, as `(H, W, channels)` uint8.
 
     Args:

@@ -24,7 +24,7 @@ def load(
     name: str,
     *,
     split: str = "train",
-    data_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     x_key: str = "image",
     label_key: str = "label",
 ) -> View:

@@ -16,7 +16,7 @@ from score_jax.types import InputError
 ZIP_MAGIC = b"PK\x03\x04"
 
 
-def mapped(path: str | os.PathLike) -> mmap.mmap:
+def mapped(path: str | os.PathLike[str]) -> mmap.mmap:
     """Returns the file, mapped into memory; `InputError` for an empty one."""
     with open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:
@@ -51,7 +51,7 @@ def stored(data: memoryview, info: zipfile.ZipInfo) -> memoryview:
     return content
 
 
-def arrays(path: str | os.PathLike) -> dict[str, np.ndarray] | None:
+def arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray] | None:
     """Returns the arrays of a file of `numpy.savez` by name, as views of it, or None for another zip archive."""
     data = mapped(path)
     found = entries(data)

@@ -42,7 +42,7 @@ _KNOWN = (
 )
 
 
-def _read(path: str | os.PathLike, use_ema: bool) -> Contents:
+def _read(path: str | os.PathLike[str], use_ema: bool) -> Contents:
     """Returns the weights of a file, and the constructor's arguments where it has modules."""
     contents = files.read(path)
     found = _chosen(contents.value, use_ema)
@@ -117,7 +117,9 @@ def _most_noise(config: Config, default: float) -> float:
     return math.inf if unbounded else number(config, "sigma_max", default)
 
 
-def _shared(config: Config, channels: int, multipliers: tuple[int, ...], blocks: int, attended: list[int]) -> dict:
+def _shared(
+    config: Config, channels: int, multipliers: tuple[int, ...], blocks: int, attended: list[int]
+) -> dict[str, Any]:
     choice(config, "channel_mult_emb", [4], 4)
     multipliers, height = wholes(config, "channel_mult", multipliers), side(config, "img_resolution")
     resolutions = wholes(config, "attn_resolutions", attended)

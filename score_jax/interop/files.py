@@ -30,7 +30,7 @@ _REPEATED, _ALLOWANCE = 4, 2**26
 
 
 @contextmanager
-def naming(path: str | os.PathLike) -> Iterator[None]:
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
     """Puts the file's name in front of what is wrong with it."""
     try:
         yield
@@ -48,7 +48,7 @@ class Contents(NamedTuple):
     size: int
 
 
-def read(path: str | os.PathLike) -> Contents:
+def read(path: str | os.PathLike[str]) -> Contents:
     """Returns what the file holds: of safetensors, numpy.savez and an index, a dict of arrays.
 
     Raises:
@@ -59,7 +59,7 @@ def read(path: str | os.PathLike) -> Contents:
     return contents
 
 
-def _read_file(path: str | os.PathLike) -> Contents:
+def _read_file(path: str | os.PathLike[str]) -> Contents:
     with open(path, "rb") as file:
         start = file.read(32)
     size = os.stat(path).st_size
@@ -73,7 +73,7 @@ def _read_file(path: str | os.PathLike) -> Contents:
     return Contents(torch_files.read_torch(path, persistence.ALLOWED) if found is None else found, {}, size)
 
 
-def _read_index(path: str | os.PathLike) -> Contents:
+def _read_index(path: str | os.PathLike[str]) -> Contents:
     places = read_source_config(path).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise InputError('is no index of a checkpoint: expected JSON with a "weight_map" of names of tensors and files')
@@ -102,7 +102,7 @@ def _remembered(remarks: Mapping[str, str]) -> Mapping[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _read_safetensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -113,7 +113,7 @@ def _read_safetensors(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], d
         ) from error
 
 
-def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> None:
+def write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> None:
     """Writes arrays as safetensors, with a config in the header."""
     dense = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     safetensors.numpy.save_file(dense, path, metadata={"format": "pt", "config": json.dumps(config)})
@@ -126,7 +126,7 @@ def require_size(size: int, tensors: Mapping[str, Tensor | np.ndarray]) -> None:
         raise InputError(f"promises tensors of {promised} bytes in a file of {size}: refused")
 
 
-def read_source_config(config: Mapping[str, Any] | str | os.PathLike | None) -> Mapping[str, Any]:
+def read_source_config(config: Mapping[str, Any] | str | os.PathLike[str] | None) -> Mapping[str, Any]:
     """Returns a source's own config, a mapping of mappings, given as such or by the path of its JSON or YAML file."""
     if config is None:
         return {}

@@ -30,7 +30,7 @@ _OTHERS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".pkl", ".npz", ".msg
 _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # attention before version 0.17
 
 
-def read_folder(path: str | os.PathLike, use_ema: bool) -> Contents:
+def read_folder(path: str | os.PathLike[str], use_ema: bool) -> Contents:
     """Returns the weights of a folder, of a file, or of a model of the hub, and its config.
 
     The config is config.json's, with that of the scheduler, if there is one, as "scheduler".
@@ -130,7 +130,7 @@ def _preference(path: Path) -> tuple[bool, bool, str]:
     return f".{_KINDS[0]}" not in path.name, path.suffix == ".json", path.name
 
 
-def is_hub_id(path: str | os.PathLike) -> bool:
+def is_hub_id(path: str | os.PathLike[str]) -> bool:
     """Returns whether this, not being here, can be the name of a model of the hub: owner/name."""
     name = os.fspath(path)
     return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).exists() and not name.endswith(_OTHERS)

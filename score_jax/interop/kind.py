@@ -28,7 +28,7 @@ class CheckpointKind(NamedTuple):
       spare: pattern of names of tensors that a network may do without.
     """
 
-    read: Callable[[str | os.PathLike, bool], Contents]
+    read: Callable[[str | os.PathLike[str], bool], Contents]
     module: Callable[[Tensors, Config], nn.Module]
     examples: Callable[[Tensors, Config], Images]
     entries: Callable[[Any, int], Sequence[Entry]]

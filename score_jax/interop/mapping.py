@@ -138,7 +138,7 @@ def read_array(name: str, tensor: Tensor | np.ndarray) -> np.ndarray:
         raise InputError(f"{name}: {error}") from error
 
 
-def shapes(module, *args) -> dict[tuple[str, ...], tuple[int, ...]]:
+def shapes(module: Any, *args: Any) -> dict[tuple[str, ...], tuple[int, ...]]:
     """Returns path and shape of every variable that `module.init(key, *args)` would make, without making them."""
     variables = jax.eval_shape(module.init, jax.random.key(0), *args)
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables).items()}

@@ -47,7 +47,7 @@ _KNOWN = (
 )
 
 
-def _read(path: str | os.PathLike, use_ema: bool) -> Contents:
+def _read(path: str | os.PathLike[str], use_ema: bool) -> Contents:
     """Returns the weights of a file, averages where there are some."""
     contents = files.read(path)
     return contents._replace(value=_state_dict(contents.value, use_ema))

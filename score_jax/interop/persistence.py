@@ -70,7 +70,7 @@ def _storage(steps: Iterator[int], content: Any) -> Storage:
     return found
 
 
-def _set(members: Any = ()) -> set:
+def _set(members: Any = ()) -> set[str | int]:
     """Makes the sets of modules, which torch.save writes in a protocol without an instruction for them."""
     if not isinstance(members, list | tuple) or not all(isinstance(member, str | int) for member in members):
         raise TypeError("not text or integers")
@@ -88,7 +88,7 @@ ALLOWED = {  # what a file of torch.save may name beside tensors
 }
 
 
-def read_modules(path: str | os.PathLike) -> Any:
+def read_modules(path: str | os.PathLike[str]) -> Any:
     """Returns what was pickled, with a `Module` for each module and a `Tensor` for each tensor.
 
     Raises:

@@ -46,10 +46,10 @@ class Checkpoint(NamedTuple):
 
 
 def load(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     source: str,
-    config: Config | str | os.PathLike | None = None,
+    config: Config | str | os.PathLike[str] | None = None,
     use_ema: bool = True,
 ) -> tuple[nn.Module, PyTree]:
     """Returns a published network and its variables.
@@ -74,10 +74,10 @@ def load(
 
 
 def score_model(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     source: str,
-    config: Config | str | os.PathLike | None = None,
+    config: Config | str | os.PathLike[str] | None = None,
     use_ema: bool = True,
 ) -> ScoreModel:
     """Returns a published checkpoint as a score function on the SDE that it was trained for; arguments as `load`."""
@@ -93,12 +93,12 @@ def as_score(checkpoint: Checkpoint, source: str) -> ScoreModel:
 
 
 def save(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     module: nn.Module,
     variables: PyTree,
     *,
     source: str,
-    config: Config | str | os.PathLike | None = None,
+    config: Config | str | os.PathLike[str] | None = None,
 ) -> None:
     """Writes variables as safetensors with the names and layouts of the source's state dict; `load` reads it back.
 
@@ -131,10 +131,10 @@ def _channels(variables: PyTree) -> int:
 
 
 def open_checkpoint(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     source: str,
-    config: Config | str | os.PathLike | None = None,
+    config: Config | str | os.PathLike[str] | None = None,
     use_ema: bool = True,
 ) -> Checkpoint:
     """Returns a published checkpoint with all that is known of it; arguments as `load`."""

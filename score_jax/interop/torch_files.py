@@ -104,7 +104,7 @@ class Tensor(NamedTuple):
         return np.ndarray(self.shape, data.dtype, data, self.offset * data.itemsize, strides)
 
 
-def read_torch(path: str | os.PathLike, more: Mapping[str, Any] | None = None) -> Any:
+def read_torch(path: str | os.PathLike[str], more: Mapping[str, Any] | None = None) -> Any:
     """Returns what `torch.save` was given, with a `Tensor` for each tensor; attributes of containers are left out.
 
     Args:

@@ -23,6 +23,7 @@ at any moment and started again, it goes on with the samples that were drawn. --
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -135,7 +136,7 @@ def _shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _with_conditions(number: dict) -> str:
+def _with_conditions(number: dict[str, Any]) -> str:
     """A number with its error, and what it is of."""
     error = number.get("standard_error")
     shown = f"{number['value']:.4g}" + (f" ± {error:.2g}" if error is not None else "")

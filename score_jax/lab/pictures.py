@@ -144,7 +144,7 @@ def write_field(
     ]
 
 
-def write_losses(folder: Path, records: Sequence[Mapping]) -> list[Path]:
+def write_losses(folder: Path, records: Sequence[Mapping[str, Any]]) -> list[Path]:
     """Writes loss.png, loss against steps, and loss_by_sigma.png, its last record by noise level.
 
     Args:

@@ -104,7 +104,7 @@ class Published(NamedTuple):
         return {"checkpoint": self.checkpoint, "ema": self.averaged, "shape": list(self.shape)}
 
 
-def usual_source(path: str | os.PathLike) -> str:
+def usual_source(path: str | os.PathLike[str]) -> str:
     """Returns whose checkpoint it is, by its looks: a folder or hub id diffusers', a .pkl EDM's, else by its names."""
     if Path(path).is_dir() or is_hub_id(path):
         return "diffusers"
@@ -138,10 +138,10 @@ def _names(contents: Any) -> list[str]:
 
 
 def open_published(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     source: str | None = None,
-    source_config: Mapping[str, Any] | str | os.PathLike | None = None,
+    source_config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     use_ema: bool = True,
     size: int | tuple[int, int] | None = None,
 ) -> Published:

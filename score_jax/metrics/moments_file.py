@@ -19,7 +19,7 @@ from score_jax.metrics.frechet import Moments
 from score_jax.types import InputError
 
 
-def save_moments(path: str | os.PathLike, moments: Moments, conditions: Mapping[str, Any]) -> None:
+def save_moments(path: str | os.PathLike[str], moments: Moments, conditions: Mapping[str, Any]) -> None:
     """Writes moments and their conditions, plain numbers and text by name, in place of what was there.
 
     Raises:
@@ -46,7 +46,7 @@ def save_moments(path: str | os.PathLike, moments: Moments, conditions: Mapping[
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def load_moments(path: str | os.PathLike, conditions: Mapping[str, Any]) -> Moments:
+def load_moments(path: str | os.PathLike[str], conditions: Mapping[str, Any]) -> Moments:
     """Reads moments that were kept under these conditions.
 
     Raises:

@@ -14,6 +14,7 @@ Heusel et al. 2017 (FID); the PyTorch port is pytorch-fid's.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -109,7 +110,7 @@ class _Classes(nn.Module):
         return jnp.matmul(features, kernel, precision=jax.lax.Precision.HIGHEST)
 
 
-def _in_turn(name: str, x: Array, *layers: tuple) -> Array:
+def _in_turn(name: str, x: Array, *layers: tuple[Any, ...]) -> Array:
     """Applies the ConvNorms of these arguments one after the other, `name_1`, `name_2` and so on."""
     for i, layer in enumerate(layers, 1):
         x = ConvNorm(*layer, name=f"{name}_{i}")(x)

@@ -22,7 +22,7 @@ from score_jax.networks.residual_unet import DivideBySigma, ResidualUNet
 FIR = (1.0, 3.0, 3.0, 1.0)
 
 
-def ddpm(channels: int = 128, **fields) -> ResidualUNet:
+def ddpm(channels: int = 128, **fields: Any) -> ResidualUNet:
     """DDPM's U-Net; 256 pixels: multipliers (1, 1, 2, 2, 4, 4), attention (4,); in score SDE: attention_up "last"."""
     published: dict[str, Any] = {
         "blocks": 2,
@@ -35,12 +35,12 @@ def ddpm(channels: int = 128, **fields) -> ResidualUNet:
     return ResidualUNet(channels, **(published | fields))
 
 
-def ddpmpp(channels: int = 128, **fields) -> ResidualUNet:
+def ddpmpp(channels: int = 128, **fields: Any) -> ResidualUNet:
     """DDPM++: BigGAN blocks, residual sums scaled by √½."""
     return ResidualUNet(channels, **({"embedding": positional(channels)} | fields))
 
 
-def ncsnpp(channels: int = 128, **fields) -> ResidualUNet:
+def ncsnpp(channels: int = 128, **fields: Any) -> ResidualUNet:
     """NCSN++: DDPM++ with filtered resampling, the image at all resolutions, Fourier features of log σ, and F/σ.
 
     256 pixels: multipliers (1, 1, 2, 2, 2, 2, 2), two blocks, attention (4,), input_path and output_path "skip".
@@ -55,12 +55,12 @@ def ncsnpp(channels: int = 128, **fields) -> ResidualUNet:
     return ResidualUNet(channels, **(published | fields))
 
 
-def song_unet(channels: int = 128, **fields) -> ResidualUNet:
+def song_unet(channels: int = 128, **fields: Any) -> ResidualUNet:
     """EDM's SongUNet on CIFAR-10, its DDPM++; 64 pixels: multipliers (1, 2, 2, 2), attention (2,)."""
     return ddpmpp(channels, **({"multipliers": (2, 2, 2)} | fields))
 
 
-def adm(channels: int = 192, **fields) -> ResidualUNet:
+def adm(channels: int = 192, **fields: Any) -> ResidualUNet:
     """ADM at 64 pixels: the embedding scales and shifts, attention at three resolutions, in heads of 64 channels."""
     published: dict[str, Any] = {
         "multipliers": (1, 2, 3, 4),

@@ -79,7 +79,14 @@ def _windows(x: Array, axis: int, combine: Callable[[Array, Array], Array], fill
 
 
 def conv(
-    features: int, x: Array, *, size: int = 3, dilation: int = 1, bias: bool = True, dtype=None, name: str
+    features: int,
+    x: Array,
+    *,
+    size: int = 3,
+    dilation: int = 1,
+    bias: bool = True,
+    dtype: Dtype | None = None,
+    name: str,
 ) -> Array:
     """Convolves `x`, padded to keep its size, with PyTorch's default initialization of kernel and bias."""
     init = fan_in_uniform(size * size * x.shape[-1])

@@ -11,7 +11,7 @@ identity at first, up to its shortcut.
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -73,7 +73,7 @@ class Layers:
         """Returns how the layer of that name makes its own."""
         return dataclasses.replace(self, place=f"{self.place}{name}/")
 
-    def conv(self, x: Array, features: int, name: str, *, size: int = 3, scale: float = 1.0, **options) -> Array:
+    def conv(self, x: Array, features: int, name: str, *, size: int = 3, scale: float = 1.0, **options: Any) -> Array:
         """Convolves `(B, H, W, C)`; `options` are those of `Conv`."""
         kernel_init, bias_init = self.initialization(scale, size * size * x.shape[-1])
         return Conv(

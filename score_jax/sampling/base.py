@@ -9,7 +9,7 @@ where the state is nothing but `x`. Samplers that remember earlier steps say so 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ import numpy as np
 
 from score_jax import arrays
 from score_jax.types import Array, ArrayLike, InputError, Key, PyTree
+
+Trace: TypeAlias = Callable[[Any], PyTree]  # what is kept of the state after a step
 
 
 class State(NamedTuple):
@@ -65,13 +67,21 @@ def check_grid(ts: ArrayLike) -> None:
         )
 
 
+@overload
+def sample(
+    key: Key, sampler: Sampler, x: Array, ts: ArrayLike, *, trace: None = None, keep: ArrayLike | None = None
+) -> Array: ...
+@overload
+def sample(
+    key: Key, sampler: Sampler, x: Array, ts: ArrayLike, *, trace: Trace, keep: ArrayLike | None = None
+) -> tuple[Array, PyTree]: ...
 def sample(
     key: Key,
     sampler: Sampler,
     x: Array,
     ts: ArrayLike,
     *,
-    trace: Callable[[Any], PyTree] | None = None,
+    trace: Trace | None = None,
     keep: ArrayLike | None = None,
 ) -> Any:
     """Runs `sampler` from x along the grid `ts`; the only loop over noise levels there is.

@@ -167,7 +167,7 @@ def draw_many(
     batch_size: int,
     first: int = 0,
     labels: np.ndarray | None = None,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Samples:
     """Draws n samples in compiled batches.
 

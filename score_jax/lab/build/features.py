@@ -59,7 +59,7 @@ def _inception(weights: str, cache: Path) -> _Network:
     return _read(weights, lambda: metrics.features.inception(interop.load_inception(weights)[1]))
 
 
-def _read(path: str | os.PathLike, load: Callable[[], Features]) -> _Network:
+def _read(path: str | os.PathLike[str], load: Callable[[], Features]) -> _Network:
     if not Path(path).is_file():
         raise InputError(f"evaluation.features.weights: there is no file {path}")
     return partial(_of_any_data, load)

@@ -131,7 +131,7 @@ def counted_cost(trained: Trained, batch: Callable[..., Drawn], rows: int) -> Co
       batch: `(keys (B,), model, labels) -> Drawn`.
       rows: B.
     """
-    counts: Counter = Counter()
+    counts: Counter[str] = Counter()
 
     def apply(variables: PyTree, x: Array, cond: Array, *told: Any) -> Array:
         del variables
