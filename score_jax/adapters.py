@@ -58,7 +58,7 @@ class Linen:
 class NNX:
     """A Flax NNX module taken apart: see `nnx`."""
 
-    graphdef: "flax_nnx.GraphDef"
+    graphdef: "flax_nnx.GraphDef[Any]"
     keys: Mapping[_Path, tuple[int, ...]] = field(hash=False)  # shapes of the keys of random streams
     counts: Mapping[_Path, tuple[int, ...]] = field(hash=False)  # of the numbers of draws from them
     values: Mapping[str, Mapping[_Path, Array]] = field(compare=False, repr=False)  # collection -> where -> array

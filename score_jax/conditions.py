@@ -26,7 +26,7 @@ class Timestep:
 
     scale: float = 999.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_positive("Timestep", scale=self.scale)
 
     def __call__(self, sde: SDE, t: Array) -> Array:
@@ -44,7 +44,7 @@ class KnotIndex:
 
     n: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_at_least("KnotIndex", 1, n=self.n)
 
     def __call__(self, sde: SDE, t: Array) -> Array:
@@ -71,7 +71,7 @@ class LevelIndex:
 
     sigmas: tuple[float, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.sigmas) < 2 or not self.sigmas[-1] > 0 or not (np.diff(self.sigmas) < 0).all():
             raise InputError("LevelIndex: sigmas must be two or more positive noise levels, the largest first")
 

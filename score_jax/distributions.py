@@ -45,7 +45,7 @@ class GaussianMixture:
     means: ArrayLike
     variances: ArrayLike
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_positive("GaussianMixture", variances=self.variances)
 
     def _full(self) -> bool:
@@ -173,7 +173,7 @@ class Gaussian:
     mean: ArrayLike
     variance: ArrayLike
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_positive("Gaussian", variance=self.variance)
 
     def mixture(self) -> GaussianMixture:

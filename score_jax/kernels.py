@@ -63,7 +63,7 @@ class Gaussian(Kernel):
 
     sigma: ArrayLike
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_positive("Gaussian", sigma=self.sigma)
 
     def sample(self, key: Key, x: Array) -> Array:
@@ -85,7 +85,7 @@ class Laplace(Kernel):
 
     scale: ArrayLike
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_positive("Laplace", scale=self.scale)
 
     def sample(self, key: Key, x: Array) -> Array:
@@ -109,7 +109,7 @@ class StudentT(Kernel):
     df: ArrayLike
     scale: ArrayLike = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_positive("StudentT", df=self.df, scale=self.scale)
 
     def sample(self, key: Key, x: Array) -> Array:

@@ -112,7 +112,7 @@ class EDM(Parameterization):
 
     sigma_data: ArrayLike = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_positive("parameterization.EDM", sigma_data=self.sigma_data)
 
     def _sigma_and_norm(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
@@ -150,7 +150,7 @@ class _Learned(Parameterization):
     mean: Parameterization
     floor: ArrayLike = struct.field(kw_only=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_positive("parameterization.learned", floor=self.floor)
 
     def inputs(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:

@@ -194,7 +194,7 @@ class VE(SDE):
     t_min: ArrayLike = struct.field(default=1e-5, kw_only=True)
     t_max: ArrayLike = struct.field(default=1.0, kw_only=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_range("VE", "sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
         require_range("VE", "t_min", self.t_min, "t_max", self.t_max)
 
@@ -224,7 +224,7 @@ class _LinearBeta(SDE):
     beta_min: ArrayLike
     beta_max: ArrayLike
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         owner = type(self).__name__
         require_positive(owner, beta_min=self.beta_min, beta_max=self.beta_max)
         require_range(owner, "t_min", self.t_min, "t_max", self.t_max)
@@ -303,7 +303,7 @@ class EDM(SDE):
     sigma_min: ArrayLike = 0.002
     sigma_max: ArrayLike = 80.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_range("EDM", "sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
 
     @property
@@ -334,7 +334,7 @@ class Cosine(SDE):
     t_min: ArrayLike = struct.field(default=1e-5, kw_only=True)
     t_max: ArrayLike = struct.field(default=1 - 1e-3, kw_only=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_range("Cosine", "t_min", self.t_min, "t_max", self.t_max)
         _require_below_one("Cosine", self.t_max)
 
@@ -355,7 +355,7 @@ class Flow(SDE):
     t_min: ArrayLike = struct.field(default=1e-5, kw_only=True)
     t_max: ArrayLike = struct.field(default=1 - 1e-3, kw_only=True)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_range("Flow", "t_min", self.t_min, "t_max", self.t_max)
         _require_below_one("Flow", self.t_max)
 

@@ -162,7 +162,7 @@ class Mask:
 
     mask: ArrayLike
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         mask = self.mask
         if isinstance(mask, np.ndarray | jax.Array) and not isinstance(mask, jax.core.Tracer):
             other = np.setdiff1d(mask, (0, 1))
@@ -419,7 +419,7 @@ class Linear:
     shape: tuple[int, ...] | None = struct.field(pytree_node=False, default=None)
     factors: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.factors is not None:
             return
         matrix = jnp.asarray(self.matrix)
@@ -477,7 +477,7 @@ class Separable:
     columns: ArrayLike
     factors: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.factors is not None:
             return
         sides = [Linear(matrix).factors for matrix in (self.rows, self.columns)]

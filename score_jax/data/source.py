@@ -69,7 +69,7 @@ class ArraySource:
     grey_levels: int = 256
     names: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_examples(self.x)
         if self.x.dtype != np.uint8:
             object.__setattr__(self, "grey_levels", 0)

@@ -90,7 +90,7 @@ class NCSNv2(nn.Module):
     rescale: bool = True
     dtype: Dtype | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # Modules are static arguments of jit and must be hashable: arrays become tuples. The numbers are those of the
         # variables and of published tables, float32, so that a network equals its checkpoint's.
         sigmas = np.asarray(self.sigmas, np.float32)

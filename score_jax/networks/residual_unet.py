@@ -57,7 +57,7 @@ class DivideBySigma(nn.Module):
 
     sigmas: tuple[float, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.sigmas is not None:
             # As in NCSNv2: hashable, and the float32 numbers of the variables.
             object.__setattr__(self, "sigmas", tuple(np.asarray(self.sigmas, np.float32).tolist()))
