@@ -55,10 +55,8 @@ def test_the_tests_run_on_every_python_that_the_package_names():
     named = [c.rsplit(" ", 1)[1] for c in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d", c)]
     assert jobs(ROOT / ".github/workflows/tests.yml")["test"]["strategy"]["matrix"]["python"] == named
     assert PROJECT["requires-python"] == f">={named[0]}"
-    given = [
-        step["with"]["python-version"] for path in WORKFLOWS for step in steps(path) if "setup-python" in str(step)
-    ]
-    assert set(given) - {"${{ matrix.python }}"} <= set(named)
+    set_up = [step for path in WORKFLOWS for step in steps(path) if "setup-python" in step.get("uses", "")]
+    assert {step["with"]["python-version"] for step in set_up} - {"${{ matrix.python }}"} <= set(named)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -117,47 +115,54 @@ WRONG = {
     "sampling.ddim(vp, model(variables), eta='half')": "arg-type",
     "losses.diffusion_loss(key, vp, model(variables))": "call-arg",
     "losses.diffusion_loss(key, vp, model(variables), x0, weights=None)": "call-arg",
-    "x, traced = sampling.sample(key, sampling.euler(vp, model(variables)), x0, ts).shape, 1 + score_jax.__version__": (
-        "operator"
-    ),
+    "end: Array = sampling.sample(key, sampling.euler(vp, model(variables)), x0, ts, trace=len)": "assignment",
     "score_jax.sde.VP(beta_max='20')": "arg-type",
     "score_jax.sde.VPP()": "attr-defined",
     "score_jax.loses": "attr-defined",
     "adapters.linen(network).modul": "attr-defined",
+    "1 + score_jax.__version__": "operator",
 }
 
 
-def mypy(file: Path, python: Path | None = None) -> list[str]:
-    """The errors that strict mypy finds, as "line:word", of this package or of the one that `python` has installed."""
+@pytest.fixture
+def script_and_errors(tmp_path) -> tuple[Path, list[int]]:
+    """The user's script with all that is wrong below it, and the lines of that."""
+    script, path = SCRIPT.read_text(), tmp_path / "script.py"
+    path.write_text(script + "\n".join(WRONG) + "\n")
+    return path, [script.count("\n") + i for i in range(1, len(WRONG) + 1)]
+
+
+def mypy(file: Path, python: str | Path) -> list[str]:
+    """The errors that strict mypy finds, as "line:word", with the packages that `python` has."""
     config = file.with_name("mypy.ini")  # Optax has no types
     config.write_text("[mypy]\nstrict = True\n[mypy-optax.*]\nignore_missing_imports = True\n")
-    options = ["--config-file", config, "--cache-dir", file.with_name("cache"), "--python-executable"]
-    environment = {name: value for name, value in os.environ.items() if name not in ("MYPYPATH", "PYTHONPATH")}
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", *options, python or sys.executable, file], capture_output=True, text=True,
-        cwd=file.parent, env=environment | ({} if python else {"MYPYPATH": str(ROOT)}),
-    )  # fmt: skip
+    options = ["--config-file", config, "--cache-dir", file.with_name("cache"), "--python-executable", python]
+    command = [sys.executable, "-m", "mypy", *options, file]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=file.parent)
     assert done.returncode in (0, 1), done.stderr
     return [":".join(found) for found in re.findall(r":(\d+): error: .*\[([a-z-]+)\]", done.stdout)]
 
 
+@pytest.fixture
+def from_here(monkeypatch) -> None:
+    """Has other processes import the package from here, whatever else is installed."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+
+
 @pytest.mark.slow  # 10 s: mypy reads JAX without a cache
-def test_mypy_accepts_a_users_script_and_reports_what_is_wrong(tmp_path):
-    script = SCRIPT.read_text()
-    (tmp_path / "script.py").write_text(script + "\n".join(WRONG) + "\n")
-    first = script.count("\n") + 1
-    assert mypy(tmp_path / "script.py") == [f"{first + i}:{word}" for i, word in enumerate(WRONG.values())]
+def test_mypy_accepts_a_users_script_and_reports_what_is_wrong(script_and_errors, from_here):
+    script, lines = script_and_errors
+    assert mypy(script, sys.executable) == [f"{line}:{word}" for line, word in zip(lines, WRONG.values(), strict=True)]
 
 
-@pytest.mark.slow
-def test_pyright_accepts_a_users_script_and_reports_what_is_wrong(tmp_path):
+@pytest.mark.slow  # and where pyright is installed, as the workflow does
+def test_pyright_accepts_a_users_script_and_reports_what_is_wrong(script_and_errors, from_here):
     pytest.importorskip("pyright")
-    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "script.py"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    for wrong in ("", *WRONG):
-        (tmp_path / "script.py").write_text(SCRIPT.read_text() + wrong + "\n")
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == bool(wrong), wrong + done.stdout
+    script, lines = script_and_errors
+    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, script]
+    told = subprocess.run(command, capture_output=True, text=True, cwd=script.parent).stdout
+    errors = dict.fromkeys(re.findall(r":(\d+):\d+ - error", told))  # one wrong call may be several
+    assert list(errors) == [str(line) for line in lines], told
 
 
 def run(*command: object, **options: Any) -> str:
@@ -192,7 +197,8 @@ def test_wheel_and_sdist_have_the_package_and_little_else(dist):
     wheel = zipfile.ZipFile(dist / f"{name}-py3-none-any.whl").namelist()
     assert sorted(path for path in wheel if not path.startswith(f"{name}.dist-info/")) == sorted(tracked)
     assert "score_jax/py.typed" in tracked and f"{name}.dist-info/licenses/LICENSE" in wheel
-    source = tarfile.open(dist / f"{name}.tar.gz").getnames()
+    with tarfile.open(dist / f"{name}.tar.gz") as archive:
+        source = archive.getnames()
     within = {path.split("/")[1] for path in source if "/" in path}
     beside = {"CHANGELOG.md", "CITATION.bib", "CITATION.cff", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml"}
     assert within == beside | {"score_jax", "PKG-INFO", "score_jax.egg-info", "setup.cfg"}
@@ -200,7 +206,7 @@ def test_wheel_and_sdist_have_the_package_and_little_else(dist):
 
 
 @pytest.mark.slow  # a minute or two: it installs JAX
-def test_the_wheel_trains_in_an_empty_environment(dist, tmp_path):
+def test_the_wheel_trains_in_an_empty_environment(dist, tmp_path, monkeypatch):
     python, empty = environment(tmp_path / "environment"), tmp_path / "empty"
     run(python, "-m", "pip", "install", *dist.glob("*.whl"))
     empty.mkdir()
@@ -210,4 +216,5 @@ def test_the_wheel_trains_in_an_empty_environment(dist, tmp_path):
     assert run(python, "-c", "import score_jax; print(score_jax.__version__)", **alone).strip() == PROJECT["version"]
     shutil.copy(SCRIPT, empty)
     run(python, "script.py", **alone)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     assert mypy(empty / "script.py", python) == []
