@@ -46,7 +46,10 @@ else:  # checkers would take this for any name
         if name == "__version__":
             from importlib import metadata
 
-            return metadata.version("score-jax")
+            try:
+                return metadata.version("score-jax")
+            except metadata.PackageNotFoundError as error:
+                raise AttributeError("score_jax is not installed: pyproject.toml has its version") from error
         if name not in __dir__():
             raise AttributeError(f"score_jax has no {name!r}; it has {', '.join(__dir__())}")
         return importlib.import_module(f"{__name__}.{name}")
