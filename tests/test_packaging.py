@@ -205,7 +205,7 @@ def test_wheel_and_sdist_have_the_package_and_little_else(dist):
     assert {f"{name}/{path}" for path in tracked} <= set(source)
 
 
-@pytest.mark.slow  # a minute or two: it installs JAX
+@pytest.mark.slow  # two to three minutes: it installs JAX
 def test_the_wheel_trains_in_an_empty_environment(dist, tmp_path, monkeypatch):
     python, empty = environment(tmp_path / "environment"), tmp_path / "empty"
     run(python, "-m", "pip", "install", *dist.glob("*.whl"))
