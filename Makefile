@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 WORKDIR ?= runs/digits
 
-.PHONY: help install demo test test-slow lint fuzz smoke claims reproduce techniques equivalence posteriors notebooks benchmarks check-device clean
+.PHONY: help install demo test test-slow docs lint fuzz smoke claims reproduce techniques equivalence posteriors notebooks benchmarks check-device clean
 STUDIES := score_accuracy mode_weights manifold_noise objective_cost small_noise few_steps
 
 help:  ## what there is
@@ -29,6 +29,13 @@ test: install  ## the tests, 8 to 18 minutes on 2 cores
 
 test-slow: install  ## the tests that take minutes
 	$(RUN) -m pytest -m slow -n 2 --dist worksteal
+
+$(VENV)/.docs: pyproject.toml $(VENV)/.installed
+	$(RUN) -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs  ## the documentation as a site, into site/index.html; fails on warnings and broken links
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet
 
 lint: install  ## formatting, lint, types
 	$(RUN) -m ruff format --check .
