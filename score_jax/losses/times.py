@@ -22,6 +22,13 @@ def uniform(antithetic: bool = False) -> Times:
 
     With `antithetic` the draws are stratified over the batch, u_i = (u + i/n) mod 1 with one u (Kingma et al. 2021):
     each is still uniform, and the batch covers all levels evenly. The shared u is the first example's.
+
+    Example:
+      Four stratified draws are a quarter of the range apart.
+
+      >>> t, weight = losses.times.uniform(antithetic=True)(key, sde.VP(), 4)
+      >>> print(np.diff(np.sort(t)).round(2), weight)
+      [0.25 0.25 0.25] [1. 1. 1. 1.]
     """
 
     def draw(key: Key, sde: SDE, n: int) -> tuple[Array, Array]:
@@ -38,6 +45,11 @@ def discrete(ts: ArrayLike) -> Times:
 
     Raises:
       InputError: when `ts` is not a non-empty vector.
+
+    Example:
+      >>> t, weight = losses.times.discrete(jnp.array([0.25, 0.75]))(key, sde.VP(), 4096)
+      >>> print(f"{(t == 0.25).mean():.1f}")  # as often as the other
+      0.5
     """
     if jnp.ndim(ts) != 1 or not jnp.size(ts):
         raise InputError(f"times.discrete: ts must be a non-empty vector of times, got shape {jnp.shape(ts)}")
@@ -51,7 +63,15 @@ def discrete(ts: ArrayLike) -> Times:
 
 
 def lognormal(mean: float = -1.2, std: float = 1.2) -> Times:
-    """Draws log(σ/α) ~ N(mean, std²), clipped to the SDE's range; not reweighted (Karras et al. 2022, table 1)."""
+    """Draws log(σ/α) ~ N(mean, std²), clipped to the SDE's range; not reweighted (Karras et al. 2022, table 1).
+
+    Example:
+      On EDM's SDE t is σ itself, and log σ has the mean and standard deviation asked for.
+
+      >>> t, weight = losses.times.lognormal(-1.2, 1.2)(key, sde.EDM(), 4096)
+      >>> print(f"{jnp.log(t).mean():.1f} {jnp.log(t).std():.1f}")
+      -1.2 1.2
+    """
     require_positive("times.lognormal", std=std)
 
     def draw(key: Key, sde: SDE, n: int) -> tuple[Array, Array]:
@@ -66,6 +86,14 @@ def importance() -> Times:
     """Draws t with density ∝ g²/σ² = −d log SNR/dt, that is uniformly in log-SNR, weighted back to uniform t.
 
     Removes the variance that the likelihood weighting g² adds (Song et al. 2021, "Maximum likelihood training", 5.1).
+
+    Example:
+      The weight times g²/σ² is the same at every draw: the range of log-SNR over that of t.
+
+      >>> vp = sde.VP()
+      >>> t, weight = losses.times.importance()(key, vp, 3)
+      >>> print(np.array(weight * vp.diffusion(t) ** 2 / vp.variance(t)).round())
+      [24. 24. 24.]
     """
 
     def draw(key: Key, sde: SDE, n: int) -> tuple[Array, Array]:

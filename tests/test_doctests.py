@@ -1,0 +1,80 @@
+"""The examples of docstrings: each prints what it says, and every public name has one.
+
+An example finds these names, and imports nothing:
+
+    jax, jnp, np
+    losses, sampling, sde, kernels, metrics, distributions      # as of `from score_jax import losses, …`
+    key                                                         # jax.random.key(0)
+"""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from score_jax import distributions, kernels, losses, metrics, sampling, sde
+
+NAMESPACES = (losses,)
+NAMES = {"jax": jax, "jnp": jnp, "np": np, "key": jax.random.key(0)}
+NAMES |= {
+    module.__name__.removeprefix("score_jax."): module
+    for module in (losses, sampling, sde, kernels, metrics, distributions)
+}
+# Classes to derive from, which are nothing by themselves.
+PARENTS = {sde.SDE, kernels.Kernel}
+
+
+def modules():
+    """The namespaces, and the modules that they are made of."""
+    for namespace in NAMESPACES:
+        yield namespace
+        for inner in pkgutil.iter_modules(getattr(namespace, "__path__", [])):
+            yield importlib.import_module(f"{namespace.__name__}.{inner.name}")
+
+
+def examples():
+    """The docstrings with examples, each with names of its own."""
+    finder = doctest.DocTestFinder()
+    return [test for module in modules() for test in finder.find(module, globs=NAMES) if test.examples]
+
+
+EXAMPLES = examples()
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda test: test.name.removeprefix("score_jax."))
+def test_an_example_prints_what_it_says(example):
+    said: list[str] = []
+    found = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=said.append, clear_globs=False)
+    assert not found.failed, "".join(said)
+
+
+def public(namespace):
+    """The functions and classes that `__all__` names, itself or by a module; without it those that are its own."""
+    defined = [name for name, value in vars(namespace).items() if inspect.getmodule(value) is namespace]
+    for name in getattr(namespace, "__all__", defined):
+        value = getattr(namespace, name)
+        if inspect.ismodule(value):
+            yield from public(value)
+        elif not name.startswith("_") and (inspect.isfunction(value) or inspect.isclass(value)):
+            yield value
+
+
+def returned(function):
+    """The classes that a function returns, alone or in a tuple."""
+    hint = typing.get_type_hints(function).get("return")
+    return {value for value in (hint, *typing.get_args(hint)) if inspect.isclass(value)}
+
+
+@pytest.mark.parametrize("namespace", NAMESPACES, ids=lambda module: module.__name__.removeprefix("score_jax."))
+def test_every_public_name_has_an_example(namespace):
+    """But for parents, and for what a function returns, which the function's example shows."""
+    values, shown = {*public(namespace)}, {test.name for test in EXAMPLES}
+    results = set().union(*(returned(value) for value in values if inspect.isfunction(value)))
+    wanted = {f"{value.__module__}.{value.__qualname__}" for value in values - results - PARENTS}
+    assert wanted and not wanted - shown
