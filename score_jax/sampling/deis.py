@@ -28,6 +28,14 @@ def deis(sde: SDE, score_fn: ScoreFn, *, order: int = 3, lower_order: str = "nev
 
     Raises:
       InputError: for another order or word.
+
+    Example:
+      The flow of data N(0, 1/4) takes one standard deviation at σ = 10 to one at the end, 1/2.
+
+      >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
+      >>> x, ts = jnp.array([[10.0]]), sampling.grids.log_snr(edm, 40)
+      >>> print(f"{sampling.sample(key, sampling.deis(edm, score), x, ts)[0, 0]:.2f}")
+      0.50
     """
     multistep.require_order("deis", order)
     limited = multistep.limit("deis", lower_order)

@@ -32,6 +32,14 @@ def euler_churn(
 
     Raises:
       InputError: for a concrete churn outside [0, √2 − 1].
+
+    Example:
+      Draws of data N(0, 1/4) have a standard deviation of 1/2.
+
+      >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
+      >>> x, ts = edm.prior_sample(key, (1024, 1)), sampling.grids.karras(edm, 100)
+      >>> print(f"{sampling.sample(key, sampling.euler_churn(edm, score, churn=0.1), x, ts).std():.1f}")
+      0.5
     """
 
     def solver(slope: Slope, y: Array, t: Array, s: Array) -> Array:

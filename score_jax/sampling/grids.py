@@ -32,18 +32,35 @@ def _sigma(sde: SDE, t: ArrayLike) -> Array:
 
 
 def evenly(n: int, wanted: int) -> np.ndarray:
-    """Returns the indices of at most `wanted` of n steps, evenly spread, the last included: what to keep of a path."""
+    """Returns the indices of at most `wanted` of n steps, evenly spread, the last included: what to keep of a path.
+
+    Example:
+      >>> print(sampling.grids.evenly(100, 4))
+      [ 0 33 66 99]
+    """
     return np.unique(np.linspace(n - 1, 0, min(n, wanted)).round().astype(int))
 
 
 def uniform(sde: SDE, n: int, *, t_end: ArrayLike | None = None) -> Array:
-    """Returns n times equally spaced in t."""
+    """Returns n times equally spaced in t.
+
+    Example:
+      >>> print(sampling.grids.uniform(sde.EDM(1.0, 5.0), 3))
+      [5. 3. 1.]
+    """
     _require_points("uniform", n)
     return _with_ends(jnp.linspace(sde.t_max, _end(sde, t_end), n), sde, t_end)
 
 
 def karras(sde: SDE, n: int, rho: float = 7.0, *, t_end: ArrayLike | None = None) -> Array:
-    """Returns n times equally spaced in (σ/α)^{1/ρ} (Karras et al. 2022, eq. 5, without the final σ = 0)."""
+    """Returns n times equally spaced in (σ/α)^{1/ρ} (Karras et al. 2022, eq. 5, without the final σ = 0).
+
+    Example:
+      With ρ = 2 the roots of σ, 4 to 1, are equally spaced.
+
+      >>> print(np.array(sampling.grids.karras(sde.EDM(1.0, 16.0), 3, rho=2.0)).round(2))
+      [16.    6.25  1.  ]
+    """
     _require_points("karras", n)
     require_positive("grids.karras", rho=rho)
     high, low = _sigma(sde, sde.t_max) ** (1 / rho), _sigma(sde, _end(sde, t_end)) ** (1 / rho)
@@ -51,7 +68,12 @@ def karras(sde: SDE, n: int, rho: float = 7.0, *, t_end: ArrayLike | None = None
 
 
 def log_snr(sde: SDE, n: int, *, t_end: ArrayLike | None = None) -> Array:
-    """Returns n times equally spaced in log-SNR, that is geometric in σ/α."""
+    """Returns n times equally spaced in log-SNR, that is geometric in σ/α.
+
+    Example:
+      >>> print(np.array(sampling.grids.log_snr(sde.EDM(0.01, 1.0), 3)).round(3))
+      [1.   0.1  0.01]
+    """
     _require_points("log_snr", n)
     return _with_ends(sde.time(jnp.linspace(sde.log_snr(sde.t_max), sde.log_snr(_end(sde, t_end)), n)), sde, t_end)
 
@@ -60,6 +82,10 @@ def cosine(sde: SDE, n: int, *, t_end: ArrayLike | None = None) -> Array:
     """Returns n times equally spaced in the angle arctan(σ/α): `uniform` on the `Cosine` SDE, and its levels on others.
 
     A cosine schedule's noise levels (Nichol & Dhariwal 2021, without its offset), between the ends of this SDE.
+
+    Example:
+      >>> print(np.array(sampling.grids.cosine(sde.Cosine(t_min=0.1, t_max=0.9), 3)).round(3))
+      [0.9 0.5 0.1]
     """
     _require_points("cosine", n)
     first, last = jnp.arctan(_sigma(sde, sde.t_max)), jnp.arctan(_sigma(sde, _end(sde, t_end)))
@@ -71,6 +97,10 @@ def score_sde(sde: SDE, n: int, *, t_end: ArrayLike | None = None) -> Array:
 
     The last step, to 0, is the released noise removal. For samplers with `num_scales=n`, whose steps have a size of
     their own: to others 0 is a time like any other, at which most SDEs have no score.
+
+    Example:
+      >>> print(np.array(sampling.grids.score_sde(sde.VP(), 3, t_end=0.2)).round(3))
+      [1.  0.6 0.2 0. ]
     """
     return jnp.append(uniform(sde, n, t_end=t_end), 0)
 
@@ -82,6 +112,10 @@ def levels(sde: SDE, sigmas: ArrayLike) -> Array:
 
     Raises:
       InputError: when `sigmas` is no vector, not positive, or increases.
+
+    Example:
+      >>> print(np.array(sampling.grids.levels(sde.EDM(), jnp.array([1.0, 0.1]))).round(3))  # t is σ
+      [1.  1.  0.1]
     """
     sigmas = jnp.asarray(sigmas)
     if sigmas.ndim != 1 or not sigmas.size:
@@ -127,6 +161,13 @@ def ddpm(
     Raises:
       InputError: for an SDE without a table, more steps than the table has, another spacing, an offset beyond the
         table or of another spacing than "leading", or a t_end with no knot above it.
+
+    Example:
+      Four of DDPM's 1,000 knots (i + 1)/1000, the last the first of the table.
+
+      >>> ddpm = sde.Tabulated(sde.ddpm_schedule().alphas_bar)
+      >>> print((1000 * np.array(sampling.grids.ddpm(ddpm, 4, t_end=1 / 1000))).round())
+      [751. 501. 251.   1.]
     """
     total = len(_knots("ddpm", sde))
     if spacing not in _SPACINGS:
@@ -151,12 +192,24 @@ def respaced(sde: SDE, counts: str, *, t_end: ArrayLike | None = None) -> Array:
 
     Raises:
       InputError: for an SDE without a table, or counts that cannot be had of it.
+
+    Example:
+      >>> ddpm = sde.Tabulated(sde.ddpm_schedule(100).alphas_bar)
+      >>> print((100 * np.array(sampling.grids.respaced(ddpm, "ddim4", t_end=1 / 100))).round())
+      [76. 51. 26.  1.]
     """
     return _visiting("respaced", sde, kept_knots(len(_knots("respaced", sde)), counts), t_end)
 
 
 def kept_knots(total: int, counts: str) -> np.ndarray:
-    """Returns the indices of the knots that `respaced` keeps of a table of `total`, ascending."""
+    """Returns the indices of the knots that `respaced` keeps of a table of `total`, ascending.
+
+    Example:
+      Two of the first five knots, three of the others.
+
+      >>> print(sampling.grids.kept_knots(10, "2,3"))
+      [0 4 5 7 9]
+    """
     if counts.startswith("ddim") and counts[4:].isdigit():
         strides = [i for i in range(1, total) if len(range(0, total, i)) == int(counts[4:])]
         if not strides:

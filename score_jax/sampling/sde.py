@@ -33,6 +33,14 @@ def euler_maruyama(sde: SDE, score_fn: ScoreFn, *, probability_flow: bool = Fals
       score_fn: `(x, t) -> score`.
       probability_flow: half the score and no noise, as released: that is `euler`.
       num_scales: N of score SDE's released steps, of 1/N each: see the module. 0: steps are as long as the grid's.
+
+    Example:
+      Draws of data N(0, 1/4) have a standard deviation of 1/2.
+
+      >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
+      >>> x, ts = edm.prior_sample(key, (1024, 1)), sampling.grids.karras(edm, 100)
+      >>> print(f"{sampling.sample(key, sampling.euler_maruyama(edm, score), x, ts).std():.1f}")
+      0.5
     """
     require_at_least("euler_maruyama", 0, num_scales=num_scales)
 
@@ -59,6 +67,14 @@ def reverse_diffusion(sde: SDE, score_fn: ScoreFn, *, probability_flow: bool = F
       score_fn: `(x, t) -> score`.
       probability_flow: half the score and no noise (Song et al. 2021, appendix D.3).
       num_scales: N of score SDE's released steps, `sde.discretize`: see the module. 0: those of the grid.
+
+    Example:
+      Draws of data N(0, 1/4) have a standard deviation of 1/2.
+
+      >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
+      >>> x, ts = edm.prior_sample(key, (1024, 1)), sampling.grids.karras(edm, 100)
+      >>> print(f"{sampling.sample(key, sampling.reverse_diffusion(edm, score), x, ts).std():.1f}")
+      0.5
     """
     require_at_least("reverse_diffusion", 0, num_scales=num_scales)
 
@@ -120,6 +136,14 @@ def ancestral(sde: SDE, score_fn: ScoreFn, *, variance: str | StepVariance = "po
 
     Raises:
       InputError: for an unknown variance.
+
+    Example:
+      Draws of data N(0, 1/4) have a standard deviation of 1/2.
+
+      >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
+      >>> x, ts = edm.prior_sample(key, (1024, 1)), sampling.grids.karras(edm, 100)
+      >>> print(f"{sampling.sample(key, sampling.ancestral(edm, score), x, ts).std():.1f}")
+      0.5
     """
     noise_variance = step_variance(sde, variance)
 

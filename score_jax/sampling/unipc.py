@@ -31,6 +31,14 @@ def unipc(sde: SDE, score_fn: ScoreFn, *, order: int = 2, variant: str = "bh2", 
 
     Raises:
       InputError: for another order or word.
+
+    Example:
+      The flow of data N(0, 1/4) takes one standard deviation at σ = 10 to one at the end, 1/2.
+
+      >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
+      >>> x, ts = jnp.array([[10.0]]), sampling.grids.log_snr(edm, 40)
+      >>> print(f"{sampling.sample(key, sampling.unipc(edm, score), x, ts)[0, 0]:.2f}")
+      0.50
     """
     multistep.require_order("unipc", order)
     half = multistep.one_of("unipc", "variant", variant, _HALVES)
