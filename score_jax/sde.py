@@ -48,7 +48,14 @@ def _require_below_one(owner: str, t_max: ArrayLike) -> None:
 
 
 def require_ends(sde: "SDE") -> None:
-    """Raises InputError unless α and σ are positive and finite at both ends, where sampling divides by them."""
+    """Raises InputError unless α and σ are positive and finite at both ends, where sampling divides by them.
+
+    Example:
+      >>> sde.require_ends(sde.SubVP(t_min=1e-30))
+      Traceback (most recent call last):
+          ...
+      score_jax.types.InputError: SubVP: σ(t_min) = 0, where samples start and end with positive, finite numbers: ...
+    """
     with jax.ensure_compile_time_eval():
         found = {
             f"{letter}({end}) = {float(value):.3g}": float(value)
@@ -69,7 +76,18 @@ def _derivative(fn, t: ArrayLike) -> Array:
 
 
 class SDE:
-    """A Gaussian noising process; subclasses are frozen dataclasses with `t_min`, `t_max` and numeric leaves."""
+    """A Gaussian noising process; subclasses are frozen dataclasses with `t_min`, `t_max` and numeric leaves.
+
+    Example:
+      One of one's own, the straight line: f = d log α/dt is −2 at t = 1/2, where log SNR is 0.
+
+      >>> class Line(sde.SDE):
+      ...     t_min, t_max = 1e-3, 0.999
+      ...     log_alpha = lambda self, t: jnp.log1p(-t)
+      ...     variance = lambda self, t: t**2
+      >>> print(f"{Line().drift(0.5):.2f} {Line().time(0.0):.2f}")
+      -2.00 0.50
+    """
 
     t_min: ArrayLike
     t_max: ArrayLike
@@ -187,6 +205,10 @@ class VE(SDE):
     """Variance exploding: σ(t) = σ_min (σ_max/σ_min)^t, α = 1 (Song et al. 2021, eq. 30).
 
     As released: σ(0) = σ_min, so t = 0 is the data blurred by σ_min and d(σ²)/dt = g² throughout.
+
+    Example:
+      >>> print(np.array(sde.VE(0.01, 1.0).sigma(jnp.array([0.0, 0.5, 1.0]))).round(2))
+      [0.01 0.1  1.  ]
     """
 
     sigma_min: ArrayLike = 0.01
@@ -253,7 +275,15 @@ class _LinearBeta(SDE):
 
 @struct.dataclass
 class VP(_LinearBeta):
-    """Variance preserving: σ² = 1 − α², β linear in t (Song et al. 2021, eq. 32): DDPM in continuous time."""
+    """Variance preserving: σ² = 1 − α², β linear in t (Song et al. 2021, eq. 32): DDPM in continuous time.
+
+    Example:
+      Of variance 1 stays variance 1, α² + σ² = 1, and at the end e⁻⁵ is left of the data.
+
+      >>> vp = sde.VP()
+      >>> print(f"{vp.alpha(0.5) ** 2 + vp.variance(0.5):.2f} {jnp.log(vp.alpha(1.0)):.1f}")
+      1.00 -5.0
+    """
 
     beta_min: ArrayLike = 0.1
     beta_max: ArrayLike = 20.0
@@ -281,6 +311,13 @@ class SubVP(_LinearBeta):
     """Sub-VP: VP's α with σ = 1 − α², its variance squared (Song et al. 2021, eq. 33).
 
     Published runs train from t = 1e-5, where σ = 1e-6: 17 spacings of float32 numbers near 1. At 1e-3 it is 1.1e-4.
+
+    Example:
+      Where α² = 1/2, its σ is 1/2, and VP's √(1/2).
+
+      >>> t = sde.VP().time(0.0)  # of log-SNR 0
+      >>> print(f"{sde.SubVP().sigma(t):.2f} {sde.VP().sigma(t):.2f}")
+      0.50 0.71
     """
 
     beta_min: ArrayLike = 0.1
@@ -298,7 +335,15 @@ class SubVP(_LinearBeta):
 
 @struct.dataclass
 class EDM(SDE):
-    """Time is the noise level itself: α = 1, σ(t) = t, from `sigma_min` to `sigma_max` (Karras et al. 2022)."""
+    """Time is the noise level itself: α = 1, σ(t) = t, from `sigma_min` to `sigma_max` (Karras et al. 2022).
+
+    Example:
+      Data 0 noised to t = 3 have a standard deviation of 3; 1/σ² is their SNR.
+
+      >>> xt, eps = sde.EDM().perturb(key, jnp.zeros((4096, 1)), 3.0)
+      >>> print(f"{xt.std():.1f} {sde.EDM().time(jnp.log(1 / 3.0**2)):.1f}")
+      3.0 3.0
+    """
 
     sigma_min: ArrayLike = 0.002
     sigma_max: ArrayLike = 80.0
@@ -329,6 +374,12 @@ class Cosine(SDE):
     """Variance preserving on a quarter circle: α = cos(πt/2), σ = sin(πt/2) (Salimans & Ho 2022).
 
     α vanishes at t = 1, so it stops short of it.
+
+    Example:
+      A third of the way is an angle of 30°.
+
+      >>> print(f"{sde.Cosine().alpha(1 / 3):.2f} {sde.Cosine().sigma(1 / 3):.2f}")
+      0.87 0.50
     """
 
     t_min: ArrayLike = struct.field(default=1e-5, kw_only=True)
@@ -350,7 +401,16 @@ class Cosine(SDE):
 
 @struct.dataclass
 class Flow(SDE):
-    """The straight line x_t = (1 − t) x_0 + t ε (Lipman et al. 2023; Liu et al. 2023); stops short of t = 1."""
+    """The straight line x_t = (1 − t) x_0 + t ε (Lipman et al. 2023; Liu et al. 2023); stops short of t = 1.
+
+    Example:
+      Noised to t = 1/4 and denoised by the score of what was drawn, −ε/σ, data are what they were.
+
+      >>> flow = sde.Flow()
+      >>> xt, eps = flow.perturb(key, jnp.array([[3.0]]), 0.25)
+      >>> print(f"{flow.denoise(xt, 0.25, -eps / flow.sigma(0.25))[0, 0]:.2f}")
+      3.00
+    """
 
     t_min: ArrayLike = struct.field(default=1e-5, kw_only=True)
     t_max: ArrayLike = struct.field(default=1 - 1e-3, kw_only=True)
@@ -378,6 +438,14 @@ class Tabulated(SDE):
 
     A table of zero terminal SNR ends with ᾱ = 0, where there is no score to go by. It is sampled from the second knot:
     t_max is (N − 1)/N, and all other knots keep their times.
+
+    Example:
+      DDPM's table: after the first of 1,000 steps σ² is β_1, and after 500 of them 1 − ᾱ_500.
+
+      >>> schedule = sde.ddpm_schedule()
+      >>> ddpm = sde.Tabulated(schedule.alphas_bar)
+      >>> print(f"{ddpm.variance(1 / 1000):.4f} {ddpm.variance(0.5):.3f} {1 - schedule.alphas_bar[499]:.3f}")
+      0.0001 0.921 0.921
     """
 
     alphas_bar: InitVar[ArrayLike | None] = None
@@ -454,7 +522,14 @@ class DDPMSchedule(NamedTuple):
 
 
 def zero_terminal_snr(alphas_bar: np.ndarray) -> np.ndarray:
-    """Returns ᾱ whose root is shifted to 0 at the end and scaled to what it was at the beginning (Lin et al. 2024)."""
+    """Returns ᾱ whose root is shifted to 0 at the end and scaled to what it was at the beginning (Lin et al. 2024).
+
+    Example:
+      The roots 0.9, 0.7 and 0.5 are shifted by 0.5 and scaled by 0.9/0.4.
+
+      >>> print(np.sqrt(sde.zero_terminal_snr(np.array([0.81, 0.49, 0.25]))).round(2))
+      [0.9  0.45 0.  ]
+    """
     root = np.sqrt(np.asarray(alphas_bar, np.float64))
     return ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
 
@@ -468,6 +543,11 @@ def ddpm_schedule(n_steps: int = 1000, kind: str = "linear", *, terminal_snr: st
 
     Raises:
       InputError: for an unknown word, or so few steps that some β reaches 1.
+
+    Example:
+      >>> schedule = sde.ddpm_schedule()
+      >>> print(f"{schedule.betas[0]:.4f} {schedule.betas[-1]:.2f} {schedule.alphas_bar[-1]:.0e}")
+      0.0001 0.02 4e-05
     """
     require_at_least("ddpm_schedule", 1, n_steps=n_steps)
     scale, first, last = 1000 / n_steps, 1e-4, 0.02
@@ -502,6 +582,10 @@ def geometric_sigmas(sigma_max: float, sigma_min: float, n: int) -> Array:
     """Returns n noise levels in geometric progression, descending from `sigma_max` to `sigma_min` (Song & Ermon 2019).
 
     Computed in float64 and then cast to JAX's default float.
+
+    Example:
+      >>> print(np.array(sde.geometric_sigmas(10.0, 0.1, 3)).round(2))
+      [10.   1.   0.1]
     """
     require_range("geometric_sigmas", "sigma_min", sigma_min, "sigma_max", sigma_max)
     return jnp.asarray(np.geomspace(sigma_max, sigma_min, n))
