@@ -20,7 +20,7 @@ import pytest
 
 from score_jax import arrays, distributions, kernels, losses, metrics, sampling, sde
 
-NAMESPACES = (losses, sampling, sde, kernels)
+NAMESPACES = (losses, sampling, sde, kernels, metrics)
 NAMES = {"jax": jax, "jnp": jnp, "np": np, "key": jax.random.key(0)}
 NAMES |= {
     module.__name__.removeprefix("score_jax."): module
@@ -43,9 +43,16 @@ def examples():
 
 
 EXAMPLES = examples()
+SLOW = {"metrics.grey_features.train_grey_features"}  # a thousand steps of training
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda test: test.name.removeprefix("score_jax."))
+def as_parameter(example):
+    """An example under its name, among the slow tests if it is."""
+    name = example.name.removeprefix("score_jax.")
+    return pytest.param(example, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+
+
+@pytest.mark.parametrize("example", [as_parameter(example) for example in EXAMPLES])
 def test_an_example_prints_what_it_says(example):
     said: list[str] = []
     found = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=said.append, clear_globs=False)

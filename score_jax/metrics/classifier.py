@@ -65,6 +65,14 @@ def train_classifier(images: ArrayLike, labels: ArrayLike) -> Classifier:
     Args:
       images: (N, H, W, C), float in [0, 1].
       labels: (N,) integers; every class needs at least 5 images.
+
+    Example:
+      Black images and white ones.
+
+      >>> labels = np.repeat([0, 1], 10)
+      >>> images = np.ones((20, 2, 2, 1)) * labels[:, None, None, None]
+      >>> print(metrics.train_classifier(images, labels).predict(images[[0, 19]]))
+      [0 1]
     """
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.exceptions import ConvergenceWarning
@@ -106,6 +114,16 @@ def classification_report(
       samples: (N, H, W, C), float in [0, 1].
       held_out: `(images (M, H, W, C), labels (M,))` that the classifier was not trained on.
       labels: (N,) labels the samples were asked to have, where there were any.
+
+    Example:
+      Samples that are white alone, where half of the data are black.
+
+      >>> labels = np.repeat([0, 1], 10)
+      >>> images = np.ones((20, 2, 2, 1)) * labels[:, None, None, None]
+      >>> classifier = metrics.train_classifier(images, labels)
+      >>> report = metrics.classification_report(classifier, images[10:], (images, labels))
+      >>> print(report.held_out_accuracy, report.class_shares, report.total_variation)
+      1.0 [0. 1.] 0.5
     """
     real_images, real_labels = held_out
     real, fake = classifier.probabilities(real_images), classifier.probabilities(samples)

@@ -110,13 +110,24 @@ def inception(variables: PyTree, *, batch_size: int = 64) -> Features:
     """Returns the features of FID, 2,048 of InceptionV3, with `variables` of `interop.load_inception`.
 
     The probabilities are those of the inception score, 1,008 classes, without the bias of the last layer.
+
+    Example:
+      >>> features = metrics.features.inception({})  # of no weights: for its names
+      >>> print(features.distance_name, features.dim)
+      FID 2048
     """
     resized = "TensorFlow 1's bilinear resize to 299×299, (x − 128)/128"
     return Features(_INCEPTION, 2048, InceptionV3(), variables, resized, batch_size=batch_size)
 
 
 def efficientnet(variables: PyTree, *, batch_size: int = 64) -> Features:
-    """Returns 1,280 features of EfficientNet-Lite0, with `variables` of `interop.load_efficientnet_lite0`."""
+    """Returns 1,280 features of EfficientNet-Lite0, with `variables` of `interop.load_efficientnet_lite0`.
+
+    Example:
+      >>> features = metrics.features.efficientnet({})  # of no weights: for its names
+      >>> print(features.distance_name, features.dim)
+      Fréchet distance, features of EfficientNet-Lite0 1280
+    """
     resized = "bicubic resize to 224×224, antialiased, (x − 127)/128"
     return Features("EfficientNet-Lite0", 1280, EfficientNetLite0(), variables, resized, batch_size=batch_size)
 

@@ -25,6 +25,13 @@ def psnr(x: Array, truth: Array, *, data_range: ArrayLike = 1.0) -> Array:
 
     Raises:
       InputError: for arrays of different shapes, or a range that is not positive.
+
+    Example:
+      An error of a tenth of the range is 20 dB.
+
+      >>> truth = jnp.zeros((1, 11, 11, 1))
+      >>> print(f"{metrics.psnr(truth + 0.1, truth)[0]:.1f}")
+      20.0
     """
     _require_alike("psnr", x, truth)
     require_positive("psnr", data_range=data_range)
@@ -44,6 +51,13 @@ def ssim(x: Array, truth: Array, *, data_range: ArrayLike = 1.0, window: int = 1
 
     Raises:
       InputError: for arrays of different shapes, images smaller than the window, an even window.
+
+    Example:
+      An image and itself; white and black.
+
+      >>> black = jnp.zeros((1, 11, 11, 1))
+      >>> print(f"{metrics.ssim(black, black)[0]:.2f} {metrics.ssim(black + 1, black)[0]:.2f}")
+      1.00 0.00
     """
     _require_alike("ssim", x, truth)
     require_positive("ssim", data_range=data_range, std=std)

@@ -38,6 +38,13 @@ def kid(key: Key, a: ArrayLike, b: ArrayLike, *, subset_size: int = 1000, n_subs
 
     Raises:
       InputError: for features of other shapes, or subsets larger than the sets.
+
+    Example:
+      Of features 0 and features 1 it is 1³ + 2³ − 2·1³, whatever the subsets.
+
+      >>> value, error = metrics.kid(key, jnp.zeros((8, 1)), jnp.ones((8, 1)), subset_size=4, n_subsets=10)
+      >>> print(f"{value:.2f} {error:.2f}")
+      7.00 0.00
     """
     a, b = two_sets(a, b)
     require_at_least("kid", 2, subset_size=subset_size)

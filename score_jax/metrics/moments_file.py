@@ -24,6 +24,13 @@ def save_moments(path: str | os.PathLike[str], moments: Moments, conditions: Map
 
     Raises:
       InputError: for conditions that are no JSON, and a file that cannot be written.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     metrics.save_moments(f"{folder}/train.npz", metrics.Moments.of(np.eye(2)), {"data": "digits"})
+      ...     print(metrics.load_moments(f"{folder}/train.npz", {"data": "digits"}).mean)
+      [0.5 0.5]
     """
     path = Path(path)
     try:
@@ -51,6 +58,17 @@ def load_moments(path: str | os.PathLike[str], conditions: Mapping[str, Any]) ->
 
     Raises:
       InputError: in one line, for a file that is none or damaged, and for other conditions, of which it names one.
+
+    Example:
+      Of other conditions they are refused.
+
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     metrics.save_moments(f"{folder}/train.npz", metrics.Moments.of(np.eye(2)), {"data": "digits"})
+      ...     metrics.load_moments(f"{folder}/train.npz", {"data": "letters"})
+      Traceback (most recent call last):
+          ...
+      score_jax.types.InputError: ...: holds moments for data = 'digits', not 'letters': they do not compare
     """
     try:
         found, moments = _read(Path(path))

@@ -44,6 +44,11 @@ def nearest_neighbours(
 
     Returns:
       `(index (n, k), distance (n, k))`.
+
+    Example:
+      >>> index, distance = metrics.nearest_neighbours(np.array([[0.75]]), np.array([[0.0], [1.0], [5.0]]))
+      >>> print(index, distance)
+      [[1]] [[0.25]]
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -73,6 +78,14 @@ def memorisation(
       train: (N, *S), what the model was trained on.
       held_out: (m, *S), from the same source and not trained on; a hundred or more, for the 1 % to mean something.
       features: what to compare instead of the elements, as for `nearest_neighbours`.
+
+    Example:
+      Samples that are the training set.
+
+      >>> rows = np.random.default_rng(0).normal(size=(300, 2))
+      >>> found = metrics.memorisation(samples=rows[:200], train=rows[:200], held_out=rows[200:])
+      >>> print(found.ratio, found.copies)
+      0.0 1.0
     """
     if features is not None:
         samples, train, held_out = (_featured(x, features) for x in (samples, train, held_out))
@@ -84,6 +97,13 @@ def copying(of_samples: np.ndarray, of_held_out: np.ndarray) -> Memorisation:
 
     Raises:
       InputError: where distances overflow, or half of the held-out data have none.
+
+    Example:
+      Samples half as far from the training set as held-out data are.
+
+      >>> found = metrics.copying(np.full(100, 0.5), np.ones(100))
+      >>> print(found.ratio, found.copies)
+      0.5 1.0
     """
     if not (np.isfinite(of_samples).all() and np.isfinite(of_held_out).all()):
         raise InputError("distances to the training set are beyond the range of their numbers: rescale the data")
