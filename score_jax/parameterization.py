@@ -29,7 +29,17 @@ from score_jax.types import Array, ArrayLike, InputError, require_positive
 
 
 class Parameterization:
-    """Maps raw network outputs to scores; subclasses write `coefficients`."""
+    """Maps raw network outputs to scores; subclasses write `coefficients`.
+
+    Example:
+      One of one's own, F = σ ε of p = 0 and q = σ: at σ = 2 an F of 1 is ε = 1/2, of which the score is −ε/σ.
+
+      >>> class ScaledNoise(parameterization.Parameterization):
+      ...     coefficients = lambda self, sde, t: (jnp.zeros_like(sde.sigma(t)), sde.sigma(t))
+      >>> x = jnp.ones((1, 1))
+      >>> print(ScaledNoise().to_score(sde.EDM(), x, 2.0, x))
+      [[-0.25]]
+    """
 
     def coefficients(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         """Returns (p, q) of F = p x_0 + q ε, each of the shape of t."""
@@ -59,7 +69,13 @@ class Parameterization:
 
 @struct.dataclass
 class Score(Parameterization):
-    """F is the score itself (NCSN); the input is not rescaled."""
+    """F is the score itself (NCSN); the input is not rescaled.
+
+    Example:
+      >>> x, F = jnp.array([[6.0]]), jnp.array([[-1.0]])
+      >>> print(parameterization.Score().to_score(sde.EDM(), x, 2.0, F))
+      [[-1.]]
+    """
 
     def coefficients(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         return jnp.zeros_like(sde.sigma(t)), -1 / sde.sigma(t)
@@ -71,7 +87,13 @@ class Score(Parameterization):
 
 @struct.dataclass
 class Eps(Parameterization):
-    """F is the noise ε (DDPM): score = −F/σ."""
+    """F is the noise ε (DDPM): score = −F/σ.
+
+    Example:
+      >>> x, F = jnp.array([[6.0]]), jnp.array([[1.0]])
+      >>> print(parameterization.Eps().to_score(sde.EDM(), x, 2.0, F))  # −1/2
+      [[-0.5]]
+    """
 
     def coefficients(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         return jnp.zeros_like(sde.sigma(t)), jnp.ones_like(sde.sigma(t))
@@ -79,7 +101,13 @@ class Eps(Parameterization):
 
 @struct.dataclass
 class X0(Parameterization):
-    """F is the clean data x_0: score = (α F − x)/σ²."""
+    """F is the clean data x_0: score = (α F − x)/σ².
+
+    Example:
+      >>> x, F = jnp.array([[6.0]]), jnp.array([[2.0]])
+      >>> print(parameterization.X0().to_score(sde.EDM(), x, 2.0, F))  # (2 − 6)/2²
+      [[-1.]]
+    """
 
     def coefficients(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         return jnp.ones_like(sde.sigma(t)), jnp.zeros_like(sde.sigma(t))
@@ -87,7 +115,15 @@ class X0(Parameterization):
 
 @struct.dataclass
 class V(Parameterization):
-    """F is v = α̂ ε − σ̂ x_0 with (α̂, σ̂) = (α, σ)/√(α² + σ²) (Salimans & Ho 2022, on any SDE)."""
+    """F is v = α̂ ε − σ̂ x_0 with (α̂, σ̂) = (α, σ)/√(α² + σ²) (Salimans & Ho 2022, on any SDE).
+
+    Example:
+      At α = σ = √½ a v of 0 says x_0 = ε, so that x is √2 of it: x = √2 has the score −1/σ = −√2.
+
+      >>> x, cosine = jnp.array([[2**0.5]]), sde.Cosine()
+      >>> print(f"{parameterization.V().to_score(cosine, x, 0.5, 0 * x)[0, 0]:.2f}")
+      -1.41
+    """
 
     def coefficients(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         norm = jnp.sqrt(sde.alpha(t) ** 2 + sde.variance(t))
@@ -96,7 +132,15 @@ class V(Parameterization):
 
 @struct.dataclass
 class Flow(Parameterization):
-    """F is the velocity ε − x_0 of the straight path from data to noise (Lipman et al. 2023)."""
+    """F is the velocity ε − x_0 of the straight path from data to noise (Lipman et al. 2023).
+
+    Example:
+      On the straight line a velocity of 0 says x_0 = ε = x, whose score at t = 1/2 is −x/t.
+
+      >>> x = jnp.array([[3.0]])
+      >>> print(f"{parameterization.Flow().to_score(sde.Flow(), x, 0.5, 0 * x)[0, 0]:.2f}")
+      -6.00
+    """
 
     def coefficients(self, sde: SDE, t: ArrayLike) -> tuple[Array, Array]:
         one = jnp.ones_like(sde.sigma(t))
@@ -108,6 +152,13 @@ class EDM(Parameterization):
     """D(x; σ) = c_skip x + c_out F at x/α and σ/α, for data of std `sigma_data` (Karras et al. 2022, table 1).
 
     With r² = (σ/α)² + σ_data²: c_skip = σ_data²/r², c_out = (σ/α) σ_data/r, c_in = 1/(α r), c_noise = log(σ/α)/4.
+
+    Example:
+      An F of 0 is the best linear denoiser, c_skip x: the score −x/(σ_data² + σ²) of data N(0, σ_data²).
+
+      >>> x = jnp.array([[5.0]])
+      >>> print(f"{parameterization.EDM(0.5).to_score(sde.EDM(), x, 1.0, 0 * x)[0, 0]:.2f}")
+      -4.00
     """
 
     sigma_data: ArrayLike = 0.5
@@ -141,6 +192,14 @@ def learned(mean: Parameterization, *, floor: ArrayLike) -> Parameterization:
 
     Raises:
       InputError: for a floor that is not positive.
+
+    Example:
+      Between the variances (4 − 1)/4 and 4 − 1 of a step from σ = 2 to 1; v = −1 is the lower one.
+
+      >>> learned = parameterization.learned(parameterization.Eps(), floor=1e-4)
+      >>> F = jnp.array([[1.0, -1.0]])  # of one channel: ε and v
+      >>> print(learned.to_score(sde.EDM(), jnp.zeros((1, 1)), 2.0, F), learned.variance(sde.EDM(), 2.0, 1.0, F))
+      [[-0.5]] [[0.75]]
     """
     return _Learned(mean, floor=floor)
 
@@ -177,6 +236,11 @@ class AsGiven(Parameterization):
     """Another parameterization, of a network that is given x itself whatever its scale: c_in = 1.
 
     Published networks of sub-VP, whose x has not variance one, and denoisers D(x; σ) that scale x themselves.
+
+    Example:
+      >>> eps = parameterization.Eps()
+      >>> print(f"{eps.inputs(sde.EDM(), 3.0)[0]:.2f} {parameterization.AsGiven(eps).inputs(sde.EDM(), 3.0)[0]:.2f}")
+      0.32 1.00
     """
 
     of: Parameterization

@@ -3,8 +3,10 @@
 An example finds these names, and imports nothing:
 
     jax, jnp, np
-    losses, sampling, sde, kernels, metrics, distributions, arrays      # as of `from score_jax import losses, …`
-    key                                                                 # jax.random.key(0)
+    losses, sampling, sde, kernels, metrics, parameterization, distributions, likelihood, arrays
+    key
+
+as of `from score_jax import losses, sampling, …`; `key` is `jax.random.key(0)`.
 """
 
 import doctest
@@ -18,14 +20,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from score_jax import arrays, distributions, kernels, losses, metrics, sampling, sde
+from score_jax import (
+    arrays,
+    distributions,
+    kernels,
+    likelihood,
+    losses,
+    metrics,
+    parameterization,
+    sampling,
+    sde,
+)
 
-NAMESPACES = (losses, sampling, sde, kernels, metrics)
-NAMES = {"jax": jax, "jnp": jnp, "np": np, "key": jax.random.key(0)}
-NAMES |= {
-    module.__name__.removeprefix("score_jax."): module
-    for module in (losses, sampling, sde, kernels, metrics, distributions, arrays)
-}
+NAMESPACES = (losses, sampling, sde, kernels, metrics, parameterization, distributions, likelihood)
+NAMES = {"jax": jax, "jnp": jnp, "np": np, "key": jax.random.key(0), "arrays": arrays}
+NAMES |= {module.__name__.removeprefix("score_jax."): module for module in NAMESPACES}
 
 
 def modules():

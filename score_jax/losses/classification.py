@@ -20,12 +20,13 @@ def classification_loss(key: Key, sde: SDE, log_prob_fn: ScoreFn, x0: Array, *, 
       times: how t is drawn, with its weight: which noise levels count how much.
 
     Example:
-      Two classes at ±1 and the exact p(y | x_t): at t = 0.01 it is known, at t = 1 all of log 2 is left.
+      Two classes at ±1 and the exact p(y | x_t): at σ = 0.1 it is known, at σ = 30 all of log 2 is left.
 
-      >>> vp, y = sde.VP(), jnp.array([-1.0, 1.0] * 512)
-      >>> exact = lambda x, t: jax.nn.log_sigmoid(2 * vp.alpha(t) * y * x[:, 0] / vp.variance(t))
-      >>> at = lambda t: losses.classification_loss(key, vp, exact, y[:, None], times=losses.times.discrete(t))
-      >>> print(f"{at(jnp.array([0.01])).mean():.2f} {at(jnp.array([1.0])).mean():.2f}")
+      >>> y = jnp.array([-1.0, 1.0] * 2048)
+      >>> exact = lambda x, t: jax.nn.log_sigmoid(2 * y * x[:, 0] / t**2)
+      >>> times = [losses.times.discrete(jnp.array([t])) for t in (0.1, 30.0)]
+      >>> means = [losses.classification_loss(key, sde.EDM(), exact, y[:, None], times=t).mean() for t in times]
+      >>> print(f"{means[0]:.2f} {means[1]:.2f}")
       0.00 0.69
     """
     key = arrays.example_keys(key, len(x0))

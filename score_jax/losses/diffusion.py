@@ -48,12 +48,11 @@ def diffusion_loss(
         `weighting.small_noise(scale)`; it costs one more call of `score_fn`.
 
     Example:
-      Data N(0, 1) have the score −x at every t of VP; where α² = σ² = 1/2 it leaves ½ Var(ε | x_t) = 1/4.
+      Data N(0, 1) at σ = t have the score −x/(1 + t²), which leaves ½ Var(ε | x_t) = 1/4 at t = 1.
 
-      >>> vp, x0 = sde.VP(), jax.random.normal(jax.random.key(1), (4096, 1))
-      >>> times = losses.times.discrete(vp.time(jnp.zeros(1)))  # the t of log-SNR 0
-      >>> loss = losses.diffusion_loss(key, vp, lambda x, t: -x, x0, times=times)
-      >>> print(f"{loss.mean():.2f}")
+      >>> x0, score = jax.random.normal(jax.random.key(1), (4096, 1)), lambda x, t: -x / (1 + t[:, None] ** 2)
+      >>> times = losses.times.discrete(jnp.ones(1))
+      >>> print(f"{losses.diffusion_loss(key, sde.EDM(), score, x0, times=times).mean():.2f}")
       0.25
     """
     key = arrays.example_keys(key, len(x0))
@@ -88,12 +87,12 @@ def perturbed(
       weighting: w(t), multiplying J_x.
 
     Example:
-      Sliced score matching at σ² = 1/2 of VP: σ² times −d/2, its mean for N(0, I) and the score −x.
+      Data N(0, 1) at σ = 1 are N(0, 2): the mean of sliced score matching is −(1/2)/2 by their score, times σ².
 
-      >>> vp, x0 = sde.VP(), jax.random.normal(jax.random.key(1), (4096, 1))
-      >>> times = losses.times.discrete(vp.time(jnp.zeros(1)))  # the t of log-SNR 0
-      >>> loss = losses.perturbed(losses.sliced_score_matching, vp, times=times)
-      >>> print(f"{loss(key, lambda x, t: -x, x0).mean():.2f}")
+      >>> x0, score = jax.random.normal(jax.random.key(1), (4096, 1)), lambda x, t: -x / (1 + t[:, None] ** 2)
+      >>> times = losses.times.discrete(jnp.ones(1))
+      >>> loss = losses.perturbed(losses.sliced_score_matching, sde.EDM(), times=times)
+      >>> print(f"{loss(key, score, x0).mean():.2f}")
       -0.25
     """
 

@@ -88,12 +88,12 @@ def importance() -> Times:
     Removes the variance that the likelihood weighting g² adds (Song et al. 2021, "Maximum likelihood training", 5.1).
 
     Example:
-      The weight times g²/σ² is the same at every draw: the range of log-SNR over that of t.
+      The weight times g²/σ² is the same at every draw: the range of log-SNR, here 2 log 3, over that of t, 2.
 
-      >>> vp = sde.VP()
-      >>> t, weight = losses.times.importance()(key, vp, 3)
-      >>> print(np.array(weight * vp.diffusion(t) ** 2 / vp.variance(t)).round())
-      [24. 24. 24.]
+      >>> edm = sde.EDM(1.0, 3.0)
+      >>> t, weight = losses.times.importance()(key, edm, 3)
+      >>> print(np.array(weight * edm.diffusion(t) ** 2 / edm.variance(t)).round(1))
+      [1.1 1.1 1.1]
     """
 
     def draw(key: Key, sde: SDE, n: int) -> tuple[Array, Array]:

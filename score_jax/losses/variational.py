@@ -64,9 +64,10 @@ def step_kl(sde: SDE, score: Array, eps: Array, *, variance: Array, t: Array, s:
     Example:
       The exact score of data 0 is −ε/σ; with the exact variance no nat is left, with twice that ½(log 2 − ½) = 0.097.
 
-      >>> vp, t, s, eps = sde.VP(), 0.5, 0.25, jnp.ones((1, 1))
-      >>> kl = lambda v: losses.variational.step_kl(vp, -eps / vp.sigma(t), eps, variance=v, t=t, s=s)
-      >>> print(f"{kl(vp.posterior_variance(t, s))[0]:.3f} {kl(2 * vp.posterior_variance(t, s))[0]:.3f}")
+      >>> edm, eps = sde.EDM(), jnp.ones((1, 1))
+      >>> kl = lambda v: losses.variational.step_kl(edm, -eps / 2, eps, variance=v, t=2.0, s=1.0)[0]
+      >>> v = edm.posterior_variance(2.0, 1.0)
+      >>> print(f"{kl(v):.3f} {kl(2 * v):.3f}")
       0.000 0.097
     """
     alpha, added = sde.transition(t, s)
@@ -100,8 +101,8 @@ def grey_level_decoder(grey_levels: int = 256) -> Decoder:
     Example:
       Where the mean is grey, black and white have half of the mass each.
 
-      >>> black = jnp.array([[-1.0]])
-      >>> print(f"{jnp.exp(losses.variational.grey_level_decoder(2)(black, 0 * black, jnp.ones(1)))[0]:.2f}")
+      >>> decode, black = jax.jit(losses.variational.grey_level_decoder(2)), jnp.array([[-1.0]])
+      >>> print(f"{jnp.exp(decode(black, 0 * black, jnp.ones(1)))[0]:.2f}")
       0.50
     """
     require_at_least("grey_level_decoder", 2, grey_levels=grey_levels)
@@ -189,11 +190,11 @@ def hybrid_loss(
     Example:
       Data 0, their exact score, and twice the variance of q(x_s|x_t, x_0): a KL of ½(log 2 − ½) = 0.097 a step.
 
-      >>> vp, ts = sde.VP(), jnp.array([0.5, 0.1])
-      >>> model = lambda x, t, s: (-x / vp.variance(t)[:, None], 2 * vp.posterior_variance(t, s))
-      >>> step = losses.times.discrete(ts[:1])  # from 0.5 to 0.1, with weight·N = 1
-      >>> loss = losses.hybrid_loss(key, vp, model, jnp.zeros((1, 1)), ts=ts, times=step, weight=1 / 2)
-      >>> print(f"{loss[0]:.3f}")
+      >>> edm, ts, decoder = sde.EDM(), jnp.array([2.0, 1.0]), losses.variational.gaussian_decoder
+      >>> model = lambda x, t, s: (-x / t[:, None] ** 2, 2 * edm.posterior_variance(t, s))
+      >>> options = {"times": losses.times.discrete(ts[:1]), "weight": 1 / 2}  # from 2 to 1, with weight·N = 1
+      >>> loss = lambda x0: losses.hybrid_loss(key, edm, model, x0, ts=ts, decoder=decoder, **options)
+      >>> print(f"{jax.jit(loss)(jnp.zeros((1, 1)))[0]:.3f}")
       0.097
     """
     require_times("hybrid_loss", ts)

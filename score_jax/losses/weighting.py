@@ -28,8 +28,8 @@ def likelihood(sde: SDE, t: Array) -> Array:
     """Returns g²: bounds the log-likelihood of the generative SDE (Song et al. 2021, "Maximum likelihood training").
 
     Example:
-      >>> print(np.array(losses.weighting.likelihood(sde.VP(), jnp.array([0.0, 1.0]))).round(1))  # g² = β(t)
-      [ 0.1 20. ]
+      >>> print(losses.weighting.likelihood(sde.EDM(), jnp.array([0.5, 2.0])))  # g² = dσ²/dt = 2t
+      [1. 4.]
     """
     return sde.diffusion(t) ** 2
 

@@ -199,7 +199,9 @@ def mode_coverage(
       share: how much of its true weight a mode needs to count as visited.
 
     Example:
-      >>> print(metrics.mode_coverage(jnp.array([[0.1], [0.2]]), jnp.array([[0.0], [5.0]])))  # one of two
+      Draws of the first of two modes alone.
+
+      >>> print(metrics.mode_coverage(jnp.array([[0.1], [0.2], [-0.1], [0.3]]), jnp.array([[0.0], [5.0]])))
       0.5
     """
     found = mode_weights(samples, modes, radius=radius)
