@@ -49,11 +49,11 @@ def implicit_score_matching(score_fn: StaticScoreFn, x: Array, *, key: Key | Non
       key: None for the exact trace (d Jacobian-vector products), a key `()` or `(B,)` for Hutchinson's estimate.
 
     Example:
-      Of N(0, I) and its score −x it is ½‖x‖² − d, whose mean over p is −d/2, and no score has less.
+      Of N(0, 1) and its score −x it is ½x² − 1, whose mean over p is −½, and no score has less.
 
-      >>> x = jax.random.normal(key, (4096, 2))
+      >>> x = jax.random.normal(jax.random.key(1), (4096, 1))
       >>> print(f"{losses.implicit_score_matching(lambda x: -x, x).mean():.1f}")
-      -1.0
+      -0.5
     """
     return 0.5 * arrays.sum_dims(score_fn(x) ** 2) + arrays.divergence(score_fn, x, key=key)
 
@@ -123,8 +123,8 @@ def finite_difference_score_matching(
     Example:
       For s = −x, which is linear, it is ½‖x‖² − d: implicit score matching.
 
-      >>> x = jnp.array([[3.0, 4.0]])
-      >>> print(f"{losses.finite_difference_score_matching(key, lambda x: -x, x)[0]:.2f}")
+      >>> loss = lambda x: losses.finite_difference_score_matching(key, lambda x: -x, x)
+      >>> print(f"{jax.jit(loss)(jnp.array([[3.0, 4.0]]))[0]:.2f}")
       10.50
     """
     require_positive("finite_difference_score_matching", eps=eps)

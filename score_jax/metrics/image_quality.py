@@ -56,7 +56,7 @@ def ssim(x: Array, truth: Array, *, data_range: ArrayLike = 1.0, window: int = 1
       An image and itself; white and black.
 
       >>> black = jnp.zeros((1, 11, 11, 1))
-      >>> print(f"{metrics.ssim(black, black)[0]:.2f} {metrics.ssim(black + 1, black)[0]:.2f}")
+      >>> print(f"{jax.jit(metrics.ssim)(black, black)[0]:.2f} {jax.jit(metrics.ssim)(black + 1, black)[0]:.2f}")
       1.00 0.00
     """
     _require_alike("ssim", x, truth)

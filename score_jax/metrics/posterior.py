@@ -33,7 +33,7 @@ def energy_scores(samples: ArrayLike, truth: ArrayLike) -> Array:
       Samples ±1 of a truth 0 and of a truth 3: 1 − ½·2 and 3 − ½·2.
 
       >>> samples = jnp.array([[[-1.0], [1.0]], [[-1.0], [1.0]]])
-      >>> print(metrics.energy_scores(samples, jnp.array([[0.0], [3.0]])))
+      >>> print(jax.jit(metrics.energy_scores)(samples, jnp.array([[0.0], [3.0]])))
       [0. 2.]
     """
     samples, truth = _pairs(samples, truth)

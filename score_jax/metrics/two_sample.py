@@ -165,7 +165,8 @@ def mode_weights(samples: ArrayLike, modes: ArrayLike, *, radius: float | None =
       `ModeWeights(weights, covered)`; weights are all 0 where no sample lies within the radius.
 
     Example:
-      >>> found = metrics.mode_weights(jnp.array([[0.1], [0.2], [-0.1], [4.8]]), jnp.array([[0.0], [5.0]]))
+      >>> samples, modes = jnp.array([[0.1], [0.2], [-0.1], [4.8]]), jnp.array([[0.0], [5.0]])
+      >>> found = jax.jit(metrics.mode_weights)(samples, modes)
       >>> print(found.weights, found.covered)
       [0.75 0.25] 1.0
     """
@@ -201,7 +202,8 @@ def mode_coverage(
     Example:
       Draws of the first of two modes alone.
 
-      >>> print(metrics.mode_coverage(jnp.array([[0.1], [0.2], [-0.1], [0.3]]), jnp.array([[0.0], [5.0]])))
+      >>> samples, modes = jnp.array([[0.1], [0.2], [-0.1], [0.3]]), jnp.array([[0.0], [5.0]])
+      >>> print(jax.jit(metrics.mode_coverage)(samples, modes))
       0.5
     """
     found = mode_weights(samples, modes, radius=radius)

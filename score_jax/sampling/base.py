@@ -175,7 +175,7 @@ def predictor_corrector(predictor: Sampler, corrector: Sampler, *, first: str = 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
       >>> corrector = sampling.annealed_langevin(edm, score, step_size=0.05, n_steps=1, sigma_min=1.0)
       >>> sampler = sampling.predictor_corrector(sampling.ancestral(edm, score), corrector)
-      >>> x, ts = edm.prior_sample(key, (1024, 1)), sampling.grids.karras(edm, 100)
+      >>> x, ts = edm.prior_sample(key, (4096, 1)), sampling.grids.karras(edm, 100)
       >>> print(f"{sampling.sample(key, sampler, x, ts).std():.1f}")
       0.5
     """

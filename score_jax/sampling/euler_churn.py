@@ -37,7 +37,7 @@ def euler_churn(
       Draws of data N(0, 1/4) have a standard deviation of 1/2.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
-      >>> x, ts = edm.prior_sample(key, (1024, 1)), sampling.grids.karras(edm, 100)
+      >>> x, ts = edm.prior_sample(key, (4096, 1)), sampling.grids.karras(edm, 100)
       >>> print(f"{sampling.sample(key, sampling.euler_churn(edm, score, churn=0.1), x, ts).std():.1f}")
       0.5
     """

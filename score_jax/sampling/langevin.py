@@ -216,7 +216,7 @@ def consistent_annealed(
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
       >>> sampler = sampling.consistent_annealed(edm, score, step_size=0.2, sigma_min=1.0)
       >>> ts = sampling.grids.levels(edm, sde.geometric_sigmas(10.0, 0.01, 100))
-      >>> print(f"{sampling.sample(key, sampler, edm.prior_sample(key, (1024, 1)), ts).std():.1f}")
+      >>> print(f"{sampling.sample(key, sampler, edm.prior_sample(key, (4096, 1)), ts).std():.1f}")
       0.5
     """
     smallest = sde.sigma(sde.t_min) if sigma_min is None else sigma_min

@@ -38,7 +38,7 @@ def euler_maruyama(sde: SDE, score_fn: ScoreFn, *, probability_flow: bool = Fals
       Draws of data N(0, 1/4) have a standard deviation of 1/2.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
-      >>> x, ts = edm.prior_sample(key, (1024, 1)), sampling.grids.karras(edm, 100)
+      >>> x, ts = edm.prior_sample(key, (4096, 1)), sampling.grids.karras(edm, 100)
       >>> print(f"{sampling.sample(key, sampling.euler_maruyama(edm, score), x, ts).std():.1f}")
       0.5
     """
@@ -72,7 +72,7 @@ def reverse_diffusion(sde: SDE, score_fn: ScoreFn, *, probability_flow: bool = F
       Draws of data N(0, 1/4) have a standard deviation of 1/2.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
-      >>> x, ts = edm.prior_sample(key, (1024, 1)), sampling.grids.karras(edm, 100)
+      >>> x, ts = edm.prior_sample(key, (4096, 1)), sampling.grids.karras(edm, 100)
       >>> print(f"{sampling.sample(key, sampling.reverse_diffusion(edm, score), x, ts).std():.1f}")
       0.5
     """
@@ -141,7 +141,7 @@ def ancestral(sde: SDE, score_fn: ScoreFn, *, variance: str | StepVariance = "po
       Draws of data N(0, 1/4) have a standard deviation of 1/2.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
-      >>> x, ts = edm.prior_sample(key, (1024, 1)), sampling.grids.karras(edm, 100)
+      >>> x, ts = edm.prior_sample(key, (4096, 1)), sampling.grids.karras(edm, 100)
       >>> print(f"{sampling.sample(key, sampling.ancestral(edm, score), x, ts).std():.1f}")
       0.5
     """
