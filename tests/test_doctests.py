@@ -3,7 +3,8 @@
 An example finds these names, and imports nothing:
 
     jax, jnp, np
-    losses, sampling, sde, kernels, metrics, parameterization, distributions, likelihood, arrays
+    losses, sampling, sde, kernels, metrics, parameterization, distributions, likelihood, conditioning
+    adapters, arrays, score
     key
 
 as of `from score_jax import losses, sampling, …`; `key` is `jax.random.key(0)`.
@@ -21,7 +22,9 @@ import numpy as np
 import pytest
 
 from score_jax import (
+    adapters,
     arrays,
+    conditioning,
     distributions,
     kernels,
     likelihood,
@@ -29,12 +32,13 @@ from score_jax import (
     metrics,
     parameterization,
     sampling,
+    score,
     sde,
 )
 
-NAMESPACES = (losses, sampling, sde, kernels, metrics, parameterization, distributions, likelihood)
-NAMES = {"jax": jax, "jnp": jnp, "np": np, "key": jax.random.key(0), "arrays": arrays}
-NAMES |= {module.__name__.removeprefix("score_jax."): module for module in NAMESPACES}
+NAMESPACES = (losses, sampling, sde, kernels, metrics, parameterization, distributions, likelihood, conditioning)
+NAMES = {"jax": jax, "jnp": jnp, "np": np, "key": jax.random.key(0)}
+NAMES |= {module.__name__.removeprefix("score_jax."): module for module in (*NAMESPACES, adapters, arrays, score)}
 
 
 def modules():

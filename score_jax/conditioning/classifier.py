@@ -26,6 +26,14 @@ class NoisedClassifier(struct.PyTreeNode):
       apply: the network, `(variables, x, cond (B,), None, key) -> (B, K)`.
       parameterization: gives the factor of its input and its number of the noise, as a score model's does.
       condition: `(sde, t) -> cond` in place of that number.
+
+    Example:
+      A network that finds two classes equally likely: log ½ of either.
+
+      >>> network = adapters.plain(lambda params, x, cond, label, key: jnp.zeros((len(x), 2)), lambda *_: {})
+      >>> classifier = conditioning.NoisedClassifier({"params": {}}, sde.EDM(), network, parameterization.Eps())
+      >>> print(np.array(classifier(jnp.zeros((1, 1)), 1.0)).round(2))
+      [[-0.69 -0.69]]
     """
 
     variables: PyTree

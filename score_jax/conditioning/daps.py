@@ -34,6 +34,14 @@ def langevin_draw(n_steps: int = 100, *, step_size: ArrayLike = 0.2) -> Draw:
     Args:
       n_steps: each takes a product with A and one with Aᵀ.
       step_size: ε/2 in units of the variance 1/(1/r² + 1/σ_y²), below 2.
+
+    Example:
+      Of N(0, 1) and y = 2 with noise of variance 1: N(1, 1/2).
+
+      >>> operator, y, mean = conditioning.operators.Mask(np.ones(1)), jnp.full((1, 1), 2.0), jnp.zeros((4096, 1))
+      >>> x0 = conditioning.langevin_draw(50, step_size=0.1)(key, operator, y, 1.0, mean, jnp.ones(()))
+      >>> print(f"{x0.mean():.1f} {x0.var():.1f}")
+      1.0 0.5
     """
     require_at_least("langevin_draw", 1, n_steps=n_steps)
     require_positive("langevin_draw", step_size=step_size)
@@ -58,7 +66,16 @@ def langevin_draw(n_steps: int = 100, *, step_size: ArrayLike = 0.2) -> Draw:
 def gaussian_draw(
     key: Key, operator: Decomposed, y: Array, noise_std: ArrayLike, mean: Array, variance: Array
 ) -> Array:
-    """Draws x0 of N(mean, variance·I) N(y; A x0, noise_std² I) exactly: a draw of the first, moved by one of y."""
+    """Draws x0 of N(mean, variance·I) N(y; A x0, noise_std² I) exactly: a draw of the first, moved by one of y.
+
+    Example:
+      Of N(0, 1) and y = 2 with noise of variance 1: N(1, 1/2).
+
+      >>> operator, y, mean = conditioning.operators.Mask(np.ones(1)), jnp.full((1, 1), 2.0), jnp.zeros((4096, 1))
+      >>> x0 = conditioning.gaussian_draw(key, operator, y, 1.0, mean, jnp.ones(()))
+      >>> print(f"{x0.mean():.1f} {x0.var():.1f}")
+      1.0 0.5
+    """
     require_decomposed("gaussian_draw", operator)
     key_prior, key_noise = arrays.split(key)
     x0 = mean + arrays.expand_right(jnp.sqrt(variance), mean) * arrays.normal(key_prior, mean)
@@ -93,6 +110,15 @@ def daps(
 
     Raises:
       InputError: for y that the operator doesn't give, noise that is not positive, or no call.
+
+    Example:
+      Data N(0, 1), of which y = 2 was seen with noise of a standard deviation of 0.1: a mean of 2/1.01.
+
+      >>> edm, score, y = sde.EDM(0.01, 10.0), lambda x, t: -x / (1 + t**2), jnp.full((1, 1), 2.0)
+      >>> operator, x = conditioning.operators.Mask(np.ones(1)), edm.prior_sample(key, (1024, 1))
+      >>> sampler = conditioning.daps(edm, score, operator, y, noise_std=0.1, draw=conditioning.gaussian_draw)
+      >>> print(f"{sampling.sample(key, sampler, x, sampling.grids.karras(edm, 200)).mean():.1f}")
+      2.0
     """
     require_positive("daps", noise_std=noise_std, data_std=data_std)
     require_at_least("daps", 1, n_flow=n_flow)

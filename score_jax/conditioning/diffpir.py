@@ -34,6 +34,15 @@ def diffpir(
 
     Raises:
       InputError: for an operator without singular values, y that it doesn't give, or negative noise.
+
+    Example:
+      Data N(0, 1), of which y = 2 was seen with noise of variance 1: N(1, 1/2), and at t = 1 and x = 0 the score 1/1.5.
+
+      >>> operator, y = conditioning.operators.Mask(np.ones(1)), jnp.full((1, 1), 2.0)
+      >>> options = {"noise_std": 1.0, "strength": lambda t: 1 + t**2}
+      >>> score = conditioning.diffpir(sde.EDM(), lambda x, t: -x / (1 + t**2), operator, y, **options)
+      >>> print(f"{jax.jit(score)(jnp.zeros((1, 1)), 1.0)[0, 0]:.2f}")
+      0.67
     """
     require_decomposed("diffpir", operator)
     if not callable(strength):

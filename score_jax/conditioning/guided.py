@@ -32,6 +32,15 @@ class ClassGuided(struct.PyTreeNode):
       model: trained with labels, and without.
       scale: w, `()`.
       interval: of noise levels.
+
+    Example:
+      A network whose score is its label: 1, −1 of none, and −1 + 3 (1 + 1).
+
+      >>> network = adapters.plain(lambda params, x, cond, label, key: 0 * x + label[:, None], lambda *_: {})
+      >>> model = score.ScoreModel({"params": {}}, sde.EDM(), network, parameterization.Score())
+      >>> guided = conditioning.ClassGuided(model, 3.0).conditioned(label=jnp.array([1]))
+      >>> print(jax.jit(guided)(jnp.zeros((1, 1)), 1.0))
+      [[5.]]
     """
 
     model: ScoreModel
@@ -64,6 +73,15 @@ class Autoguided(struct.PyTreeNode):
       scale: w, `()`.
       interval: of noise levels.
       labelled: whether the guide has the model's labels.
+
+    Example:
+      A model whose score is 2 beside a guide of 1: 1 + 3 (2 − 1).
+
+      >>> network = adapters.plain(lambda params, x, cond, label, key: 0 * x + params, lambda *_: {})
+      >>> of = lambda value: score.ScoreModel({"params": value}, sde.EDM(), network, parameterization.Score())
+      >>> guided = conditioning.Autoguided(of(2.0), of(1.0), 3.0).conditioned()
+      >>> print(jax.jit(guided)(jnp.zeros((1, 1)), 1.0))
+      [[4.]]
     """
 
     model: ScoreModel
@@ -99,6 +117,16 @@ class ClassifierGuided(struct.PyTreeNode):
       scale: w, `()`.
       interval: of noise levels.
       labelled: whether the model has the labels too.
+
+    Example:
+      A model whose score is 2, and a classifier of log p(1 | x) = log sigmoid(x), whose slope at 0 is 1/2.
+
+      >>> plain = lambda function: adapters.plain(lambda params, x, cond, label, key: function(x), lambda *_: {})
+      >>> of = lambda kind, function: kind({"params": {}}, sde.EDM(), plain(function), parameterization.Score())
+      >>> signs = of(conditioning.NoisedClassifier, lambda x: jnp.concatenate([0 * x, x], 1))
+      >>> guided = conditioning.ClassifierGuided(of(score.ScoreModel, lambda x: 0 * x + 2), signs, 3.0)
+      >>> print(jax.jit(guided.conditioned(label=jnp.array([1])))(jnp.zeros((1, 1)), 1.0))
+      [[3.5]]
     """
 
     model: ScoreModel

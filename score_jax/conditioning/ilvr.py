@@ -29,6 +29,16 @@ def ilvr(sampler: Sampler, sde: SDE, operator: Decomposed, y: Array, *, low: Arr
 
     Raises:
       InputError: for a multistep sampler, an operator without singular values, y that the operator or x doesn't fit.
+
+    Example:
+      Data N(0, I) of which the first of two elements was seen, 3; the other has its own law, N(0, 1).
+
+      >>> edm, score, y = sde.EDM(0.01, 10.0), lambda x, t: -x / (1 + t**2), jnp.array([[3.0, 0.0]])
+      >>> operator = conditioning.operators.Mask(np.array([1, 0]))
+      >>> sampler = conditioning.ilvr(sampling.ancestral(edm, score), edm, operator, y)
+      >>> x = sampling.sample(key, sampler, edm.prior_sample(key, (1024, 2)), sampling.grids.karras(edm, 100))
+      >>> print(f"{x[:, 0].mean():.1f} {x[:, 1].std():.1f}")
+      3.0 1.0
     """
     require_one_step("ilvr", sampler)
     require_at_least("ilvr", 0, low=low)

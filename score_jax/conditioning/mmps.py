@@ -29,6 +29,14 @@ def mmps(sde: SDE, score_fn: ScoreFn, operator: Any, y: Array, *, noise_std: Arr
 
     Raises:
       InputError: for y that the operator doesn't give, noise that is not positive, or no step.
+
+    Example:
+      Data N(0, 1), of which y = 2 was seen with noise of variance 1: N(1, 1/2), and at t = 1 and x = 0 the score 1/1.5.
+
+      >>> operator, y = conditioning.operators.Mask(np.ones(1)), jnp.full((1, 1), 2.0)
+      >>> score = conditioning.mmps(sde.EDM(), lambda x, t: -x / (1 + t**2), operator, y, noise_std=1.0)
+      >>> print(f"{jax.jit(score)(jnp.zeros((1, 1)), 1.0)[0, 0]:.2f}")
+      0.67
     """
     require_positive("mmps", noise_std=noise_std)
     require_at_least("mmps", 1, n_steps=n_steps)

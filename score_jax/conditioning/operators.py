@@ -23,7 +23,13 @@ _RANK = 1e-6  # of the largest singular value: what is below counts as 0
 
 @runtime_checkable
 class Operator(Protocol):
-    """A linear map of examples to observations, with its adjoint."""
+    """A linear map of examples to observations, with its adjoint.
+
+    Example:
+      >>> linear = lambda operator: isinstance(operator, conditioning.operators.Operator)
+      >>> print(linear(conditioning.operators.Mask(np.ones(2))), linear(jnp.tanh))
+      True False
+    """
 
     def __call__(self, x: Array, /) -> Array:
         """Returns A x of each row."""
@@ -37,6 +43,13 @@ class Decomposed(Operator, Protocol):
     """A linear map with its singular value decomposition A = U Σ Vᵀ, V Vᵀ = I.
 
     The spectrum Vᵀ x is real, of any shape: Fourier coefficients are pairs.
+
+    Example:
+      The singular values of a mask are its zeros and ones.
+
+      >>> mask, x = conditioning.operators.Mask(np.array([1, 0])), jnp.array([[3.0, 7.0]])
+      >>> print(isinstance(mask, conditioning.operators.Decomposed), mask.singular_values(mask.to_spectrum(x)))
+      True [[1. 0.]]
     """
 
     def to_spectrum(self, x: Array, /) -> Array:
@@ -53,7 +66,16 @@ class Decomposed(Operator, Protocol):
 
 
 def pseudo_inverse(operator: Decomposed, y: Array) -> Array:
-    """Returns A⁺ y of each row: the x of least norm among those that come closest to y."""
+    """Returns A⁺ y of each row: the x of least norm among those that come closest to y.
+
+    Example:
+      Of the mean of four pixels: four pixels of that value.
+
+      >>> operator, y = conditioning.operators.Downsample(2), jnp.full((1, 1, 1, 1), 1.5)
+      >>> print(np.array(jax.jit(conditioning.operators.pseudo_inverse)(operator, y))[0, :, :, 0].round(2))
+      [[1.5 1.5]
+       [1.5 1.5]]
+    """
     return regularised_inverse(operator, y, 0.0)
 
 
@@ -64,6 +86,13 @@ def regularised_inverse(operator: Decomposed, y: Array, ridge: ArrayLike) -> Arr
       operator: A.
       y: `(B, …)`.
       ridge: c ≥ 0, `()` or `(B,)`.
+
+    Example:
+      Of what a mask observes, y/(1 + c).
+
+      >>> operator, y = conditioning.operators.Mask(np.array([1, 0])), jnp.array([[3.0, 7.0]])
+      >>> print(conditioning.operators.regularised_inverse(operator, y, 1.0))
+      [[1.5 0. ]]
     """
     seen = operator.observed_spectrum(y)
     values = operator.singular_values(seen)
@@ -76,6 +105,12 @@ def observed_directions(operator: Decomposed, y: Array, noise_std: ArrayLike) ->
     """Returns of each singular direction whether it is observed, what it is by y, Uᵀ y/s, and that one's noise, σ_y/s.
 
     All three broadcast against a spectrum; the latter two are 0 where nothing is observed.
+
+    Example:
+      >>> operator, y = conditioning.operators.Mask(np.array([1, 0])), jnp.array([[3.0, 7.0]])
+      >>> seen, known, spread = conditioning.operators.observed_directions(operator, y, 0.5)
+      >>> print(seen, known, spread)
+      [[ True False]] [[3. 0.]] [[0.5 0. ]]
     """
     known = operator.observed_spectrum(y)
     values = operator.singular_values(known)
@@ -85,19 +120,38 @@ def observed_directions(operator: Decomposed, y: Array, noise_std: ArrayLike) ->
 
 
 def is_observed(values: Array) -> Array:
-    """Returns which singular values are not 0 but for rounding."""
+    """Returns which singular values are not 0 but for rounding.
+
+    Example:
+      >>> print(conditioning.operators.is_observed(jnp.array([1.0, 1e-9])))
+      [ True False]
+    """
     return values > _RANK * values.max()
 
 
 def observe(key: Key, operator: Any, x: Array, noise_std: ArrayLike) -> Array:
-    """Draws y = A x + noise_std·z."""
+    """Draws y = A x + noise_std·z.
+
+    Example:
+      >>> y = conditioning.operators.observe(key, jnp.cos, jnp.zeros((4096, 1)), 0.5)  # 1 + z/2
+      >>> print(f"{y.mean():.1f} {y.std():.1f}")
+      1.0 0.5
+    """
     require_at_least("observe", 0, noise_std=noise_std)
     clean = operator(x)
     return clean + jnp.asarray(noise_std, clean.dtype) * arrays.normal(key, clean)
 
 
 def observe_counts(key: Key, operator: Any, x: Array, peak: ArrayLike) -> Array:
-    """Draws y = Poisson(peak·A x)/peak, counts of light; A x below 0 is taken for 0."""
+    """Draws y = Poisson(peak·A x)/peak, counts of light; A x below 0 is taken for 0.
+
+    Example:
+      Counts of mean and variance 10, over 10.
+
+      >>> y = conditioning.operators.observe_counts(key, jnp.cos, jnp.zeros((4096, 1)), 10.0)
+      >>> print(f"{y.mean():.1f} {y.var():.1f}")
+      1.0 0.1
+    """
     require_positive("observe_counts", peak=peak)
     rate = jnp.maximum(operator(x) * peak, 0)
     keys = arrays.example_keys(key, len(x))
@@ -108,6 +162,13 @@ def log_counts(operator: Any, y: Array, peak: ArrayLike) -> Callable[[Array], Ar
     """Returns x0 -> log p(y | x0) `(B,)` of `observe_counts`, up to a constant, for `likelihood_guidance`.
 
     peak Σ (y log A x0 − A x0), where A x0 counts as no less than a thousandth of a count.
+
+    Example:
+      Of y = 1 at a peak of 10: 10 (log A x − A x), most at A x = 1.
+
+      >>> log_likelihood = conditioning.operators.log_counts(lambda x: x, jnp.ones((3, 1)), 10.0)
+      >>> print(np.array(log_likelihood(jnp.array([[0.5], [1.0], [2.0]]))).round(1))
+      [-11.9 -10.  -13.1]
     """
     require_positive("log_counts", peak=peak)
 
@@ -119,7 +180,14 @@ def log_counts(operator: Any, y: Array, peak: ArrayLike) -> Callable[[Array], Ar
 
 
 def require_linear(owner: str, operator: Any) -> None:
-    """Raises InputError for an operator without an adjoint."""
+    """Raises InputError for an operator without an adjoint.
+
+    Example:
+      >>> conditioning.operators.require_linear("tmpd", jnp.tanh)
+      Traceback (most recent call last):
+          ...
+      score_jax.types.InputError: tmpd needs a linear operator, with adjoint(y), got tanh: take dps or mmps for others
+    """
     if not isinstance(operator, Operator):
         raise InputError(
             f"{owner} needs a linear operator, with adjoint(y), got {_name(operator)}: take dps or mmps for others"
@@ -127,7 +195,14 @@ def require_linear(owner: str, operator: Any) -> None:
 
 
 def require_decomposed(owner: str, operator: Any) -> None:
-    """Raises InputError for an operator whose singular value decomposition is not known."""
+    """Raises InputError for an operator whose singular value decomposition is not known.
+
+    Example:
+      >>> conditioning.operators.require_decomposed("ddrm", jnp.tanh)
+      Traceback (most recent call last):
+          ...
+      score_jax.types.InputError: ddrm needs an operator with its singular values, ..., got tanh: ...
+    """
     if not isinstance(operator, Decomposed):
         raise InputError(
             f"{owner} needs an operator with its singular values, such as those of conditioning.operators, got "
@@ -136,7 +211,14 @@ def require_decomposed(owner: str, operator: Any) -> None:
 
 
 def require_observation(owner: str, operator: Any, x: Array, y: Array) -> None:
-    """Raises InputError unless y is what the operator makes of x: of each row, or `(1, …)` for all."""
+    """Raises InputError unless y is what the operator makes of x: of each row, or `(1, …)` for all.
+
+    Example:
+      >>> conditioning.operators.require_observation("dps", jnp.tanh, jnp.zeros((4, 2)), jnp.zeros(2))
+      Traceback (most recent call last):
+          ...
+      score_jax.types.InputError: dps: tanh makes observations (4, 2) of examples (4, 2), and y is (2,): ...
+    """
     expected = jax.eval_shape(operator, jax.ShapeDtypeStruct(x.shape, x.dtype)).shape
     if jnp.shape(y) not in (expected, (1, *expected[1:])):
         raise InputError(
@@ -158,6 +240,11 @@ class Mask:
     Args:
       mask: of an example's shape S, or `(B, *S)` for a mask of each example; 1 on an axis it doesn't depend on, as in
         (H, W, 1) for all channels.
+
+    Example:
+      >>> mask = conditioning.operators.Mask(np.array([1, 0]))
+      >>> print(mask(jnp.array([[3.0, 7.0]])))
+      [[3. 0.]]
     """
 
     mask: ArrayLike
@@ -201,6 +288,12 @@ def box(shape: tuple[int, ...], top: int, left: int, height: int, width: int) ->
 
     Raises:
       InputError: for a box that is not inside.
+
+    Example:
+      Of 4×4 pixels 2×2 are hidden.
+
+      >>> print(conditioning.operators.box((4, 4, 3), top=1, left=1, height=2, width=2).mask.sum())
+      12
     """
     if min(top, left) < 0 or min(height, width) < 1 or top + height > shape[0] or left + width > shape[1]:
         raise InputError(
@@ -213,7 +306,13 @@ def box(shape: tuple[int, ...], top: int, left: int, height: int, width: int) ->
 
 
 def random_mask(key: Key, shape: tuple[int, ...], share: float) -> Mask:
-    """Returns a mask of images (H, W, C) that observes a pixel, all its channels, with probability `share`."""
+    """Returns a mask of images (H, W, C) that observes a pixel, all its channels, with probability `share`.
+
+    Example:
+      >>> mask = conditioning.operators.random_mask(key, (64, 64, 3), 0.5).mask
+      >>> print(mask.shape, f"{mask.mean():.1f}")
+      (64, 64, 1) 0.5
+    """
     if not 0 < share < 1:
         raise InputError(f"random_mask: share is between 0 and 1, got {share}")
     return Mask(jax.random.bernoulli(key, share, (*shape[:2], 1)))
@@ -278,7 +377,13 @@ def _first(direction: Array) -> Array:
 
 @struct.dataclass
 class Downsample(_OfGroups):
-    """The mean of each block of `factor`×`factor` pixels of images (H, W, C): Aᵀ A = projection / factor²."""
+    """The mean of each block of `factor`×`factor` pixels of images (H, W, C): Aᵀ A = projection / factor².
+
+    Example:
+      >>> image = jnp.array([[0.0, 1.0], [2.0, 3.0]]).reshape(1, 2, 2, 1)
+      >>> print(f"{jax.jit(conditioning.operators.Downsample(2))(image)[0, 0, 0, 0]:.2f}")
+      1.50
+    """
 
     factor: int = struct.field(pytree_node=False)
 
@@ -300,7 +405,13 @@ class Downsample(_OfGroups):
 
 @struct.dataclass
 class Gray(_OfGroups):
-    """One grey channel of images (H, W, C): a weighted sum of their channels, the mean of three unless given."""
+    """One grey channel of images (H, W, C): a weighted sum of their channels, the mean of three unless given.
+
+    Example:
+      >>> red = jnp.array([[[[1.0, 0.0, 0.0]]]])
+      >>> print(f"{jax.jit(conditioning.operators.Gray())(red)[0, 0, 0, 0]:.2f}")
+      0.33
+    """
 
     weights: tuple[float, ...] = struct.field(pytree_node=False, default=(1 / 3, 1 / 3, 1 / 3))
 
@@ -325,6 +436,14 @@ class Blur:
 
     Args:
       kernel: `(h, w)`, no larger than the images: `gaussian_kernel`, `motion_kernel`.
+
+    Example:
+      A point is spread as the kernel is, an image of one value stays as it is.
+
+      >>> blur = conditioning.operators.Blur(conditioning.operators.gaussian_kernel(3, 1.0))
+      >>> point = jnp.zeros((1, 3, 3, 1)).at[0, 1, 1, 0].set(1.0)
+      >>> print(f"{blur(point)[0, 1, 1, 0]:.2f} {blur(0 * point + 1)[0, 1, 1, 0]:.2f}")
+      0.20 1.00
     """
 
     kernel: ArrayLike
@@ -380,7 +499,13 @@ def _as_pairs(transform: Array) -> Array:
 
 
 def gaussian_kernel(size: int, std: float) -> np.ndarray:
-    """Returns a Gaussian of that standard deviation, in pixels, on `size`×`size` of them, of sum 1."""
+    """Returns a Gaussian of that standard deviation, in pixels, on `size`×`size` of them, of sum 1.
+
+    Example:
+      >>> kernel = conditioning.operators.gaussian_kernel(3, 1.0)
+      >>> print(kernel[1].round(2), f"{kernel.sum():.2f}")
+      [0.12 0.2  0.12] 1.00
+    """
     require_at_least("gaussian_kernel", 1, size=size)
     require_positive("gaussian_kernel", std=std)
     line = np.exp(-0.5 * ((np.arange(size) - size // 2) / std) ** 2)
@@ -393,6 +518,12 @@ def motion_kernel(size: int, angle: float) -> np.ndarray:
     Args:
       size: odd.
       angle: in degrees, counter-clockwise from the right.
+
+    Example:
+      >>> print((conditioning.operators.motion_kernel(3, 45.0) > 0).astype(int))
+      [[0 0 1]
+       [0 1 0]
+       [1 0 0]]
     """
     if size < 1 or size % 2 == 0:
         raise InputError(f"motion_kernel: size is odd and at least 1, got {size}")
@@ -413,6 +544,11 @@ class Linear:
       matrix: M, `(m, D)`.
       shape: S of an example; `(D,)` unless given.
       factors: its singular value decomposition, which is made of the matrix.
+
+    Example:
+      >>> operator, x = conditioning.operators.Linear(jnp.array([[3.0, 4.0]])), jnp.ones((1, 2))
+      >>> print(operator(x), np.array(operator.singular_values(x)).round(2))
+      [[7.]] [[5. 0.]]
     """
 
     matrix: ArrayLike
@@ -471,6 +607,13 @@ class Separable:
     Args:
       rows: R, `(h, H)`.
       columns: C, `(w, W)`.
+
+    Example:
+      The mean of the pixels, of rows and of columns.
+
+      >>> half, image = jnp.full((1, 2), 0.5), jnp.array([[0.0, 1.0], [2.0, 3.0]]).reshape(1, 2, 2, 1)
+      >>> print(conditioning.operators.Separable(half, half)(image)[0, 0, 0])
+      [1.5]
     """
 
     rows: ArrayLike
@@ -527,6 +670,13 @@ def bicubic(factor: int, height: int, width: int) -> Separable:
 
     Raises:
       InputError: for sizes that the factor does not divide.
+
+    Example:
+      An image of one value stays as it is.
+
+      >>> y = conditioning.operators.bicubic(2, 4, 4)(jnp.ones((1, 4, 4, 1)))
+      >>> print(y.shape, f"{y.mean():.2f}")
+      (1, 2, 2, 1) 1.00
     """
     if factor < 1 or height % factor or width % factor:
         raise InputError(f"bicubic: the factor divides both sizes, got {factor} of {height}×{width}")
@@ -543,6 +693,13 @@ def magnitudes(x: Array, *, padding: int = 0) -> Array:
     """Returns |F x| of images (H, W, C) with `padding` zeros on each side, F unitary: what phase retrieval is given.
 
     The derivative is 0 where the transform is.
+
+    Example:
+      F is unitary: the squares have the sum that the image's have, here 4 of 1.
+
+      >>> y = jax.jit(conditioning.operators.magnitudes)(jnp.ones((1, 2, 2, 1)))
+      >>> print(f"{y[0, 0, 0, 0]:.2f} {(y**2).sum():.2f}")
+      2.00 4.00
     """
     padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     transform = jnp.fft.fft2(padded, axes=(1, 2), norm="ortho")
@@ -550,7 +707,12 @@ def magnitudes(x: Array, *, padding: int = 0) -> Array:
 
 
 def saturated(x: Array, *, low: float = -1.0, high: float = 1.0) -> Array:
-    """Returns x within [low, high], as a sensor that saturates."""
+    """Returns x within [low, high], as a sensor that saturates.
+
+    Example:
+      >>> print(conditioning.operators.saturated(jnp.array([[-2.0, 0.5]])))
+      [[-1.   0.5]]
+    """
     return jnp.clip(x, low, high)
 
 
@@ -558,6 +720,12 @@ def quantized(x: Array, *, levels: int, low: float = -1.0, high: float = 1.0, sh
     """Returns a smooth stair of `levels` steps on [low, high]: u − s·sin(2πu)/(2π) in units u of a step.
 
     Rounding itself has no derivative; s below 1 keeps this one's between 1 − s and 1 + s.
+
+    Example:
+      Steps at −1, 0 and 1: what is near one of them is taken nearer.
+
+      >>> print(f"{conditioning.operators.quantized(jnp.array([[0.1]]), levels=3)[0, 0]:.2f}")
+      0.02
     """
     require_at_least("quantized", 2, levels=levels)
     step = (high - low) / (levels - 1)

@@ -48,6 +48,16 @@ def repaint(
     Raises:
       InputError: for a multistep sampler, y that the operator or x doesn't fit, counts below 1, or a block longer than
         the grid.
+
+    Example:
+      Data N(0, I) of which the first of two elements was seen, 3; the other has its own law, N(0, 1).
+
+      >>> edm, score, y = sde.EDM(0.01, 10.0), lambda x, t: -x / (1 + t**2), jnp.array([[3.0, 0.0]])
+      >>> operator = conditioning.operators.Mask(np.array([1, 0]))
+      >>> sampler = conditioning.repaint(sampling.ancestral(edm, score), edm, operator, y, n_resample=2)
+      >>> x = sampling.sample(key, sampler, edm.prior_sample(key, (1024, 2)), sampling.grids.karras(edm, 100))
+      >>> print(f"{x[:, 0].mean():.1f} {x[:, 1].std():.1f}")
+      3.0 1.0
     """
     require_at_least("repaint", 1, n_resample=n_resample, jump_length=jump_length)
     require_one_step("repaint", sampler)

@@ -32,6 +32,11 @@ def impose(operator: Decomposed, x: Array, y: Array) -> Array:
       operator: A.
       x: `(B, *S)`.
       y: the observation, `(B, …)`, or `(1, …)` for one that all rows share.
+
+    Example:
+      >>> operator = conditioning.operators.Mask(np.array([1, 0]))
+      >>> print(conditioning.impose(operator, jnp.array([[1.0, 2.0]]), jnp.array([[9.0, 0.0]])))
+      [[9. 2.]]
     """
     require_decomposed("impose", operator)
     return x - pseudo_inverse(operator, operator(x)) + pseudo_inverse(operator, y)
@@ -69,6 +74,16 @@ def replacement(sampler: Sampler, sde: SDE, operator: Decomposed, y: Array) -> S
 
     Raises:
       InputError: for a multistep sampler, an operator without singular values, y that the operator or x doesn't fit.
+
+    Example:
+      Data N(0, I) of which the first of two elements was seen, 3; the other has its own law, N(0, 1).
+
+      >>> edm, score, y = sde.EDM(0.01, 10.0), lambda x, t: -x / (1 + t**2), jnp.array([[3.0, 0.0]])
+      >>> operator = conditioning.operators.Mask(np.array([1, 0]))
+      >>> sampler = conditioning.replacement(sampling.ancestral(edm, score), edm, operator, y)
+      >>> x = sampling.sample(key, sampler, edm.prior_sample(key, (1024, 2)), sampling.grids.karras(edm, 100))
+      >>> print(f"{x[:, 0].mean():.1f} {x[:, 1].std():.1f}")
+      3.0 1.0
     """
     require_one_step("replacement", sampler)
     known = lifted("replacement", operator, y)

@@ -28,6 +28,14 @@ def tmpd(sde: SDE, score_fn: ScoreFn, operator: Operator, y: Array, *, noise_std
 
     Raises:
       InputError: for an operator that is not linear, y that it doesn't give, or negative noise.
+
+    Example:
+      Data N(0, 1), of which y = 2 was seen with noise of variance 1: N(1, 1/2), and at t = 1 and x = 0 the score 1/1.5.
+
+      >>> operator, y = conditioning.operators.Mask(np.ones(1)), jnp.full((1, 1), 2.0)
+      >>> score = conditioning.tmpd(sde.EDM(), lambda x, t: -x / (1 + t**2), operator, y, noise_std=1.0)
+      >>> print(f"{jax.jit(score)(jnp.zeros((1, 1)), 1.0)[0, 0]:.2f}")
+      0.67
     """
     require_linear("tmpd", operator)
     fitting = require_problem("tmpd", operator, y, noise_std)
