@@ -56,13 +56,13 @@ def tds(
       InputError: for an operator without singular values, y that it doesn't give, several observations, negative noise.
 
     Example:
-      Data N(0, 1), of which y = 2 was seen with noise of variance 1: the mean of N(1, 1/2).
+      Data N(0, 1), of which y = 2 was seen with noise of a standard deviation of 0.1: a mean of 2/1.01.
 
       >>> edm, score, y = sde.EDM(0.01, 10.0), lambda x, t: -x / (1 + t**2), jnp.full((1, 1), 2.0)
       >>> operator, x = conditioning.operators.Mask(np.ones(1)), edm.prior_sample(key, (1024, 1))
-      >>> sampler = conditioning.tds(edm, score, operator, y, noise_std=1.0)
-      >>> print(f"{sampling.sample(key, sampler, x, sampling.grids.karras(edm, 200)).mean():.1f}")
-      1.0
+      >>> sampler = conditioning.tds(edm, score, operator, y, noise_std=0.1)
+      >>> print(f"{sampling.sample(key, sampler, x, sampling.grids.karras(edm, 40)).mean():.1f}")
+      2.0
     """
     require_decomposed("tds", operator)
     require_one_observation("tds", y)
@@ -93,13 +93,13 @@ def twisted(
       threshold: share of the particles, at whose effective number they are drawn again.
 
     Example:
-      Data N(0, 1), of which y = 2 was seen with noise of variance 1: the mean of N(1, 1/2).
+      Data N(0, 1), of which y = 2 was seen with noise of a standard deviation of 0.1: a mean of 2/1.01.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (1 + t**2)
-      >>> sampler = conditioning.twisted(edm, score, lambda x0, t: -0.5 * (2 - x0[:, 0]) ** 2)
-      >>> x = sampling.sample(key, sampler, edm.prior_sample(key, (1024, 1)), sampling.grids.karras(edm, 200))
+      >>> sampler = conditioning.twisted(edm, score, lambda x0, t: -50 * (2 - x0[:, 0]) ** 2)
+      >>> x = sampling.sample(key, sampler, edm.prior_sample(key, (1024, 1)), sampling.grids.karras(edm, 40))
       >>> print(f"{x.mean():.1f}")
-      1.0
+      2.0
     """
     return _twisted("twisted", sde, score_fn, log_twist, threshold)
 
