@@ -56,7 +56,11 @@ def examples():
 
 
 EXAMPLES = examples()
-SLOW = {"metrics.grey_features.train_grey_features"}  # a thousand steps of training
+# A thousand steps of training; and programs that take a second to compile, whose kind the others show.
+SLOW = {
+    "metrics.grey_features.train_grey_features",
+    *(f"conditioning.{name}" for name in ("daps.daps", "mcgdiff.mcgdiff", "repaint.repaint", "tds.tds", "tds.twisted")),
+}
 
 
 def as_parameter(example):

@@ -115,7 +115,7 @@ def daps(
       Data N(0, 1), of which y = 2 was seen with noise of a standard deviation of 0.1: a mean of 2/1.01.
 
       >>> edm, score, y = sde.EDM(0.01, 10.0), lambda x, t: -x / (1 + t**2), jnp.full((1, 1), 2.0)
-      >>> operator, x = conditioning.operators.Mask(np.ones(1)), edm.prior_sample(key, (1024, 1))
+      >>> operator, x = conditioning.operators.Mask(np.ones(1)), edm.prior_sample(key, (4096, 1))
       >>> sampler = conditioning.daps(edm, score, operator, y, noise_std=0.1, draw=conditioning.gaussian_draw)
       >>> print(f"{sampling.sample(key, sampler, x, sampling.grids.karras(edm, 40)).mean():.1f}")
       2.0

@@ -99,13 +99,13 @@ def dps_ancestral(sde: SDE, score_fn: ScoreFn, operator: Any, y: Array, *, step_
       InputError: for y that the operator doesn't give, or a negative step size.
 
     Example:
-      Data N(0, 1), of which y = 2 was seen: what is drawn depends on step size and grid, here with this mean.
+      Data N(0, 1), of which y = 2 was seen: steps of this size end there, whatever noise it had.
 
       >>> edm, score, y = sde.EDM(0.01, 10.0), lambda x, t: -x / (1 + t**2), jnp.full((1, 1), 2.0)
-      >>> operator, x = conditioning.operators.Mask(np.ones(1)), edm.prior_sample(key, (1024, 1))
-      >>> sampler = conditioning.dps_ancestral(edm, score, operator, y, step_size=0.1)
+      >>> operator, x = conditioning.operators.Mask(np.ones(1)), edm.prior_sample(key, (4096, 1))
+      >>> sampler = conditioning.dps_ancestral(edm, score, operator, y, step_size=0.3)
       >>> print(f"{sampling.sample(key, sampler, x, sampling.grids.karras(edm, 40)).mean():.1f}")
-      1.5
+      2.0
     """
     require_at_least("dps_ancestral", 0, step_size=step_size)
     fitting = require_problem("dps_ancestral", operator, y, 0)

@@ -440,7 +440,7 @@ class Blur:
     Example:
       A point is spread as the kernel is, an image of one value stays as it is.
 
-      >>> blur = conditioning.operators.Blur(conditioning.operators.gaussian_kernel(3, 1.0))
+      >>> blur = jax.jit(lambda x: conditioning.operators.Blur(conditioning.operators.gaussian_kernel(3, 1.0))(x))
       >>> point = jnp.zeros((1, 3, 3, 1)).at[0, 1, 1, 0].set(1.0)
       >>> print(f"{blur(point)[0, 1, 1, 0]:.2f} {blur(0 * point + 1)[0, 1, 1, 0]:.2f}")
       0.20 1.00

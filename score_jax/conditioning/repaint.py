@@ -55,7 +55,7 @@ def repaint(
       >>> edm, score, y = sde.EDM(0.01, 10.0), lambda x, t: -x / (1 + t**2), jnp.array([[3.0, 0.0]])
       >>> operator = conditioning.operators.Mask(np.array([1, 0]))
       >>> sampler = conditioning.repaint(sampling.heun(edm, score), edm, operator, y, n_resample=2)
-      >>> x = sampling.sample(key, sampler, edm.prior_sample(key, (1024, 2)), sampling.grids.karras(edm, 40))
+      >>> x = sampling.sample(key, sampler, edm.prior_sample(key, (4096, 2)), sampling.grids.karras(edm, 40))
       >>> print(f"{x[:, 0].mean():.1f} {x[:, 1].std():.1f}")
       3.0 1.0
     """

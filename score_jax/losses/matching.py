@@ -86,9 +86,9 @@ def sliced_score_matching(
     Example:
       For s = −x the variance-reduced form is ½‖x‖² − d whatever signs are drawn: implicit score matching.
 
-      >>> x = jnp.array([[3.0, 4.0]])
-      >>> print(losses.sliced_score_matching(key, lambda x: -x, x, variance_reduced=True))
-      [10.5]
+      >>> loss = lambda x: losses.sliced_score_matching(key, lambda x: -x, x, variance_reduced=True)
+      >>> print(f"{jax.jit(loss)(jnp.array([[3.0, 4.0]]))[0]:.2f}")
+      10.50
     """
     require_at_least("sliced_score_matching", 1, n_projections=n_projections)
     if projection not in PROJECTIONS:
