@@ -1,13 +1,12 @@
 """The examples of docstrings: each prints what it says, and every public name has one.
 
-An example finds these names, and imports nothing:
+An example finds these names, as a reader has them after
 
-    jax, jnp, np
-    losses, sampling, sde, kernels, metrics, parameterization, distributions, likelihood, conditioning
-    adapters, arrays, score
-    key
+    import jax, jax.numpy as jnp, numpy as np
+    from score_jax import losses, sampling, sde, kernels, metrics, parameterization, distributions, likelihood
+    from score_jax import conditioning, adapters, arrays, score
 
-as of `from score_jax import losses, sampling, …`; `key` is `jax.random.key(0)`.
+    key = jax.random.key(0)
 """
 
 import doctest

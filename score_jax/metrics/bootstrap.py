@@ -43,6 +43,8 @@ def half_differences(s: np.ndarray, s_prime: np.ndarray) -> float:
     """Returns the mean square of ½ (T(S) − T(S')), whose mean is 0, since S and S' are exchangeable.
 
     Example:
+      Of ½ (1 − 3) and ½ (3 − 1) the mean square is 1.
+
       >>> metrics.half_differences(np.array([1.0, 3.0]), np.array([3.0, 1.0]))
       1.0
     """
@@ -53,7 +55,7 @@ def half_sums(s: np.ndarray, s_prime: np.ndarray) -> float:
     """Returns the variance of ½ (T(S) + T(S')): that of a distance of equal laws, and too small for any other.
 
     Example:
-      Of the same values nothing is left: what the halves differ by is odd, and their sum is even.
+      Of ½ (1 + 3) and ½ (3 + 1) there is no variance.
 
       >>> metrics.half_sums(np.array([1.0, 3.0]), np.array([3.0, 1.0]))
       0.0
