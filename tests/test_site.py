@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from score_jax import data, metrics
 from score_jax.lab import command, settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,3 +96,13 @@ def test_what_a_page_includes_is_there_and_every_page_is_in_the_navigation():
             assert (ROOT / file).read_text().count(f"<!-- {name} -->") == 1, line
     shown = re.findall(r"(\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     assert {page.name for page in PAGES} == {*shown} - {"settings.md"}
+
+
+def test_the_readmes_lines_find_all_modes_and_the_readme_is_read_in_a_minute():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 90
+    (code,) = blocks(ROOT / "README.md", "python")
+    assert len(code.splitlines()) <= 25 and "5000" in code
+    names: dict = {}
+    exec(code.replace("5000", "1000"), names)
+    assert float(metrics.mode_coverage(names["drawn"], data.toy.modes("eight_gaussians"), share=0.3)) == 1

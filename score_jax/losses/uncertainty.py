@@ -22,5 +22,12 @@ def uncertainty_weighted(values: Array, u: Array, *, dims: int, weight: ArrayLik
       u: the log of the variance at each example's noise level, `(B,)`, such as `ScoreModel.uncertainty(t)`.
       dims: D, numbers of an example.
       weight: v, that with which the level was drawn and which is in J (`losses.times`).
+
+    Example:
+      Of J = 3 in two dimensions it is least at e^u = 3, where it is 1 + log 3:
+
+      >>> u = jnp.log(jnp.array([1.0, 3.0, 9.0]))
+      >>> print(losses.uncertainty_weighted(jnp.full(3, 3.0), u, dims=2).round(2))
+      [3.   2.1  2.53]
     """
     return jnp.exp(-u) * values + 0.5 * dims * weight * u

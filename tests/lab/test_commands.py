@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from configs import digits, toy
-from score_jax import arrays, data, likelihood, metrics, noise_levels, sampling, training
+from score_jax import arrays, data, likelihood, noise_levels, sampling, training
 from score_jax import sde as sdes
 from score_jax.devices import device_mesh
 from score_jax.lab import build, evaluation, measures, published, records, run, samples, settings, show
@@ -634,23 +634,6 @@ def test_counts_on_the_command_line_are_whole_numbers_from_one(monkeypatch):
         monkeypatch.setattr(sys, "argv", ["sample.py", f"--size={text}"])
         with pytest.raises(InputError, match="--size is the side, from 1, got "):
             command_line.given_count("size", "the side")
-
-
-@pytest.mark.slow
-def test_the_readmes_examples_run_and_find_all_modes(tmp_path, monkeypatch):
-    text = (ROOT / "README.md").read_text()
-    monkeypatch.chdir(tmp_path)
-    modes = data.toy.modes("eight_gaussians")
-    examples = [part.split("```")[0] for part in text.split("```python\n")[1:] if part.startswith(("from", "import"))]
-    fewer = "config.training.steps = 1000; config.sampler.steps = 15; config.sampler.n = 64"
-    shorter = [{"config.training.steps = 6000": fewer}, {"5000": "1000"}]
-    for code, replacements in zip(examples, shorter, strict=True):
-        for whole, short in replacements.items():
-            assert whole in code
-            code = code.replace(whole, short)
-        names: dict = {}
-        exec(code.replace("n=1000", "n=400"), names)
-        assert float(metrics.mode_coverage(names["drawn"], modes, share=0.3)) == 1
 
 
 def test_commands_start_without_what_they_may_not_need():
