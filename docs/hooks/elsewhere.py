@@ -1,7 +1,7 @@
 """Markdown that is kept elsewhere in the repository, as pages: studies, benchmarks, CONTRIBUTING.md, CHANGELOG.md.
 
-Links in the sources are those of the repository, so that they work there too. Here one to such a file becomes a link to
-its page, and one to any other file or folder outside docs/ its text alone.
+Links in the sources are those of the repository, so that they work there too. Here one to such a file, or to a module
+of the package, becomes a link to its page, and one to any other file or folder outside docs/ its text alone.
 """
 
 import posixpath
@@ -18,6 +18,9 @@ SINGLE = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
+
+
+_BOOSTS = {"changelog.md": 0.1, "bibliography.md": 2, "claims.md": 1}
 
 
 def sources() -> dict[str, str]:
@@ -52,8 +55,14 @@ def _picture(source: str, name: str) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, **_) -> str:
-    """Returns a page whose links are those of the site."""
+    """Returns a page whose links are those of the site; what explains comes before what lists in a search."""
+    if not page.file.src_uri.startswith("reference/"):
+        page.meta.setdefault("search", {"boost": _BOOSTS.get(page.file.src_uri, 1 if _is_from_elsewhere(page) else 8)})
     return with_links(markdown, page.file.src_uri)
+
+
+def _is_from_elsewhere(page: Any) -> bool:
+    return page.file.src_uri in sources().values()
 
 
 def with_links(markdown: str, page: str) -> str:
@@ -82,4 +91,6 @@ def _page_of(file: str) -> str | None:
         return file.removeprefix("docs/")
     if file.endswith(".png"):
         return _picture(file, posixpath.basename(file))
+    if file.startswith("score_jax/") and file.endswith(".py"):  # its page of the API reference
+        return re.sub(r"^score_jax/(.*?)(__init__)?\.py$", lambda m: f"reference/{m[1]}{'index' * bool(m[2])}.md", file)
     return {"README.md": "index.md", **sources()}.get(file)

@@ -1,10 +1,11 @@
 """The API reference: a page for each module of score_jax with public names, made when the site is built.
 
-What is public is read from the source, nothing is imported: functions, classes and names that a module defines without a
-leading underscore. A package's page lists all that its modules have, and what it passes on itself (`__all__`).
+What is public is read from the source, nothing is imported: functions, classes and names that a module defines without
+a leading underscore. A package's page lists all that its modules have, and what it passes on itself (`__all__`).
 """
 
 import ast
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,7 +89,9 @@ def _passed_on(tree: ast.Module) -> dict[str, str]:
 def text_of(module: Module, known: dict[str, Module]) -> str:
     """Returns the page of a module as Markdown."""
     boost = 0.3 if module.name.startswith(f"{PACKAGE}.lab.") else 1  # what others call comes first in a search
-    head = f"---\nsearch: {{boost: {boost}}}\n---\n\n# {module.name}\n\n::: {module.name}\n"
+    members = sorted(module.names) if module.is_package else None  # what it passes on stands where it is defined
+    options = f"    options: {{members: {json.dumps(members or False)}}}\n" if module.is_package else ""
+    head = f"---\nsearch: {{boost: {boost}}}\n---\n\n# {module.name}\n\n::: {module.name}\n{options}"
     if not module.is_package:
         return head
     below = [known[name] for name in known if name.rpartition(".")[0] == module.name]
@@ -121,14 +124,20 @@ def overview(known: dict[str, Module]) -> str:
     """Returns the reference's first page: the namespaces, by what they are for."""
     lines = ["# API reference", "", "`import score_jax` imports nothing; a namespace comes when it is asked for."]
     for title, names in _GROUPS:
-        rows = [f"| [`score_jax.{name}`][score_jax.{name}] | {_cell(known[f'{PACKAGE}.{name}'].summary)} |" for name in names]
+        rows = [
+            f"| [`score_jax.{name}`][score_jax.{name}] | {_cell(known[f'{PACKAGE}.{name}'].summary)} |"
+            for name in names
+        ]
         lines += ["", f"## {title}", "", "| | |", "|---|---|", *rows]
     return "\n".join(lines)
 
 
 def navigation(known: dict[str, Module]) -> list[Any]:
     """Returns the entries of the navigation: namespaces in groups, modules in their packages."""
-    return ["reference/index.md", *({title: [_entry(known, f"{PACKAGE}.{n}") for n in names]} for title, names in _GROUPS)]
+    return [
+        "reference/index.md",
+        *({title: [_entry(known, f"{PACKAGE}.{n}") for n in names]} for title, names in _GROUPS),
+    ]
 
 
 def _entry(known: dict[str, Module], name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Every setting, as score_jax/lab/settings.py says it: `<!-- settings -->` becomes its paragraphs, each with a heading."""
+"""Every setting, as score_jax/lab/settings.py says it: `<!-- settings -->` becomes its paragraphs, with headings."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ def on_page_markdown(markdown: str, **_) -> str:
 
 
 def paragraphs() -> list[str]:
-    """Returns the parts of `get_config`, which empty lines keep apart; the first line and the last are not among them."""
+    """Returns the parts of `get_config`, which empty lines keep apart, without its first line and its last."""
     source = SOURCE.read_text()
     function = next(node for node in ast.parse(source).body if getattr(node, "name", "") == "get_config")
     lines = source.split("\n")[function.body[1].lineno - 1 : function.body[-1].lineno - 1]

@@ -2,8 +2,8 @@
 
     <!-- table experiments/studies/few_steps/README.md "result" rows="2M|UniPC" columns="1,2,5" -->
 
-FILE is a path of the repository; `rows` is a regular expression of rows to keep (all of a row's text), `columns` are the
-numbers of the columns, from 1. What stands beside the table (conditions, notes) comes with it.
+FILE is a path of the repository; `rows` is a regular expression of rows to keep (all of a row's text), `columns` are
+the numbers of the columns, from 1. What stands beside the table (conditions, notes) comes with it.
 """
 
 import re
