@@ -30,12 +30,13 @@ test: install  ## the tests, 8 to 18 minutes on 2 cores
 test-slow: install  ## the tests that take minutes
 	$(RUN) -m pytest -m slow -n 2 --dist worksteal
 
-$(VENV)/.docs: pyproject.toml $(VENV)/.installed
+$(VENV)/.docs: $(VENV)/.installed
 	$(RUN) -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
-docs: $(VENV)/.docs  ## the documentation as a site, into site/index.html; fails on warnings and broken links
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet
+docs: $(VENV)/.docs  ## the documentation as a site, into site/; fails on warnings and broken links
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --clean
+	@echo "site/index.html is there; searching needs a server: $(RUN) -m http.server --directory site"
 
 lint: install  ## formatting, lint, types
 	$(RUN) -m ruff format --check .
@@ -73,4 +74,4 @@ check-device:  ## on a GPU or TPU: does everything work, and how fast; with what
 	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) benchmarks/check_device.py $(CHECK)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

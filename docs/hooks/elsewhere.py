@@ -20,7 +20,7 @@ SINGLE = {
 }
 
 
-_BOOSTS = {"changelog.md": 0.1, "bibliography.md": 2, "claims.md": 1}
+_BOOSTS = {"changelog.md": 0.1, "bibliography.md": 2, "claims.md": 1, "settings.md": 15}
 
 
 def sources() -> dict[str, str]:

@@ -6,6 +6,7 @@ a leading underscore. A package's page lists all that its modules have, and what
 
 import ast
 import json
+import posixpath
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,9 @@ PACKAGE = "score_jax"
 _GROUPS = (
     ("Noise", ("sde", "kernels", "distributions", "noise_levels")),
     ("Scores and networks", ("score", "parameterization", "conditions", "adapters", "networks")),
-    ("Learning", ("losses", "training", "data")),
+    ("Losses, training, data", ("losses", "training", "data")),
     ("Sampling", ("sampling", "conditioning", "likelihood", "integrate")),
-    ("Looking", ("metrics", "plotting")),
+    ("Measures and pictures", ("metrics", "plotting")),
     ("Published checkpoints", ("interop", "pickles")),
     ("Arrays and devices", ("types", "arrays", "devices", "backend")),
     ("The lab: settings and commands", ("lab",)),
@@ -88,19 +89,24 @@ def _passed_on(tree: ast.Module) -> dict[str, str]:
 
 def text_of(module: Module, known: dict[str, Module]) -> str:
     """Returns the page of a module as Markdown."""
-    boost = 0.3 if module.name.startswith(f"{PACKAGE}.lab.") else 1  # what others call comes first in a search
+    boost = 0.01 if module.name.startswith(f"{PACKAGE}.lab.") else 0.05  # what others call comes first in a search
     members = sorted(module.names) if module.is_package else None  # what it passes on stands where it is defined
     options = f"    options: {{members: {json.dumps(members or False)}}}\n" if module.is_package else ""
     head = f"---\nsearch: {{boost: {boost}}}\n---\n\n# {module.name}\n\n::: {module.name}\n{options}"
     if not module.is_package:
         return head
     below = [known[name] for name in known if name.rpartition(".")[0] == module.name]
-    return head + "\n" + "\n".join(_passed_on_lines(module, known)) + "\n".join(map(_section, below))
+    return (
+        head + "\n" + "\n".join(_passed_on_lines(module, known)) + "\n".join(_section(other, module) for other in below)
+    )
 
 
 def _passed_on_lines(module: Module, known: dict[str, Module]) -> list[str]:
     named = {name: path for name, path in module.passed_on.items() if not name.startswith("_") and path not in known}
-    lines = [f"| [`{module.name}.{name}`][{path}] | {_cell(_line(path, known))} |" for name, path in named.items()]
+    lines = [
+        f"| [`{module.name.removeprefix(PACKAGE + '.')}.{name}`][{path}] | {_cell(_line(path, known))} |"
+        for name, path in named.items()
+    ]
     return ["", "## Reached as", "", "| name | |", "|---|---|", *lines, "", ""] if lines else []
 
 
@@ -109,11 +115,15 @@ def _line(path: str, known: dict[str, Module]) -> str:
     return known[module].names.get(name, "") if module in known else ""
 
 
-def _section(module: Module) -> str:
+def _section(module: Module, package: Module) -> str:
     rows = [f"| [`{name}`][{module.name}.{name}] | {_cell(line)} |" for name, line in module.names.items()]
-    table = ["| name | |", "|---|---|", *rows, ""] if rows else []
-    heading = f"## [{module.name.rpartition('.')[2]}][{module.name}]"
-    return "\n".join(["", heading, "", module.summary, "", *table])
+    table = ["", "| name | |", "|---|---|", *rows, ""] if rows else [""]
+    heading = f"## {module.name.rpartition('.')[2]}"
+    return "\n".join(["", heading, "", f"{_link(module, package)}: {module.summary}", *table])
+
+
+def _link(module: Module, place: Module) -> str:
+    return f"[`{module.name}`]({posixpath.relpath(module.page, posixpath.dirname(place.page))})"
 
 
 def _cell(text: str) -> str:
@@ -124,10 +134,8 @@ def overview(known: dict[str, Module]) -> str:
     """Returns the reference's first page: the namespaces, by what they are for."""
     lines = ["# API reference", "", "`import score_jax` imports nothing; a namespace comes when it is asked for."]
     for title, names in _GROUPS:
-        rows = [
-            f"| [`score_jax.{name}`][score_jax.{name}] | {_cell(known[f'{PACKAGE}.{name}'].summary)} |"
-            for name in names
-        ]
+        group = [known[f"{PACKAGE}.{name}"] for name in names]
+        rows = [f"| {_link(module, known[PACKAGE])} | {_cell(module.summary)} |" for module in group]
         lines += ["", f"## {title}", "", "| | |", "|---|---|", *rows]
     return "\n".join(lines)
 
