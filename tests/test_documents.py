@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 TRACKED = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 PAGES = [name for name in TRACKED.split("\0") if name.endswith(".md")]
-FOLDERS = "benchmarks|configs|docs|experiments|notebooks|requirements|score_jax|tests"
+FOLDERS = r"benchmarks|configs|docs|examples(?!/s\b)|experiments|notebooks|requirements|score_jax|tests"
 WRITTEN = {"benchmarks/results"}  # by commands, and not tracked
 
 
