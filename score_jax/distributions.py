@@ -40,7 +40,7 @@ class GaussianMixture:
       means: `(K, *S)`.
       variances: one number for all, `(K,)` (isotropic), or `(K, D, D)` covariance matrices.
 
-    Example:
+    Examples:
       Beside one of two equal modes the score is that mode's; halfway a point is as likely of either.
 
       >>> law = distributions.GaussianMixture(jnp.ones(2), jnp.array([[-3.0], [3.0]]), 1.0)
@@ -177,7 +177,7 @@ class GaussianMixture:
 class Gaussian:
     """N(mean, variance): mean `S`; variance a number, one per element (shape S), or a covariance matrix `(D, D)`.
 
-    Example:
+    Examples:
       Noised on EDM's SDE it is N(0, 1/4 + t²); of an observation with noise of its own variance half is believed.
 
       >>> law = distributions.Gaussian(jnp.zeros(1), 0.25)
@@ -228,7 +228,7 @@ class Gaussian:
 class Empirical:
     """Equal point masses at `points` `(N, *S)`: a data set. It has a density and a score only once noised.
 
-    Example:
+    Examples:
       Smoothed, two points are a mixture of Gaussians; beside one of them its score is (x_i − x)/σ².
 
       >>> law = distributions.Empirical(jnp.array([[-1.0], [1.0]])).smoothed(0.5)
@@ -271,7 +271,7 @@ Distribution = Gaussian | GaussianMixture | Empirical
 def score_of(distribution: Distribution, sde: SDE) -> ScoreFn:
     """Returns the exact score function `(x, t) -> ∇ log p_t(x)` of the noised `distribution`; t is `()` or `(B,)`.
 
-    Example:
+    Examples:
       Data N(0, 1/4) have the score −x/(1/4 + t²) on EDM's SDE.
 
       >>> score = distributions.score_of(distributions.Gaussian(jnp.zeros(1), 0.25), sde.EDM())

@@ -29,7 +29,7 @@ def _elementwise(value: ArrayLike, x: Array) -> Array:
 class Kernel:
     """Noise kernel q(x̃ | x); subclasses provide `sample` and `log_prob`, and `score` where it has a closed form.
 
-    Example:
+    Examples:
       One of one's own, logistic: the score of log q is differentiated, −tanh(r/2) of r = x̃ − x.
 
       >>> class Logistic(kernels.Kernel):
@@ -70,7 +70,7 @@ def _summed(per_element: Array, x: Array) -> Array:
 class Gaussian(Kernel):
     """q = N(x, σ²I): score −(x̃ − x)/σ² = −z/σ (Vincent 2011).
 
-    Example:
+    Examples:
       At a distance of 1, and the mean square of the score, d/σ².
 
       >>> kernel, x = kernels.Gaussian(0.5), jnp.zeros((1, 2))
@@ -100,7 +100,7 @@ class Gaussian(Kernel):
 class Laplace(Kernel):
     """q = ∏ exp(−|x̃ − x|/b) / 2b with scale b: score −sign(x̃ − x)/b, variance 2b².
 
-    Example:
+    Examples:
       A score that doesn't grow with the distance.
 
       >>> kernel, x = kernels.Laplace(0.5), jnp.zeros((1, 1))
@@ -131,7 +131,7 @@ class Laplace(Kernel):
 class StudentT(Kernel):
     """Student-t noise in every element with `df` degrees of freedom ν and scale s: score −(ν+1) r / (ν s² + r²).
 
-    Example:
+    Examples:
       A score that falls with the distance from √ν s on, as −(ν + 1)/r.
 
       >>> kernel, x = kernels.StudentT(3.0), jnp.zeros((1, 1))
@@ -166,7 +166,7 @@ class StudentT(Kernel):
 class GaussianMixtureNoise(Kernel):
     """Noise drawn in every element from the scalar mixture Σ_k w_k N(m_k, s_k²); weights, means, scales: `(K,)`.
 
-    Example:
+    Examples:
       Two components at ±2 of variance 1 have a variance of 5.
 
       >>> kernel = kernels.GaussianMixtureNoise(np.array([0.5, 0.5]), np.array([-2.0, 2.0]), np.ones(2))
@@ -214,7 +214,7 @@ class GaussianMixtureNoise(Kernel):
 class FromLogDensity(Kernel):
     """Any noise: `log_density(x_tilde, x) -> (B,)`, up to a constant, and `sampler(key, x) -> x_tilde`.
 
-    Example:
+    Examples:
       Gaussian noise of σ = 1/2 once more, whose score at a distance of 1 is −1/σ².
 
       >>> log_density = lambda x_tilde, x: -2 * ((x_tilde - x) ** 2).sum(1)

@@ -79,7 +79,7 @@ def log_likelihood(
       InputError: for integers, for images, flattened or not, that take a few values only, for probes without a key,
         and for a concrete t_min or t_max outside the SDE's range.
 
-    Example:
+    Examples:
       Of data N(0, 1), whose log-density at 0 is −½ log 2π.
 
       >>> edm, law = sde.EDM(0.01, 80.0), distributions.Gaussian(jnp.zeros(1), 1.0)
@@ -144,7 +144,7 @@ def refuse_grey_levels(x: Array | np.ndarray) -> None:
 
     Flattened ones too: from 16 dimensions on, since fewer may be the points of a lattice at which p is wanted.
 
-    Example:
+    Examples:
       >>> likelihood.refuse_grey_levels(np.zeros((1, 2), np.uint8))
       Traceback (most recent call last):
           ...
@@ -183,7 +183,7 @@ def bits_per_dim(log_prob: Array, *, dims: int, data_range: ArrayLike, grey_leve
       data_range: width of the interval of the data, 2 for [−1, 1].
       grey_levels: their number L.
 
-    Example:
+    Examples:
       A uniform density on [−1, 1] knows nothing of 256 grey levels: 8 bits.
 
       >>> log_prob = jnp.log(jnp.array([0.5])) * 784
@@ -250,7 +250,7 @@ def variational_bound(
     Raises:
       InputError: for times that do not decrease strictly to a positive one, and an unknown variance.
 
-    Example:
+    Examples:
       Data 0 and their exact score, down levels that halve: with four times the variance of q(x_s|x_t, x_0), which
       "transition" is here, a step costs ½(1/4 − 1 + log 4) = 0.32.
 

@@ -31,7 +31,7 @@ from score_jax.types import Array, ArrayLike, InputError, require_positive
 class Parameterization:
     """Maps raw network outputs to scores; subclasses write `coefficients`.
 
-    Example:
+    Examples:
       One of one's own, F = σ ε of p = 0 and q = σ: at σ = 2 an F of 1 is ε = 1/2, of which the score is −ε/σ.
 
       >>> class ScaledNoise(parameterization.Parameterization):
@@ -71,7 +71,7 @@ class Parameterization:
 class Score(Parameterization):
     """F is the score itself (NCSN); the input is not rescaled.
 
-    Example:
+    Examples:
       >>> x, F = jnp.array([[6.0]]), jnp.array([[-1.0]])
       >>> print(parameterization.Score().to_score(sde.EDM(), x, 2.0, F))
       [[-1.]]
@@ -89,7 +89,7 @@ class Score(Parameterization):
 class Eps(Parameterization):
     """F is the noise ε (DDPM): score = −F/σ.
 
-    Example:
+    Examples:
       >>> x, F = jnp.array([[6.0]]), jnp.array([[1.0]])
       >>> print(parameterization.Eps().to_score(sde.EDM(), x, 2.0, F))  # −1/2
       [[-0.5]]
@@ -103,7 +103,7 @@ class Eps(Parameterization):
 class X0(Parameterization):
     """F is the clean data x_0: score = (α F − x)/σ².
 
-    Example:
+    Examples:
       >>> x, F = jnp.array([[6.0]]), jnp.array([[2.0]])
       >>> print(parameterization.X0().to_score(sde.EDM(), x, 2.0, F))  # (2 − 6)/2²
       [[-1.]]
@@ -117,7 +117,7 @@ class X0(Parameterization):
 class V(Parameterization):
     """F is v = α̂ ε − σ̂ x_0 with (α̂, σ̂) = (α, σ)/√(α² + σ²) (Salimans & Ho 2022, on any SDE).
 
-    Example:
+    Examples:
       At α = σ = √½ a v of 0 says x_0 = ε, so that x is √2 of it: x = √2 has the score −1/σ = −√2.
 
       >>> x, cosine = jnp.array([[2**0.5]]), sde.Cosine()
@@ -134,7 +134,7 @@ class V(Parameterization):
 class Flow(Parameterization):
     """F is the velocity ε − x_0 of the straight path from data to noise (Lipman et al. 2023).
 
-    Example:
+    Examples:
       On the straight line a velocity of 0 says x_0 = ε = x, whose score at t = 1/2 is −x/t.
 
       >>> x = jnp.array([[3.0]])
@@ -153,7 +153,7 @@ class EDM(Parameterization):
 
     With r² = (σ/α)² + σ_data²: c_skip = σ_data²/r², c_out = (σ/α) σ_data/r, c_in = 1/(α r), c_noise = log(σ/α)/4.
 
-    Example:
+    Examples:
       An F of 0 is the best linear denoiser, c_skip x: the score −x/(σ_data² + σ²) of data N(0, σ_data²).
 
       >>> x = jnp.array([[5.0]])
@@ -193,7 +193,7 @@ def learned(mean: Parameterization, *, floor: ArrayLike) -> Parameterization:
     Raises:
       InputError: for a floor that is not positive.
 
-    Example:
+    Examples:
       Between the variances (4 − 1)/4 and 4 − 1 of a step from σ = 2 to 1; v = −1 is the lower one.
 
       >>> learned = parameterization.learned(parameterization.Eps(), floor=1e-4)
@@ -237,7 +237,7 @@ class AsGiven(Parameterization):
 
     Published networks of sub-VP, whose x has not variance one, and denoisers D(x; σ) that scale x themselves.
 
-    Example:
+    Examples:
       >>> eps = parameterization.Eps()
       >>> print(f"{eps.inputs(sde.EDM(), 3.0)[0]:.2f} {parameterization.AsGiven(eps).inputs(sde.EDM(), 3.0)[0]:.2f}")
       0.32 1.00

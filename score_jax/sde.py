@@ -50,7 +50,7 @@ def _require_below_one(owner: str, t_max: ArrayLike) -> None:
 def require_ends(sde: "SDE") -> None:
     """Raises InputError unless α and σ are positive and finite at both ends, where sampling divides by them.
 
-    Example:
+    Examples:
       >>> sde.require_ends(sde.SubVP(t_min=1e-30))
       Traceback (most recent call last):
           ...
@@ -78,7 +78,7 @@ def _derivative(fn, t: ArrayLike) -> Array:
 class SDE:
     """A Gaussian noising process; subclasses are frozen dataclasses with `t_min`, `t_max` and numeric leaves.
 
-    Example:
+    Examples:
       One of one's own, the straight line: f = d log α/dt is −2 at t = 1/2, where log SNR is 0.
 
       >>> class Line(sde.SDE):
@@ -206,7 +206,7 @@ class VE(SDE):
 
     As released: σ(0) = σ_min, so t = 0 is the data blurred by σ_min and d(σ²)/dt = g² throughout.
 
-    Example:
+    Examples:
       >>> print(np.array(sde.VE(0.01, 1.0).sigma(jnp.array([0.0, 0.5, 1.0]))).round(2))
       [0.01 0.1  1.  ]
     """
@@ -277,7 +277,7 @@ class _LinearBeta(SDE):
 class VP(_LinearBeta):
     """Variance preserving: σ² = 1 − α², β linear in t (Song et al. 2021, eq. 32): DDPM in continuous time.
 
-    Example:
+    Examples:
       Of variance 1 stays variance 1, α² + σ² = 1, and at the end e⁻⁵ is left of the data.
 
       >>> vp = sde.VP()
@@ -312,7 +312,7 @@ class SubVP(_LinearBeta):
 
     Published runs train from t = 1e-5, where σ = 1e-6: 17 spacings of float32 numbers near 1. At 1e-3 it is 1.1e-4.
 
-    Example:
+    Examples:
       Where α² = 1/2, its σ is 1/2, and VP's √(1/2).
 
       >>> t = sde.VP().time(0.0)  # of log-SNR 0
@@ -337,7 +337,7 @@ class SubVP(_LinearBeta):
 class EDM(SDE):
     """Time is the noise level itself: α = 1, σ(t) = t, from `sigma_min` to `sigma_max` (Karras et al. 2022).
 
-    Example:
+    Examples:
       Data 0 noised to t = 3 have a standard deviation of 3; 1/σ² is their SNR.
 
       >>> xt, eps = sde.EDM().perturb(key, jnp.zeros((4096, 1)), 3.0)
@@ -375,7 +375,7 @@ class Cosine(SDE):
 
     α vanishes at t = 1, so it stops short of it.
 
-    Example:
+    Examples:
       A third of the way is an angle of 30°.
 
       >>> print(f"{sde.Cosine().alpha(1 / 3):.2f} {sde.Cosine().sigma(1 / 3):.2f}")
@@ -403,7 +403,7 @@ class Cosine(SDE):
 class Flow(SDE):
     """The straight line x_t = (1 − t) x_0 + t ε (Lipman et al. 2023; Liu et al. 2023); stops short of t = 1.
 
-    Example:
+    Examples:
       Noised to t = 1/4 and denoised by the score of what was drawn, −ε/σ, data are what they were.
 
       >>> flow = sde.Flow()
@@ -439,7 +439,7 @@ class Tabulated(SDE):
     A table of zero terminal SNR ends with ᾱ = 0, where there is no score to go by. It is sampled from the second knot:
     t_max is (N − 1)/N, and all other knots keep their times.
 
-    Example:
+    Examples:
       DDPM's table: after the first of 1,000 steps σ² is β_1, and after 500 of them 1 − ᾱ_500.
 
       >>> schedule = sde.ddpm_schedule()
@@ -524,7 +524,7 @@ class DDPMSchedule(NamedTuple):
 def zero_terminal_snr(alphas_bar: np.ndarray) -> np.ndarray:
     """Returns ᾱ whose root is shifted to 0 at the end and scaled to what it was at the beginning (Lin et al. 2024).
 
-    Example:
+    Examples:
       The roots 0.9, 0.7 and 0.5 are shifted by 0.5 and scaled by 0.9/0.4.
 
       >>> print(np.sqrt(sde.zero_terminal_snr(np.array([0.81, 0.49, 0.25]))).round(2))
@@ -544,7 +544,7 @@ def ddpm_schedule(n_steps: int = 1000, kind: str = "linear", *, terminal_snr: st
     Raises:
       InputError: for an unknown word, or so few steps that some β reaches 1.
 
-    Example:
+    Examples:
       >>> schedule = sde.ddpm_schedule()
       >>> print(f"{schedule.betas[0]:.4f} {schedule.betas[-1]:.2f} {schedule.alphas_bar[-1]:.0e}")
       0.0001 0.02 4e-05
@@ -583,7 +583,7 @@ def geometric_sigmas(sigma_max: float, sigma_min: float, n: int) -> Array:
 
     Computed in float64 and then cast to JAX's default float.
 
-    Example:
+    Examples:
       >>> print(np.array(sde.geometric_sigmas(10.0, 0.1, 3)).round(2))
       [10.   1.   0.1]
     """

@@ -27,7 +27,7 @@ class NoisedClassifier(struct.PyTreeNode):
       parameterization: gives the factor of its input and its number of the noise, as a score model's does.
       condition: `(sde, t) -> cond` in place of that number.
 
-    Example:
+    Examples:
       A network that finds two classes equally likely: log ½ of either.
 
       >>> network = adapters.plain(lambda params, x, cond, label, key: jnp.zeros((len(x), 2)), lambda *_: {})

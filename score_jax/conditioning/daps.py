@@ -35,7 +35,7 @@ def langevin_draw(n_steps: int = 100, *, step_size: ArrayLike = 0.2) -> Draw:
       n_steps: each takes a product with A and one with Aᵀ.
       step_size: ε/2 in units of the variance 1/(1/r² + 1/σ_y²), below 2.
 
-    Example:
+    Examples:
       Of N(0, 1) and y = 2 with noise of variance 1: N(1, 1/2).
 
       >>> operator, y, mean = conditioning.operators.Mask(np.ones(1)), jnp.full((1, 1), 2.0), jnp.zeros((4096, 1))
@@ -68,7 +68,7 @@ def gaussian_draw(
 ) -> Array:
     """Draws x0 of N(mean, variance·I) N(y; A x0, noise_std² I) exactly: a draw of the first, moved by one of y.
 
-    Example:
+    Examples:
       Of N(0, 1) and y = 2 with noise of variance 1: N(1, 1/2).
 
       >>> operator, y, mean = conditioning.operators.Mask(np.ones(1)), jnp.full((1, 1), 2.0), jnp.zeros((4096, 1))
@@ -111,7 +111,7 @@ def daps(
     Raises:
       InputError: for y that the operator doesn't give, noise that is not positive, or no call.
 
-    Example:
+    Examples:
       Data N(0, 1), of which y = 2 was seen with noise of a standard deviation of 0.1: a mean of 2/1.01.
 
       >>> edm, score, y = sde.EDM(0.01, 10.0), lambda x, t: -x / (1 + t**2), jnp.full((1, 1), 2.0)

@@ -37,7 +37,7 @@ def ddrm(
     Raises:
       InputError: for an operator without singular values, y that it doesn't give, negative noise, or η outside [0, 1].
 
-    Example:
+    Examples:
       Data N(0, 1), of which y = 2 was seen with noise of a standard deviation of 0.1: a mean of 2/1.01.
 
       >>> edm, score, y = sde.EDM(0.01, 10.0), lambda x, t: -x / (1 + t**2), jnp.full((1, 1), 2.0)

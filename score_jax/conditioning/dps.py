@@ -37,7 +37,7 @@ def dps(sde: SDE, score_fn: ScoreFn, operator: Any, y: Array, *, noise_std: Arra
     Raises:
       InputError: for y that the operator doesn't give, or noise that is not positive.
 
-    Example:
+    Examples:
       Data N(0, 1), of which y = 2 was seen with noise of variance 1: at t = 1 and x = 0 too much, where 1/1.5 is right.
 
       >>> operator, y = conditioning.operators.Mask(np.ones(1)), jnp.full((1, 1), 2.0)
@@ -64,7 +64,7 @@ def likelihood_guidance(
         `operators.log_counts` for counts of light, or any other.
       scale: a number, or a function of t.
 
-    Example:
+    Examples:
       Data N(0, 1) at t = 1 and x = 0: the slope of log p(y | x̂_0), 2 − x̂_0, times that of x̂_0 = x/2.
 
       >>> log_likelihood = lambda x0: -0.5 * (2 - x0[:, 0]) ** 2
@@ -98,7 +98,7 @@ def dps_ancestral(sde: SDE, score_fn: ScoreFn, operator: Any, y: Array, *, step_
     Raises:
       InputError: for y that the operator doesn't give, or a negative step size.
 
-    Example:
+    Examples:
       Data N(0, 1), of which y = 2 was seen: steps of this size end there, whatever noise it had.
 
       >>> edm, score, y = sde.EDM(0.01, 10.0), lambda x, t: -x / (1 + t**2), jnp.full((1, 1), 2.0)

@@ -34,7 +34,7 @@ def guidance_interval(
     Raises:
       InputError: unless 0 ≤ low < high.
 
-    Example:
+    Examples:
       >>> scale = conditioning.guidance_interval(sde.EDM(), 3.0, low=0.5, high=2.0)
       >>> print(scale(jnp.array([0.1, 1.0, 10.0])))
       [1. 3. 1.]
@@ -56,7 +56,7 @@ def classifier_free(conditional: ScoreFn, unconditional: ScoreFn, scale: Scale) 
     1; `class_guided` makes one of a class-conditional network. With a worse model of the same condition in place of the
     unconditional one it is autoguidance (Karras et al. 2024, eq. 3).
 
-    Example:
+    Examples:
       Of N(2, 1) beside N(0, 1), at 0: three times as far as from 0 to 2.
 
       >>> guided = conditioning.classifier_free(lambda x, t: 2 - x, lambda x, t: -x, 3.0)
@@ -81,7 +81,7 @@ def class_guided(model: ScoreModel, label: Array, scale: Scale) -> ScoreWithVari
       label: classes `(B,)`; of rows with −1 the score is the unconditional one.
       scale: w.
 
-    Example:
+    Examples:
       A network whose score is its label: 1, −1 of none, and −1 + 3 (1 + 1).
 
       >>> network = adapters.plain(lambda params, x, cond, label, key: 0 * x + label[:, None], lambda *_: {})
@@ -113,7 +113,7 @@ def classifier_guidance(score_fn: ScoreFn, log_prob_fn: NoisedLogProb, scale: Sc
         that was trained on noised data, say. One that knows clean data only, at x or at the denoised x, is not it.
       scale: w; 1 is Bayes' rule.
 
-    Example:
+    Examples:
       Data N(0, 1), of which y = 2 was seen with noise of variance 1: by the exact p_t(y | x), which is
       N(x/(1 + t²), 1 + t²/(1 + t²)), the score is that of N(1, 1/2), 1/1.5 at t = 1 and x = 0.
 
@@ -141,7 +141,7 @@ def product_of_scores(score_fns: Sequence[ScoreFn], weights: Sequence[Scale] | N
     Raises:
       InputError: for no score function, or weights of another number.
 
-    Example:
+    Examples:
       N(0, 1) times N(2, 1) is N(1, 1/2) but for a constant: a score of 2 (1 − x).
 
       >>> product = conditioning.product_of_scores([lambda x, t: -x, lambda x, t: 2 - x])
@@ -177,7 +177,7 @@ def mixture_of_scores(
     Raises:
       InputError: for lists of different lengths.
 
-    Example:
+    Examples:
       Of N(−3, 1) and N(3, 1): at 4 the score is that of the second.
 
       >>> scores = [lambda x, t, m=m: m - x for m in (-3, 3)]

@@ -33,7 +33,7 @@ class ClassGuided(struct.PyTreeNode):
       scale: w, `()`.
       interval: of noise levels.
 
-    Example:
+    Examples:
       A network whose score is its label: 1, −1 of none, and −1 + 3 (1 + 1).
 
       >>> network = adapters.plain(lambda params, x, cond, label, key: 0 * x + label[:, None], lambda *_: {})
@@ -74,7 +74,7 @@ class Autoguided(struct.PyTreeNode):
       interval: of noise levels.
       labelled: whether the guide has the model's labels.
 
-    Example:
+    Examples:
       A model whose score is 2 beside a guide of 1: 1 + 3 (2 − 1).
 
       >>> network = adapters.plain(lambda params, x, cond, label, key: 0 * x + params, lambda *_: {})
@@ -118,7 +118,7 @@ class ClassifierGuided(struct.PyTreeNode):
       interval: of noise levels.
       labelled: whether the model has the labels too.
 
-    Example:
+    Examples:
       A model whose score is 2, and a classifier of log p(1 | x) = log sigmoid(x), whose slope at 0 is 1/2.
 
       >>> plain = lambda function: adapters.plain(lambda params, x, cond, label, key: function(x), lambda *_: {})

@@ -30,7 +30,7 @@ def ilvr(sampler: Sampler, sde: SDE, operator: Decomposed, y: Array, *, low: Arr
     Raises:
       InputError: for a multistep sampler, an operator without singular values, y that the operator or x doesn't fit.
 
-    Example:
+    Examples:
       Data N(0, I) of which the first of two elements was seen, 3; the other has its own law, N(0, 1).
 
       >>> edm, score, y = sde.EDM(0.01, 10.0), lambda x, t: -x / (1 + t**2), jnp.array([[3.0, 0.0]])

@@ -30,7 +30,7 @@ def mmps(sde: SDE, score_fn: ScoreFn, operator: Any, y: Array, *, noise_std: Arr
     Raises:
       InputError: for y that the operator doesn't give, noise that is not positive, or no step.
 
-    Example:
+    Examples:
       Data N(0, 1), of which y = 2 was seen with noise of variance 1: N(1, 1/2), and at t = 1 and x = 0 the score 1/1.5.
 
       >>> operator, y = conditioning.operators.Mask(np.ones(1)), jnp.full((1, 1), 2.0)

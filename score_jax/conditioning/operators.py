@@ -25,7 +25,7 @@ _RANK = 1e-6  # of the largest singular value: what is below counts as 0
 class Operator(Protocol):
     """A linear map of examples to observations, with its adjoint.
 
-    Example:
+    Examples:
       >>> linear = lambda operator: isinstance(operator, conditioning.operators.Operator)
       >>> print(linear(conditioning.operators.Mask(np.ones(2))), linear(jnp.tanh))
       True False
@@ -44,7 +44,7 @@ class Decomposed(Operator, Protocol):
 
     The spectrum Vᵀ x is real, of any shape: Fourier coefficients are pairs.
 
-    Example:
+    Examples:
       The singular values of a mask are its zeros and ones.
 
       >>> mask, x = conditioning.operators.Mask(np.array([1, 0])), jnp.array([[3.0, 7.0]])
@@ -68,7 +68,7 @@ class Decomposed(Operator, Protocol):
 def pseudo_inverse(operator: Decomposed, y: Array) -> Array:
     """Returns A⁺ y of each row: the x of least norm among those that come closest to y.
 
-    Example:
+    Examples:
       Of the mean of four pixels: four pixels of that value.
 
       >>> operator, y = conditioning.operators.Downsample(2), jnp.full((1, 1, 1, 1), 1.5)
@@ -87,7 +87,7 @@ def regularised_inverse(operator: Decomposed, y: Array, ridge: ArrayLike) -> Arr
       y: `(B, …)`.
       ridge: c ≥ 0, `()` or `(B,)`.
 
-    Example:
+    Examples:
       Of what a mask observes, y/(1 + c).
 
       >>> operator, y = conditioning.operators.Mask(np.array([1, 0])), jnp.array([[3.0, 7.0]])
@@ -106,7 +106,7 @@ def observed_directions(operator: Decomposed, y: Array, noise_std: ArrayLike) ->
 
     All three broadcast against a spectrum; the latter two are 0 where nothing is observed.
 
-    Example:
+    Examples:
       >>> operator, y = conditioning.operators.Mask(np.array([1, 0])), jnp.array([[3.0, 7.0]])
       >>> seen, known, spread = conditioning.operators.observed_directions(operator, y, 0.5)
       >>> print(seen, known, spread)
@@ -122,7 +122,7 @@ def observed_directions(operator: Decomposed, y: Array, noise_std: ArrayLike) ->
 def is_observed(values: Array) -> Array:
     """Returns which singular values are not 0 but for rounding.
 
-    Example:
+    Examples:
       >>> print(conditioning.operators.is_observed(jnp.array([1.0, 1e-9])))
       [ True False]
     """
@@ -132,7 +132,7 @@ def is_observed(values: Array) -> Array:
 def observe(key: Key, operator: Any, x: Array, noise_std: ArrayLike) -> Array:
     """Draws y = A x + noise_std·z.
 
-    Example:
+    Examples:
       >>> y = conditioning.operators.observe(key, jnp.cos, jnp.zeros((4096, 1)), 0.5)  # 1 + z/2
       >>> print(f"{y.mean():.1f} {y.std():.1f}")
       1.0 0.5
@@ -145,7 +145,7 @@ def observe(key: Key, operator: Any, x: Array, noise_std: ArrayLike) -> Array:
 def observe_counts(key: Key, operator: Any, x: Array, peak: ArrayLike) -> Array:
     """Draws y = Poisson(peak·A x)/peak, counts of light; A x below 0 is taken for 0.
 
-    Example:
+    Examples:
       Counts of mean and variance 10, over 10.
 
       >>> y = conditioning.operators.observe_counts(key, jnp.cos, jnp.zeros((4096, 1)), 10.0)
@@ -163,7 +163,7 @@ def log_counts(operator: Any, y: Array, peak: ArrayLike) -> Callable[[Array], Ar
 
     peak Σ (y log A x0 − A x0), where A x0 counts as no less than a thousandth of a count.
 
-    Example:
+    Examples:
       Of y = 1 at a peak of 10: 10 (log A x − A x), most at A x = 1.
 
       >>> log_likelihood = conditioning.operators.log_counts(lambda x: x, jnp.ones((3, 1)), 10.0)
@@ -182,7 +182,7 @@ def log_counts(operator: Any, y: Array, peak: ArrayLike) -> Callable[[Array], Ar
 def require_linear(owner: str, operator: Any) -> None:
     """Raises InputError for an operator without an adjoint.
 
-    Example:
+    Examples:
       >>> conditioning.operators.require_linear("tmpd", jnp.tanh)
       Traceback (most recent call last):
           ...
@@ -197,7 +197,7 @@ def require_linear(owner: str, operator: Any) -> None:
 def require_decomposed(owner: str, operator: Any) -> None:
     """Raises InputError for an operator whose singular value decomposition is not known.
 
-    Example:
+    Examples:
       >>> conditioning.operators.require_decomposed("ddrm", jnp.tanh)
       Traceback (most recent call last):
           ...
@@ -213,7 +213,7 @@ def require_decomposed(owner: str, operator: Any) -> None:
 def require_observation(owner: str, operator: Any, x: Array, y: Array) -> None:
     """Raises InputError unless y is what the operator makes of x: of each row, or `(1, …)` for all.
 
-    Example:
+    Examples:
       >>> conditioning.operators.require_observation("dps", jnp.tanh, jnp.zeros((4, 2)), jnp.zeros(2))
       Traceback (most recent call last):
           ...
@@ -241,7 +241,7 @@ class Mask:
       mask: of an example's shape S, or `(B, *S)` for a mask of each example; 1 on an axis it doesn't depend on, as in
         (H, W, 1) for all channels.
 
-    Example:
+    Examples:
       >>> mask = conditioning.operators.Mask(np.array([1, 0]))
       >>> print(mask(jnp.array([[3.0, 7.0]])))
       [[3. 0.]]
@@ -289,7 +289,7 @@ def box(shape: tuple[int, ...], top: int, left: int, height: int, width: int) ->
     Raises:
       InputError: for a box that is not inside.
 
-    Example:
+    Examples:
       Of 4×4 pixels 2×2 are hidden.
 
       >>> print(conditioning.operators.box((4, 4, 3), top=1, left=1, height=2, width=2).mask.sum())
@@ -308,7 +308,7 @@ def box(shape: tuple[int, ...], top: int, left: int, height: int, width: int) ->
 def random_mask(key: Key, shape: tuple[int, ...], share: float) -> Mask:
     """Returns a mask of images (H, W, C) that observes a pixel, all its channels, with probability `share`.
 
-    Example:
+    Examples:
       >>> mask = conditioning.operators.random_mask(key, (64, 64, 3), 0.5).mask
       >>> print(mask.shape, f"{mask.mean():.1f}")
       (64, 64, 1) 0.5
@@ -379,7 +379,7 @@ def _first(direction: Array) -> Array:
 class Downsample(_OfGroups):
     """The mean of each block of `factor`×`factor` pixels of images (H, W, C): Aᵀ A = projection / factor².
 
-    Example:
+    Examples:
       >>> image = jnp.array([[0.0, 1.0], [2.0, 3.0]]).reshape(1, 2, 2, 1)
       >>> print(f"{jax.jit(conditioning.operators.Downsample(2))(image)[0, 0, 0, 0]:.2f}")
       1.50
@@ -407,7 +407,7 @@ class Downsample(_OfGroups):
 class Gray(_OfGroups):
     """One grey channel of images (H, W, C): a weighted sum of their channels, the mean of three unless given.
 
-    Example:
+    Examples:
       >>> red = jnp.array([[[[1.0, 0.0, 0.0]]]])
       >>> print(f"{jax.jit(conditioning.operators.Gray())(red)[0, 0, 0, 0]:.2f}")
       0.33
@@ -437,7 +437,7 @@ class Blur:
     Args:
       kernel: `(h, w)`, no larger than the images: `gaussian_kernel`, `motion_kernel`.
 
-    Example:
+    Examples:
       A point is spread as the kernel is, an image of one value stays as it is.
 
       >>> blur = jax.jit(lambda x: conditioning.operators.Blur(conditioning.operators.gaussian_kernel(3, 1.0))(x))
@@ -501,7 +501,7 @@ def _as_pairs(transform: Array) -> Array:
 def gaussian_kernel(size: int, std: float) -> np.ndarray:
     """Returns a Gaussian of that standard deviation, in pixels, on `size`×`size` of them, of sum 1.
 
-    Example:
+    Examples:
       >>> kernel = conditioning.operators.gaussian_kernel(3, 1.0)
       >>> print(kernel[1].round(2), f"{kernel.sum():.2f}")
       [0.12 0.2  0.12] 1.00
@@ -519,7 +519,7 @@ def motion_kernel(size: int, angle: float) -> np.ndarray:
       size: odd.
       angle: in degrees, counter-clockwise from the right.
 
-    Example:
+    Examples:
       >>> print((conditioning.operators.motion_kernel(3, 45.0) > 0).astype(int))
       [[0 0 1]
        [0 1 0]
@@ -545,7 +545,7 @@ class Linear:
       shape: S of an example; `(D,)` unless given.
       factors: its singular value decomposition, which is made of the matrix.
 
-    Example:
+    Examples:
       >>> operator, x = conditioning.operators.Linear(jnp.array([[3.0, 4.0]])), jnp.ones((1, 2))
       >>> print(operator(x), np.array(operator.singular_values(x)).round(2))
       [[7.]] [[5. 0.]]
@@ -608,7 +608,7 @@ class Separable:
       rows: R, `(h, H)`.
       columns: C, `(w, W)`.
 
-    Example:
+    Examples:
       The mean of the pixels, of rows and of columns.
 
       >>> half, image = jnp.full((1, 2), 0.5), jnp.array([[0.0, 1.0], [2.0, 3.0]]).reshape(1, 2, 2, 1)
@@ -671,7 +671,7 @@ def bicubic(factor: int, height: int, width: int) -> Separable:
     Raises:
       InputError: for sizes that the factor does not divide.
 
-    Example:
+    Examples:
       An image of one value stays as it is.
 
       >>> y = conditioning.operators.bicubic(2, 4, 4)(jnp.ones((1, 4, 4, 1)))
@@ -694,7 +694,7 @@ def magnitudes(x: Array, *, padding: int = 0) -> Array:
 
     The derivative is 0 where the transform is.
 
-    Example:
+    Examples:
       F is unitary: the squares have the sum that the image's have, here 4 of 1.
 
       >>> y = jax.jit(conditioning.operators.magnitudes)(jnp.ones((1, 2, 2, 1)))
@@ -709,7 +709,7 @@ def magnitudes(x: Array, *, padding: int = 0) -> Array:
 def saturated(x: Array, *, low: float = -1.0, high: float = 1.0) -> Array:
     """Returns x within [low, high], as a sensor that saturates.
 
-    Example:
+    Examples:
       >>> print(conditioning.operators.saturated(jnp.array([[-2.0, 0.5]])))
       [[-1.   0.5]]
     """
@@ -721,7 +721,7 @@ def quantized(x: Array, *, levels: int, low: float = -1.0, high: float = 1.0, sh
 
     Rounding itself has no derivative; s below 1 keeps this one's between 1 − s and 1 + s.
 
-    Example:
+    Examples:
       Steps at −1, 0 and 1: what is near one of them is taken nearer.
 
       >>> print(f"{conditioning.operators.quantized(jnp.array([[0.1]]), levels=3)[0, 0]:.2f}")

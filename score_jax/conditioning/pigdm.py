@@ -31,7 +31,7 @@ def pigdm(
     Raises:
       InputError: for an operator without singular values, y that it doesn't give, or negative noise.
 
-    Example:
+    Examples:
       Data N(0, 1), of which y = 2 was seen with noise of variance 1: N(1, 1/2), and at t = 1 and x = 0 the score 1/1.5.
 
       >>> operator, y = conditioning.operators.Mask(np.ones(1)), jnp.full((1, 1), 2.0)

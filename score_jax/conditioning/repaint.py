@@ -49,7 +49,7 @@ def repaint(
       InputError: for a multistep sampler, y that the operator or x doesn't fit, counts below 1, or a block longer than
         the grid.
 
-    Example:
+    Examples:
       Data N(0, I) of which the first of two elements was seen, 3; the other has its own law, N(0, 1).
 
       >>> edm, score, y = sde.EDM(0.01, 10.0), lambda x, t: -x / (1 + t**2), jnp.array([[3.0, 0.0]])

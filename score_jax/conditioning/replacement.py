@@ -33,7 +33,7 @@ def impose(operator: Decomposed, x: Array, y: Array) -> Array:
       x: `(B, *S)`.
       y: the observation, `(B, …)`, or `(1, …)` for one that all rows share.
 
-    Example:
+    Examples:
       >>> operator = conditioning.operators.Mask(np.array([1, 0]))
       >>> print(conditioning.impose(operator, jnp.array([[1.0, 2.0]]), jnp.array([[9.0, 0.0]])))
       [[9. 2.]]
@@ -75,7 +75,7 @@ def replacement(sampler: Sampler, sde: SDE, operator: Decomposed, y: Array) -> S
     Raises:
       InputError: for a multistep sampler, an operator without singular values, y that the operator or x doesn't fit.
 
-    Example:
+    Examples:
       Data N(0, I) of which the first of two elements was seen, 3; the other has its own law, N(0, 1).
 
       >>> edm, score, y = sde.EDM(0.01, 10.0), lambda x, t: -x / (1 + t**2), jnp.array([[3.0, 0.0]])

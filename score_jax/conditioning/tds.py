@@ -55,7 +55,7 @@ def tds(
     Raises:
       InputError: for an operator without singular values, y that it doesn't give, several observations, negative noise.
 
-    Example:
+    Examples:
       Data N(0, 1), of which y = 2 was seen with noise of a standard deviation of 0.1: a mean of 2/1.01.
 
       >>> edm, score, y = sde.EDM(0.01, 10.0), lambda x, t: -x / (1 + t**2), jnp.full((1, 1), 2.0)
@@ -92,7 +92,7 @@ def twisted(
         alone; at the last time of the grid log p(y | x0), which decides what is sampled.
       threshold: share of the particles, at whose effective number they are drawn again.
 
-    Example:
+    Examples:
       Data N(0, 1), of which y = 2 was seen with noise of a standard deviation of 0.1: a mean of 2/1.01.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (1 + t**2)

@@ -29,7 +29,7 @@ def tmpd(sde: SDE, score_fn: ScoreFn, operator: Operator, y: Array, *, noise_std
     Raises:
       InputError: for an operator that is not linear, y that it doesn't give, or negative noise.
 
-    Example:
+    Examples:
       Data N(0, 1), of which y = 2 was seen with noise of variance 1: N(1, 1/2), and at t = 1 and x = 0 the score 1/1.5.
 
       >>> operator, y = conditioning.operators.Mask(np.ones(1)), jnp.full((1, 1), 2.0)

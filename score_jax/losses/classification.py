@@ -19,7 +19,7 @@ def classification_loss(key: Key, sde: SDE, log_prob_fn: ScoreFn, x0: Array, *, 
       x0: data, `(B, *S)`.
       times: how t is drawn, with its weight: which noise levels count how much.
 
-    Example:
+    Examples:
       Two classes at ±1 and the exact p(y | x_t): at σ = 0.1 it is known, at σ = 30 all of log 2 is left.
 
       >>> y = jnp.array([-1.0, 1.0] * 2048)

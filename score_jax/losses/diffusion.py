@@ -47,7 +47,7 @@ def diffusion_loss(
       control: coefficient of the control variate (`losses.control_variate`), `(sde, t) -> (B,)` such as
         `weighting.small_noise(scale)`; it costs one more call of `score_fn`.
 
-    Example:
+    Examples:
       Data N(0, 1) at σ = t have the score −x/(1 + t²), which leaves ½ Var(ε | x_t) = 1/4 at t = 1.
 
       >>> x0, score = jax.random.normal(jax.random.key(1), (4096, 1)), lambda x, t: -x / (1 + t[:, None] ** 2)
@@ -86,7 +86,7 @@ def perturbed(
       times: how t is drawn, with its weight.
       weighting: w(t), multiplying J_x.
 
-    Example:
+    Examples:
       Data N(0, 1) at σ = 1 are N(0, 2): the mean of sliced score matching is −(1/2)/2 by their score, times σ².
 
       >>> x0, score = jax.random.normal(jax.random.key(1), (4096, 1)), lambda x, t: -x / (1 + t[:, None] ** 2)

@@ -30,7 +30,7 @@ def explicit_score_matching(score_fn: StaticScoreFn, x: Array, target_score_fn: 
       x: samples of p, `(B, *S)`.
       target_score_fn: the true score of p.
 
-    Example:
+    Examples:
       A score of 0 against that of N(0, I), −x, costs ½‖x‖².
 
       >>> x = jnp.array([[3.0, 4.0]])
@@ -48,7 +48,7 @@ def implicit_score_matching(score_fn: StaticScoreFn, x: Array, *, key: Key | Non
       x: samples of p, `(B, *S)`.
       key: None for the exact trace (d Jacobian-vector products), a key `()` or `(B,)` for Hutchinson's estimate.
 
-    Example:
+    Examples:
       Of N(0, 1) and its score −x it is ½x² − 1, whose mean over p is −½, and no score has less.
 
       >>> x = jax.random.normal(jax.random.key(1), (4096, 1))
@@ -83,7 +83,7 @@ def sliced_score_matching(
     Raises:
       InputError: for an unknown projection, or none.
 
-    Example:
+    Examples:
       For s = −x the variance-reduced form is ½‖x‖² − d whatever signs are drawn: implicit score matching.
 
       >>> loss = lambda x: losses.sliced_score_matching(key, lambda x: -x, x, variance_reduced=True)
@@ -120,7 +120,7 @@ def finite_difference_score_matching(
     Raises:
       InputError: for a non-positive eps, or half-precision x, whose rounding exceeds the difference.
 
-    Example:
+    Examples:
       For s = −x, which is linear, it is ½‖x‖² − d: implicit score matching.
 
       >>> loss = lambda x: losses.finite_difference_score_matching(key, lambda x: -x, x)
@@ -157,7 +157,7 @@ def denoising_score_matching(
       control: coefficient, `()` or `(B,)`, of the `control_variate` that is taken off; 1 where the noise is small
         beside the detail of the score. It costs one more call of `score_fn`, at x.
 
-    Example:
+    Examples:
       Data N(0, 1) noised with σ = 1 are N(0, 2), whose score −x/2 leaves ½ Var(τ | x̃) = 1/4.
 
       >>> x = jax.random.normal(jax.random.key(1), (4096, 1))
@@ -185,7 +185,7 @@ def control_variate(score: Array, target: Array, information: ArrayLike) -> Arra
       target: τ, `(B, *S)`.
       information: E‖τ‖² of the noise, `()`.
 
-    Example:
+    Examples:
       The spread of a denoising loss at σ = 0.01, which is about 1/(√2 σ²), and without this part, `control=1`.
 
       >>> x, noise = jnp.ones((4096, 1)), kernels.Gaussian(0.01)

@@ -23,7 +23,7 @@ def uniform(antithetic: bool = False) -> Times:
     With `antithetic` the draws are stratified over the batch, u_i = (u + i/n) mod 1 with one u (Kingma et al. 2021):
     each is still uniform, and the batch covers all levels evenly. The shared u is the first example's.
 
-    Example:
+    Examples:
       Four stratified draws are a quarter of the range apart.
 
       >>> t, weight = losses.times.uniform(antithetic=True)(key, sde.VP(), 4)
@@ -46,7 +46,7 @@ def discrete(ts: ArrayLike) -> Times:
     Raises:
       InputError: when `ts` is not a non-empty vector.
 
-    Example:
+    Examples:
       >>> t, weight = losses.times.discrete(jnp.array([0.25, 0.75]))(key, sde.VP(), 4096)
       >>> print(f"{(t == 0.25).mean():.1f}")  # as often as the other
       0.5
@@ -65,7 +65,7 @@ def discrete(ts: ArrayLike) -> Times:
 def lognormal(mean: float = -1.2, std: float = 1.2) -> Times:
     """Draws log(σ/α) ~ N(mean, std²), clipped to the SDE's range; not reweighted (Karras et al. 2022, table 1).
 
-    Example:
+    Examples:
       On EDM's SDE t is σ itself, and log σ has the mean and standard deviation asked for.
 
       >>> t, weight = losses.times.lognormal(-1.2, 1.2)(key, sde.EDM(), 4096)
@@ -87,7 +87,7 @@ def importance() -> Times:
 
     Removes the variance that the likelihood weighting g² adds (Song et al. 2021, "Maximum likelihood training", 5.1).
 
-    Example:
+    Examples:
       The weight times g²/σ² is the same at every draw: the range of log-SNR, here 2 log 3, over that of t, 2.
 
       >>> edm = sde.EDM(1.0, 3.0)

@@ -23,7 +23,7 @@ def uncertainty_weighted(values: Array, u: Array, *, dims: int, weight: ArrayLik
       dims: D, numbers of an example.
       weight: v, that with which the level was drawn and which is in J (`losses.times`).
 
-    Example:
+    Examples:
       Of J = 3 in two dimensions it is least at e^u = 3, where it is 1 + log 3:
 
       >>> u = jnp.log(jnp.array([1.0, 3.0, 9.0]))

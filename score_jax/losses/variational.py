@@ -39,7 +39,7 @@ def _spread(value: Array, x: Array) -> Array:
 def gaussian_kl(difference: Array, variance_q: Array, variance_p: Array) -> Array:
     """Returns KL(N(m, variance_q) ‖ N(m + difference, variance_p)) in nats, element by element.
 
-    Example:
+    Examples:
       KL(N(0, 1) ‖ N(2, 1)) is 2²/2.
 
       >>> print(losses.variational.gaussian_kl(jnp.array([2.0]), jnp.ones(1), jnp.ones(1)))
@@ -61,7 +61,7 @@ def step_kl(sde: SDE, score: Array, eps: Array, *, variance: Array, t: Array, s:
       t: level, `()` or `(B,)`.
       s: the level below, so that β̃ > 0.
 
-    Example:
+    Examples:
       The exact score of data 0 is −ε/σ; with twice the exact variance a step costs ½(log 2 − ½) = 0.097 nats.
 
       >>> edm, eps = sde.EDM(), jnp.ones((1, 1))
@@ -80,7 +80,7 @@ def step_kl(sde: SDE, score: Array, eps: Array, *, variance: Array, t: Array, s:
 def gaussian_decoder(x0: Array, mean: Array, variance: Array) -> Array:
     """Returns log N(x_0; mean, variance), `(B,)`: for data with a density.
 
-    Example:
+    Examples:
       In two dimensions, at the mean of variance 1, it is −log 2π.
 
       >>> x0 = jnp.zeros((1, 2))
@@ -97,7 +97,7 @@ def grey_level_decoder(grey_levels: int = 256) -> Decoder:
     so that the probabilities add up to 1. The mass is that of erf, where released code has a tanh approximation of it,
     and as small as it is, where released code goes no lower than 1e-12: −log p is then above its 27.6 nats.
 
-    Example:
+    Examples:
       Where the mean is grey, black and white have half of the mass each.
 
       >>> decode, black = jax.jit(losses.variational.grey_level_decoder(2)), jnp.array([[-1.0]])
@@ -186,7 +186,7 @@ def hybrid_loss(
     Raises:
       InputError: unless the times decrease strictly and are positive.
 
-    Example:
+    Examples:
       Data 0, their exact score, and twice the variance of q(x_s|x_t, x_0): a KL of ½(log 2 − ½) = 0.097 a step.
 
       >>> edm, ts, decoder = sde.EDM(), jnp.array([2.0, 1.0]), losses.variational.gaussian_decoder

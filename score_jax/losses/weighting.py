@@ -17,7 +17,7 @@ Weighting: TypeAlias = Callable[[SDE, Array], Array]
 def sigma2(sde: SDE, t: Array) -> Array:
     """Returns σ²: ½‖σ·score + ε‖², the loss of NCSN and DDPM's L_simple (Song & Ermon 2019; Ho et al. 2020).
 
-    Example:
+    Examples:
       >>> print(losses.weighting.sigma2(sde.EDM(), jnp.array([0.5, 2.0])))  # t is σ
       [0.25 4.  ]
     """
@@ -27,7 +27,7 @@ def sigma2(sde: SDE, t: Array) -> Array:
 def likelihood(sde: SDE, t: Array) -> Array:
     """Returns g²: bounds the log-likelihood of the generative SDE (Song et al. 2021, "Maximum likelihood training").
 
-    Example:
+    Examples:
       >>> print(losses.weighting.likelihood(sde.EDM(), jnp.array([0.5, 2.0])))  # g² = dσ²/dt = 2t
       [1. 4.]
     """
@@ -37,7 +37,7 @@ def likelihood(sde: SDE, t: Array) -> Array:
 def edm(sigma_data: float = 0.5) -> Weighting:
     """Returns σ²((σ/α)² + σ_data²)/σ_data²: EDM's λ(σ) in terms of scores (Karras et al. 2022, table 1).
 
-    Example:
+    Examples:
       The paper's λ(σ) = (σ² + σ_data²)/(σ σ_data)² is of the error of D, which is σ² times that of the score.
 
       >>> print(losses.weighting.edm(0.5)(sde.EDM(), jnp.array([1.0])))  # λ(1)
@@ -54,7 +54,7 @@ def edm(sigma_data: float = 0.5) -> Weighting:
 def min_snr(gamma: float = 5.0) -> Weighting:
     """Returns σ² min(SNR, γ)/SNR: noise prediction with clipped signal-to-noise weight (Hang et al. 2023, eq. 8).
 
-    Example:
+    Examples:
       Over σ² it is the weight of the noise's prediction: γ/SNR above SNR = γ, 1 below.
 
       >>> sigma = jnp.array([0.1, 1.0])  # SNR 100 and 1
@@ -75,7 +75,7 @@ def small_noise(scale: float = 0.1) -> Weighting:
     No weight but the coefficient of a control variate (`diffusion_loss(control=...)`): for data N(m, v I) and their
     exact score it is the one that removes all of the term s(x_0)·ε.
 
-    Example:
+    Examples:
       >>> print(np.array(losses.weighting.small_noise(0.1)(sde.EDM(), jnp.array([0.001, 0.1, 10.0]))).round(2))
       [1.  0.5 0. ]
     """

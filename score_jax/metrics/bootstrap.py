@@ -42,7 +42,7 @@ Variance: TypeAlias = Callable[[np.ndarray, np.ndarray], float]  # of values (R,
 def half_differences(s: np.ndarray, s_prime: np.ndarray) -> float:
     """Returns the mean square of ½ (T(S) − T(S')), whose mean is 0, since S and S' are exchangeable.
 
-    Example:
+    Examples:
       Of ½ (1 − 3) and ½ (3 − 1) the mean square is 1.
 
       >>> metrics.half_differences(np.array([1.0, 3.0]), np.array([3.0, 1.0]))
@@ -54,7 +54,7 @@ def half_differences(s: np.ndarray, s_prime: np.ndarray) -> float:
 def half_sums(s: np.ndarray, s_prime: np.ndarray) -> float:
     """Returns the variance of ½ (T(S) + T(S')): that of a distance of equal laws, and too small for any other.
 
-    Example:
+    Examples:
       Of ½ (1 + 3) and ½ (3 + 1) there is no variance.
 
       >>> metrics.half_sums(np.array([1.0, 3.0]), np.array([3.0, 1.0]))
@@ -87,7 +87,7 @@ def bootstrap(
     Raises:
       InputError: for fewer rows than that, or fewer than 2 resamples.
 
-    Example:
+    Examples:
       The mean of 10,000 draws of variance 1 has a standard error of 1/√10,000.
 
       >>> rows = np.random.default_rng(0).normal(size=10_000)

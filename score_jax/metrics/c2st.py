@@ -32,7 +32,7 @@ def c2st(key: Key, a: ArrayLike, b: ArrayLike) -> tuple[float, float]:
     Raises:
       InputError: for other shapes, fewer rows than folds, different numbers of rows, or numbers that are not finite.
 
-    Example:
+    Examples:
       What lies apart is told apart without an error.
 
       >>> rows = np.random.default_rng(0).normal(size=(20, 1))

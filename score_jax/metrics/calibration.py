@@ -46,7 +46,7 @@ def score_error(
       ts: times (L,).
       n: draws at each level, at least 2.
 
-    Example:
+    Examples:
       A score of 0 misses all of that of data N(0, 1/4), and in noise units σ²/(1/4 + σ²).
 
       >>> law = distributions.Gaussian(jnp.zeros(1), 0.25)

@@ -66,7 +66,7 @@ def train_classifier(images: ArrayLike, labels: ArrayLike) -> Classifier:
       images: (N, H, W, C), float in [0, 1].
       labels: (N,) integers; every class needs at least 5 images.
 
-    Example:
+    Examples:
       Black images and white ones.
 
       >>> labels = np.repeat([0, 1], 10)
@@ -115,7 +115,7 @@ def classification_report(
       held_out: `(images (M, H, W, C), labels (M,))` that the classifier was not trained on.
       labels: (N,) labels the samples were asked to have, where there were any.
 
-    Example:
+    Examples:
       Samples that are white alone, where half of the data are black.
 
       >>> labels = np.repeat([0, 1], 10)

@@ -111,7 +111,7 @@ def inception(variables: PyTree, *, batch_size: int = 64) -> Features:
 
     The probabilities are those of the inception score, 1,008 classes, without the bias of the last layer.
 
-    Example:
+    Examples:
       >>> features = metrics.features.inception({})  # of no weights: for its names
       >>> print(features.distance_name, features.dim)
       FID 2048
@@ -123,7 +123,7 @@ def inception(variables: PyTree, *, batch_size: int = 64) -> Features:
 def efficientnet(variables: PyTree, *, batch_size: int = 64) -> Features:
     """Returns 1,280 features of EfficientNet-Lite0, with `variables` of `interop.load_efficientnet_lite0`.
 
-    Example:
+    Examples:
       >>> features = metrics.features.efficientnet({})  # of no weights: for its names
       >>> print(features.distance_name, features.dim)
       Fréchet distance, features of EfficientNet-Lite0 1280

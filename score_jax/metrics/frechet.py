@@ -33,7 +33,7 @@ class Moments:
       mean: (F,), float64.
       scatter: `Σ (x − mean)(x − mean)ᵀ` (F, F), float64.
 
-    Example:
+    Examples:
       >>> rows = np.array([[0.0], [2.0], [4.0]])
       >>> moments = metrics.Moments.of(rows[:1]) + metrics.Moments.of(rows[1:])
       >>> print(moments.n, moments.mean, moments.covariance)
@@ -119,7 +119,7 @@ def frechet_distance(mean_a: ArrayLike, cov_a: ArrayLike, mean_b: ArrayLike, cov
     Raises:
       InputError: for shapes that do not agree, numbers that are not finite, and a matrix that is no covariance.
 
-    Example:
+    Examples:
       Of N(0, 1) and N(3, 2²) it is 3² + (1 − 2)².
 
       >>> print(f"{metrics.frechet_distance(np.zeros(1), np.eye(1), np.array([3.0]), 4 * np.eye(1)):.2f}")
@@ -145,7 +145,7 @@ def frechet(a: ArrayLike, b: ArrayLike) -> float:
     For its standard error see `bootstrap`; where the features are not kept, `bootstrap` takes lists of the `Moments`
     of parts of them, and `Moments.merged` makes the distance of such lists.
 
-    Example:
+    Examples:
       Of a shift by 3 in each of two dimensions it is 2·3².
 
       >>> rows = np.random.default_rng(0).normal(size=(100, 2))
@@ -158,7 +158,7 @@ def frechet(a: ArrayLike, b: ArrayLike) -> float:
 def frechet_of_parts(a: Sequence[Moments], b: Sequence[Moments]) -> float:
     """Returns the Fréchet distance of rows that are known by the moments of parts: a statistic for `bootstrap`.
 
-    Example:
+    Examples:
       Of a shift by 3 in each of two dimensions it is 2·3², and rows may come in parts.
 
       >>> rows = np.random.default_rng(0).normal(size=(100, 2))

@@ -45,7 +45,7 @@ def train_grey_features(key: Key, images: ArrayLike, labels: ArrayLike) -> GreyF
     Raises:
       InputError: for other arrays.
 
-    Example:
+    Examples:
       Black images and white ones, of which the tenth that is held out is told right.
 
       >>> labels = np.repeat([0, 1], 10)
@@ -75,7 +75,7 @@ def grey_features_of(variables: PyTree, shape: tuple[int, ...], n_classes: int) 
       shape: height and width of its images.
       n_classes: that it tells apart.
 
-    Example:
+    Examples:
       >>> features = metrics.grey_features_of({}, (8, 8), 10)  # of no weights: for its names
       >>> print(features.distance_name)
       Fréchet distance, features of GreyClassifier (8×8, 10 classes)

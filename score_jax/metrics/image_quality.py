@@ -26,7 +26,7 @@ def psnr(x: Array, truth: Array, *, data_range: ArrayLike = 1.0) -> Array:
     Raises:
       InputError: for arrays of different shapes, or a range that is not positive.
 
-    Example:
+    Examples:
       An error of a tenth of the range is 20 dB.
 
       >>> truth = jnp.zeros((1, 11, 11, 1))
@@ -52,7 +52,7 @@ def ssim(x: Array, truth: Array, *, data_range: ArrayLike = 1.0, window: int = 1
     Raises:
       InputError: for arrays of different shapes, images smaller than the window, an even window.
 
-    Example:
+    Examples:
       An image and itself; white and black.
 
       >>> black = jnp.zeros((1, 11, 11, 1))

@@ -31,7 +31,7 @@ def inception_score(probabilities: ArrayLike, *, n_splits: int = 10) -> tuple[fl
     Raises:
       InputError: for rows that are no probabilities, or fewer of them than parts.
 
-    Example:
+    Examples:
       A classifier that is sure, and finds each of four classes equally often: the most there is, K.
 
       >>> score, std = metrics.inception_score(np.tile(np.eye(4), (10, 1)))

@@ -39,7 +39,7 @@ def kid(key: Key, a: ArrayLike, b: ArrayLike, *, subset_size: int = 1000, n_subs
     Raises:
       InputError: for features of other shapes, or subsets larger than the sets.
 
-    Example:
+    Examples:
       Of features 0 and features 1 it is 1³ + 2³ − 2·1³, whatever the subsets.
 
       >>> value, error = metrics.kid(key, jnp.zeros((8, 1)), jnp.ones((8, 1)), subset_size=4, n_subsets=10)

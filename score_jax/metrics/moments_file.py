@@ -25,7 +25,7 @@ def save_moments(path: str | os.PathLike[str], moments: Moments, conditions: Map
     Raises:
       InputError: for conditions that are no JSON, and a file that cannot be written.
 
-    Example:
+    Examples:
       >>> import tempfile
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     metrics.save_moments(f"{folder}/train.npz", metrics.Moments.of(np.eye(2)), {"data": "digits"})
@@ -59,7 +59,7 @@ def load_moments(path: str | os.PathLike[str], conditions: Mapping[str, Any]) ->
     Raises:
       InputError: in one line, for a file that is none or damaged, and for other conditions, of which it names one.
 
-    Example:
+    Examples:
       Of other conditions they are refused.
 
       >>> import tempfile

@@ -45,7 +45,7 @@ def nearest_neighbours(
     Returns:
       `(index (n, k), distance (n, k))`.
 
-    Example:
+    Examples:
       >>> index, distance = metrics.nearest_neighbours(np.array([[0.75]]), np.array([[0.0], [1.0], [5.0]]))
       >>> print(index, distance)
       [[1]] [[0.25]]
@@ -79,7 +79,7 @@ def memorisation(
       held_out: (m, *S), from the same source and not trained on; a hundred or more, for the 1 % to mean something.
       features: what to compare instead of the elements, as for `nearest_neighbours`.
 
-    Example:
+    Examples:
       Samples that are the training set.
 
       >>> rows = np.random.default_rng(0).normal(size=(300, 2))
@@ -98,7 +98,7 @@ def copying(of_samples: np.ndarray, of_held_out: np.ndarray) -> Memorisation:
     Raises:
       InputError: where distances overflow, or half of the held-out data have none.
 
-    Example:
+    Examples:
       Samples half as far from the training set as held-out data are.
 
       >>> found = metrics.copying(np.full(100, 0.5), np.ones(100))

@@ -29,7 +29,7 @@ def energy_scores(samples: ArrayLike, truth: ArrayLike) -> Array:
     Raises:
       InputError: for shapes that don't fit.
 
-    Example:
+    Examples:
       Samples ±1 of a truth 0 and of a truth 3: 1 − ½·2 and 3 − ½·2.
 
       >>> samples = jnp.array([[[-1.0], [1.0]], [[-1.0], [1.0]]])
@@ -58,7 +58,7 @@ def posterior_ranks(samples: ArrayLike, truth: ArrayLike, directions: ArrayLike)
     Raises:
       InputError: for shapes that don't fit.
 
-    Example:
+    Examples:
       >>> samples, truth = jnp.arange(4.0).reshape(1, 4, 1), jnp.array([[1.5]])
       >>> print(metrics.posterior_ranks(samples, truth, jnp.array([[1.0], [-1.0]])))  # 0 and 1 are below; then −2, −3
       [[2 2]]
@@ -101,7 +101,7 @@ def rank_calibration(found: ArrayLike, n_samples: int, *, level: float = 0.9) ->
     Raises:
       InputError: for ranks outside 0 … L, or a level that is not between 0 and 1.
 
-    Example:
+    Examples:
       Each of the ranks 0 to 19 equally often, as of draws of the posterior.
 
       >>> found = metrics.rank_calibration(np.arange(200)[:, None] % 20, n_samples=19)

@@ -47,7 +47,7 @@ def prdc(real: ArrayLike, fake: ArrayLike, *, k: int = 5) -> PRDC:
     Raises:
       InputError: for features of other shapes, numbers that are not finite, or too few rows for k.
 
-    Example:
+    Examples:
       Of two clusters of data the samples are in one: all of them among data, half of the data beside one.
 
       >>> real = np.array([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0]])

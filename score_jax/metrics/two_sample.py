@@ -56,7 +56,7 @@ def sliced_wasserstein(key: Key, a: ArrayLike, b: ArrayLike, *, n_projections: i
       b: samples (M, *S).
       n_projections: number of directions.
 
-    Example:
+    Examples:
       Of a shift δ = (3, 4) it is |δ|/√2 in two dimensions.
 
       >>> a = jax.random.normal(key, (100, 2))
@@ -88,7 +88,7 @@ def wasserstein2(a: ArrayLike, b: ArrayLike) -> float:
     Raises:
       InputError: for unequal or too many points.
 
-    Example:
+    Examples:
       Of a shift δ = (3, 4) it is |δ|.
 
       >>> a = np.random.default_rng(0).normal(size=(100, 2))
@@ -121,7 +121,7 @@ def mmd(a: ArrayLike, b: ArrayLike, *, bandwidths: Sequence[float] | Array | Non
       bandwidths: the lengths h. None takes ½, 1 and 2 times the median distance in the pooled sample (of at most 512
         points of each, evenly spaced in it); give numbers to compare values between different pairs of samples.
 
-    Example:
+    Examples:
       Of two points that lie apart by many bandwidths it is 1 + 1 − 0, the most.
 
       >>> print(metrics.mmd(jnp.zeros((4, 1)), jnp.full((4, 1), 100.0), bandwidths=[1.0]))
@@ -143,7 +143,7 @@ def energy_distance(a: ArrayLike, b: ArrayLike) -> Array:
       a: samples (N, *S).
       b: samples (M, *S).
 
-    Example:
+    Examples:
       Of two points at a distance of 3 it is 2·3.
 
       >>> print(metrics.energy_distance(jnp.zeros((4, 1)), jnp.full((4, 1), 3.0)))
@@ -164,7 +164,7 @@ def mode_weights(samples: ArrayLike, modes: ArrayLike, *, radius: float | None =
     Returns:
       `ModeWeights(weights, covered)`; weights are all 0 where no sample lies within the radius.
 
-    Example:
+    Examples:
       >>> samples, modes = jnp.array([[0.1], [0.2], [-0.1], [4.8]]), jnp.array([[0.0], [5.0]])
       >>> found = jax.jit(metrics.mode_weights)(samples, modes)
       >>> print(found.weights, found.covered)
@@ -199,7 +199,7 @@ def mode_coverage(
       weights: true weights (M,), summing to 1; None for equal ones.
       share: how much of its true weight a mode needs to count as visited.
 
-    Example:
+    Examples:
       Draws of the first of two modes alone.
 
       >>> samples, modes = jnp.array([[0.1], [0.2], [-0.1], [0.3]]), jnp.array([[0.0], [5.0]])

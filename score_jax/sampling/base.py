@@ -37,7 +37,7 @@ class Sampler(NamedTuple):
     A method that treats some steps of a grid otherwise, such as the last, has `along`, which makes the sampler of the
     grid `ts`; its own `step` is that of no step in particular.
 
-    Example:
+    Examples:
       One of one's own: Euler's steps down the flow dx/dt = −t·score of data N(0, 1/4), from one
       standard deviation at σ = 10 to one at the end, 1/2.
 
@@ -112,7 +112,7 @@ def sample(
     Raises:
       InputError: for a grid that increases.
 
-    Example:
+    Examples:
       From noise to data of two values, −1 and 1, by their exact score.
 
       >>> edm = sde.EDM(0.01, 10.0)
@@ -169,7 +169,7 @@ def predictor_corrector(predictor: Sampler, corrector: Sampler, *, first: str = 
     Raises:
       InputError: for a multistep predictor or corrector, whose memory a change of x would invalidate; for another word.
 
-    Example:
+    Examples:
       Draws of data N(0, 1/4) have a standard deviation of 1/2.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)

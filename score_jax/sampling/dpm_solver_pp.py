@@ -54,7 +54,7 @@ def dpm_solver_pp(
     Raises:
       InputError: for another order or word, or a concrete eta outside [0, 1].
 
-    Example:
+    Examples:
       The flow of data N(0, 1/4) takes one standard deviation at σ = 10 to one at the end, 1/2.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)

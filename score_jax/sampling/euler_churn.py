@@ -33,7 +33,7 @@ def euler_churn(
     Raises:
       InputError: for a concrete churn outside [0, √2 − 1].
 
-    Example:
+    Examples:
       Draws of data N(0, 1/4) have a standard deviation of 1/2.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)

@@ -88,7 +88,7 @@ def probability_flow(
     Raises:
       InputError: for concrete times outside [t_min, t_max].
 
-    Example:
+    Examples:
       From one standard deviation at σ = 10 the flow of data N(0, 1/4) leads to one at σ = 0.01.
 
       >>> edm, law = sde.EDM(0.01, 10.0), distributions.Gaussian(jnp.zeros(1), 0.25)
@@ -122,7 +122,7 @@ def adaptive_flow(sde: SDE, score_fn: ScoreFn, *, rtol: float = 1e-5, atol: floa
       rtol: relative tolerance of a step of the integration.
       atol: absolute tolerance of one, for data of scale 1.
 
-    Example:
+    Examples:
       From one standard deviation at σ = 10 the flow of data N(0, 1/4) leads to one at σ = 0.01.
 
       >>> edm, law = sde.EDM(0.01, 10.0), distributions.Gaussian(jnp.zeros(1), 0.25)

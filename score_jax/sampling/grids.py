@@ -34,7 +34,7 @@ def _sigma(sde: SDE, t: ArrayLike) -> Array:
 def evenly(n: int, wanted: int) -> np.ndarray:
     """Returns the indices of at most `wanted` of n steps, evenly spread, the last included: what to keep of a path.
 
-    Example:
+    Examples:
       >>> print(sampling.grids.evenly(100, 4))
       [ 0 33 66 99]
     """
@@ -44,7 +44,7 @@ def evenly(n: int, wanted: int) -> np.ndarray:
 def uniform(sde: SDE, n: int, *, t_end: ArrayLike | None = None) -> Array:
     """Returns n times equally spaced in t.
 
-    Example:
+    Examples:
       >>> print(sampling.grids.uniform(sde.EDM(1.0, 5.0), 3))
       [5. 3. 1.]
     """
@@ -55,7 +55,7 @@ def uniform(sde: SDE, n: int, *, t_end: ArrayLike | None = None) -> Array:
 def karras(sde: SDE, n: int, rho: float = 7.0, *, t_end: ArrayLike | None = None) -> Array:
     """Returns n times equally spaced in (σ/α)^{1/ρ} (Karras et al. 2022, eq. 5, without the final σ = 0).
 
-    Example:
+    Examples:
       With ρ = 2 the roots of σ, 4 to 1, are equally spaced.
 
       >>> print(np.array(sampling.grids.karras(sde.EDM(1.0, 16.0), 3, rho=2.0)).round(2))
@@ -70,7 +70,7 @@ def karras(sde: SDE, n: int, rho: float = 7.0, *, t_end: ArrayLike | None = None
 def log_snr(sde: SDE, n: int, *, t_end: ArrayLike | None = None) -> Array:
     """Returns n times equally spaced in log-SNR, that is geometric in σ/α.
 
-    Example:
+    Examples:
       >>> print(np.array(sampling.grids.log_snr(sde.EDM(0.01, 1.0), 3)).round(3))
       [1.   0.1  0.01]
     """
@@ -83,7 +83,7 @@ def cosine(sde: SDE, n: int, *, t_end: ArrayLike | None = None) -> Array:
 
     A cosine schedule's noise levels (Nichol & Dhariwal 2021, without its offset), between the ends of this SDE.
 
-    Example:
+    Examples:
       >>> print(np.array(sampling.grids.cosine(sde.Cosine(t_min=0.1, t_max=0.9), 3)).round(3))
       [0.9 0.5 0.1]
     """
@@ -98,7 +98,7 @@ def score_sde(sde: SDE, n: int, *, t_end: ArrayLike | None = None) -> Array:
     The last step, to 0, is the released noise removal. For samplers with `num_scales=n`, whose steps have a size of
     their own: to others 0 is a time like any other, at which most SDEs have no score.
 
-    Example:
+    Examples:
       >>> print(np.array(sampling.grids.score_sde(sde.VP(), 3, t_end=0.2)).round(3))
       [1.  0.6 0.2 0. ]
     """
@@ -113,7 +113,7 @@ def levels(sde: SDE, sigmas: ArrayLike) -> Array:
     Raises:
       InputError: when `sigmas` is no vector, not positive, or increases.
 
-    Example:
+    Examples:
       >>> print(np.array(sampling.grids.levels(sde.EDM(), jnp.array([1.0, 0.1]))).round(3))  # t is σ
       [1.  1.  0.1]
     """
@@ -162,7 +162,7 @@ def ddpm(
       InputError: for an SDE without a table, more steps than the table has, another spacing, an offset beyond the
         table or of another spacing than "leading", or a t_end with no knot above it.
 
-    Example:
+    Examples:
       Four of DDPM's 1,000 knots (i + 1)/1000, the last the first of the table.
 
       >>> ddpm = sde.Tabulated(sde.ddpm_schedule().alphas_bar)
@@ -193,7 +193,7 @@ def respaced(sde: SDE, counts: str, *, t_end: ArrayLike | None = None) -> Array:
     Raises:
       InputError: for an SDE without a table, or counts that cannot be had of it.
 
-    Example:
+    Examples:
       >>> ddpm = sde.Tabulated(sde.ddpm_schedule(100).alphas_bar)
       >>> print((100 * np.array(sampling.grids.respaced(ddpm, "ddim4", t_end=1 / 100))).round())
       [76. 51. 26.  1.]
@@ -204,7 +204,7 @@ def respaced(sde: SDE, counts: str, *, t_end: ArrayLike | None = None) -> Array:
 def kept_knots(total: int, counts: str) -> np.ndarray:
     """Returns the indices of the knots that `respaced` keeps of a table of `total`, ascending.
 
-    Example:
+    Examples:
       Two of the first five knots, three of the others.
 
       >>> print(sampling.grids.kept_knots(10, "2,3"))

@@ -34,7 +34,7 @@ def kdpm2(
     Raises:
       InputError: for a concrete churn outside [0, √2 − 1].
 
-    Example:
+    Examples:
       The flow of data N(0, 1/4) takes one standard deviation at σ = 10 to one at the end, 1/2.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)

@@ -59,7 +59,7 @@ def langevin(
       n_steps: number of steps.
       noise: draws z.
 
-    Example:
+    Examples:
       At a step of ε = 1 the draws of N(0, 1) have a variance of 1/(1 − 1/4) = 1.33.
 
       >>> x = sampling.langevin(key, lambda x: -x, jnp.zeros((4096, 1)), step_size=1.0, n_steps=20)
@@ -97,7 +97,7 @@ def mala(
     Returns:
       `(x, info)` with `info.acceptance_rate` `(B,)`.
 
-    Example:
+    Examples:
       The variance of N(0, 1), whatever the step: `langevin` would have 1.33.
 
       >>> log_prob = lambda x: -0.5 * x[:, 0] ** 2
@@ -163,7 +163,7 @@ def annealed_langevin(
       sigma_min: the smallest level; `sde.sigma(sde.t_min)` unless given.
       noise: draws z.
 
-    Example:
+    Examples:
       Draws of data N(0, 1/4) have a standard deviation of 1/2.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
@@ -210,7 +210,7 @@ def consistent_annealed(
       sigma_min: the smallest level; `sde.sigma(sde.t_min)` unless given.
       noise: draws z.
 
-    Example:
+    Examples:
       Draws of data N(0, 1/4) have a standard deviation of 1/2.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
@@ -256,7 +256,7 @@ def interpolate(key_a: Key, key_b: Key, draw: Callable[[Key, Noise], Array], *, 
       draw: `(key (B,), noise) -> x (B, *S)`: runs a sampler whose `noise` is the one given.
       angles: θ of each row, `(B,)`.
 
-    Example:
+    Examples:
       Where the score is linear, so are the samples in the noise: halfway, at 45°, is the sum of the two over √2.
 
       >>> start, angles = jnp.zeros((3, 1)), jnp.array([0, jnp.pi / 4, jnp.pi / 2])
@@ -322,7 +322,7 @@ def langevin_corrector(
     Raises:
       InputError: for an unknown norm.
 
-    Example:
+    Examples:
       The chain's variance on N(0, I) in 50 dimensions, (1 + snr²)(d + 2)/(d − 2) = 1.11.
 
       >>> corrector = sampling.langevin_corrector(sde.EDM(), lambda x, t: -x, snr=0.16, n_steps=100)

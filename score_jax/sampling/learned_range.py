@@ -16,7 +16,7 @@ def learned_range(sde: SDE, v_fn: ScoreFn, *, floor: ArrayLike) -> StepVariance:
       v_fn: `(x, t) -> v`, `(B, *S)`, usually in [−1, 1].
       floor: the lower bound of a step to the data themselves, s = 0.
 
-    Example:
+    Examples:
       From t = 2 to s = 1: v = −1 is the variance (4 − 1)/4 of q(x_s|x_t, x_0), v = 1 that of the transition, 4 − 1.
 
       >>> variance = sampling.learned_range(sde.EDM(), lambda x, t: jnp.array([[-1.0], [1.0]]), floor=1e-4)

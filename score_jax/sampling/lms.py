@@ -24,7 +24,7 @@ def lms(sde: SDE, score_fn: ScoreFn, *, order: int = 4) -> Sampler:
     Raises:
       InputError: for another order.
 
-    Example:
+    Examples:
       The flow of data N(0, 1/4) takes one standard deviation at σ = 10 to one at the end, 1/2.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)

@@ -15,7 +15,7 @@ from score_jax.types import Array, ArrayLike, Key, ScoreFn
 def euler(sde: SDE, score_fn: ScoreFn) -> Sampler:
     """Steps t → s by Euler on the probability flow: x − (f x − ½ g² score)(t − s).
 
-    Example:
+    Examples:
       The flow of data N(0, 1/4) takes one standard deviation at σ = 10 to one at the end, 1/2, in many small steps.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
@@ -41,7 +41,7 @@ def ddim(sde: SDE, score_fn: ScoreFn, *, eta: ArrayLike | StepVariance = 0.0) ->
       score_fn: `(x, t) -> score`.
       eta: η, or τ² itself as a function `(x, t, s)`, `()` or `(B,)`, no more than σ_s².
 
-    Example:
+    Examples:
       The flow of data N(0, 1/4) takes one standard deviation at σ = 10 to one at the end, 1/2, in many small steps.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)

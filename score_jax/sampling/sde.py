@@ -34,7 +34,7 @@ def euler_maruyama(sde: SDE, score_fn: ScoreFn, *, probability_flow: bool = Fals
       probability_flow: half the score and no noise, as released: that is `euler`.
       num_scales: N of score SDE's released steps, of 1/N each: see the module. 0: steps are as long as the grid's.
 
-    Example:
+    Examples:
       Draws of data N(0, 1/4) have a standard deviation of 1/2.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
@@ -68,7 +68,7 @@ def reverse_diffusion(sde: SDE, score_fn: ScoreFn, *, probability_flow: bool = F
       probability_flow: half the score and no noise (Song et al. 2021, appendix D.3).
       num_scales: N of score SDE's released steps, `sde.discretize`: see the module. 0: those of the grid.
 
-    Example:
+    Examples:
       Draws of data N(0, 1/4) have a standard deviation of 1/2.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
@@ -137,7 +137,7 @@ def ancestral(sde: SDE, score_fn: ScoreFn, *, variance: str | StepVariance = "po
     Raises:
       InputError: for an unknown variance.
 
-    Example:
+    Examples:
       Draws of data N(0, 1/4) have a standard deviation of 1/2.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)

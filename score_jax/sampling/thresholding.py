@@ -24,7 +24,7 @@ def thresholded(sde: SDE, score_fn: ScoreFn, change: Callable[[Array], Array]) -
       score_fn: `(x, t) -> score`.
       change: `(B, *S) -> (B, *S)`, row by row.
 
-    Example:
+    Examples:
       At σ = 1 and x = 10 the estimate of data N(0, 1/4) is x̂_0 = 2, and here no more than its tanh.
 
       >>> edm, x = sde.EDM(), jnp.array([[10.0]])
@@ -48,7 +48,7 @@ def clipped(sde: SDE, score_fn: ScoreFn, *, low: ArrayLike = -1.0, high: ArrayLi
     Raises:
       InputError: for an empty range.
 
-    Example:
+    Examples:
       At σ = 1 and x = 10 the estimate of data N(0, 1/4) is x̂_0 = 2, which is clipped.
 
       >>> edm, x = sde.EDM(), jnp.array([[10.0]])
@@ -78,7 +78,7 @@ def dynamically_thresholded(
     Raises:
       InputError: for an empty range, or a concrete quantile outside [0, 1].
 
-    Example:
+    Examples:
       At σ = 1 the estimate of data N(0, 1/4) is x/5 = (2, 1/2), which is shrunk by its largest element.
 
       >>> edm, x = sde.EDM(), jnp.array([[10.0, 2.5]])

@@ -32,7 +32,7 @@ def unipc(sde: SDE, score_fn: ScoreFn, *, order: int = 2, variant: str = "bh2", 
     Raises:
       InputError: for another order or word.
 
-    Example:
+    Examples:
       The flow of data N(0, 1/4) takes one standard deviation at σ = 10 to one at the end, 1/2.
 
       >>> edm, score = sde.EDM(0.01, 10.0), lambda x, t: -x / (0.25 + t**2)
