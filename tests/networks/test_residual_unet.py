@@ -419,7 +419,7 @@ def test_every_mode_takes_any_size_and_channel_count(n, paths):
         (ResidualUNet(0), None, "channels must be at least 1, got 0"),
         (ddpmpp(8), np.zeros(1, np.int32), "build it with num_classes > 0"),
         (ddpmpp(8, num_classes=2), np.zeros(1, np.float32), "labels have dtype float32; integers were expected"),
-        (ddpmpp(8, embedding=None, num_classes=2), None, "labels enter with the noise's embedding"),
+        (ddpmpp(8, embedding=None, num_classes=2), None, "labels and augmentations enter with the noise's embedding"),
     ],
 )
 def test_what_cannot_be_built_says_so(module, label, message):
