@@ -90,6 +90,7 @@ def get_config(variant: str = "ncsn") -> ConfigDict:
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 5e-3
     config.optimizer.schedule = "cosine"
+    adam = {"optimizer.name": "adam", "optimizer.learning_rate": 1e-3}
     variants = {
         "ncsn": {},
         # NCSNv2's rules: sigma_max as above, levels 1.082 apart, which asks for 98, Langevin's step of technique 4
@@ -139,6 +140,7 @@ def get_config(variant: str = "ncsn") -> ConfigDict:
         "ddpmpp": {
             "data.value_range": (-1.0, 1.0),
             "network.name": "ddpmpp",
+            **adam,
             "network.condition": "timestep",
             "parameterization.name": "eps",
             "sde.name": "vp",
@@ -149,6 +151,7 @@ def get_config(variant: str = "ncsn") -> ConfigDict:
         },
         "ncsnpp": {
             "network.name": "ncsnpp",
+            **adam,
             "network.ncsnpp.rescale": True,
             "network.condition": "sigma",
             "parameterization.name": "score",

@@ -67,5 +67,5 @@ def test_an_example_depends_on_its_own_key_alone():
 
 
 def test_points_are_refused():
-    with pytest.raises(InputError, match=r"of images \(B, H, W, C\), got shape \(4, 2\)"):
+    with pytest.raises(InputError, match=r"of images \(B, H, W, C\) of 4×4 pixels or more, got shape \(4, 2\)"):
         augmentation.augment(jax.random.key(0), jnp.zeros((4, 2)), probability=0.1)

@@ -93,10 +93,13 @@ def affine(x: Array, how: Transformation) -> Array:
     """Returns images `(B, H, W, C)` transformed as `how` says, mirrors first.
 
     Raises:
-      InputError: of anything but images.
+      InputError: of anything but images of 4×4 pixels or more, which is as far as the filters reach.
     """
-    if x.ndim != 4:
-        raise InputError(f"augmentation is of images (B, H, W, C), got shape {x.shape}: set --config.data.augment=0")
+    if x.ndim != 4 or min(x.shape[1:3]) < 4:
+        raise InputError(
+            f"augmentation is of images (B, H, W, C) of 4×4 pixels or more, got shape {x.shape}: set "
+            "--config.data.augment=0"
+        )
     height, width = x.shape[1:3]
     mirrored = jnp.where(arrays.expand_right(how.mirror_x, x) > 0, x[:, :, ::-1], x)
     mirrored = jnp.where(arrays.expand_right(how.mirror_y, x) > 0, mirrored[:, ::-1], mirrored)

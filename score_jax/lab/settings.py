@@ -150,7 +150,8 @@ def get_config() -> ConfigDict:
 
     # Weight of the noise levels: sigma2 likelihood edm min_snr
     config.weighting = ConfigDict({"name": "sigma2", "options": {}})
-    # learned: and each level's loss divided by what it is found to be (Karras et al. 2024), whatever the name
+    # learned: and each level's loss divided by what it is found to be (Karras et al. 2024), whatever the name; of
+    # objectives that are squared errors, dsm and esm
     config.weighting.learned = False
     config.weighting.edm = {"sigma_data": 0.5}
     config.weighting.min_snr = {"gamma": 5.0}

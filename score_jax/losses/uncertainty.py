@@ -6,7 +6,9 @@ for a constant,
     J e^{−u} + ½ D u,        J = ½ w ‖error‖²,
 
 whose minimum in u is at e^u = 2 E[J]/D: every level then has gradients of one size, ½ D, whatever its loss
-(Kendall et al. 2018; Karras et al. 2024, "Analyzing and improving the training dynamics", eq. 14 to 16 and 21).
+(Kendall et al. 2018; Karras et al. 2024, "Analyzing and improving the training dynamics", eq. 14 to 16 and 21). J is to
+be a squared error: of implicit, sliced and finite-difference score matching, which are below 0 at their minimum, there
+is no such u.
 """
 
 import jax.numpy as jnp

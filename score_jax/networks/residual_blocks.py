@@ -234,7 +234,8 @@ class NoiseAndLabelEmbedding(nn.Module):
         if self.num_classes and self.label_layer == "inner":
             noise = noise + self.layers.dense(vectors * self.num_classes**0.5, noise.shape[-1], "label")
         if self.augmentation:
-            noise = noise + self.layers.dense(numbers, noise.shape[-1], "augmentation", use_bias=False)
+            scale = 1.0 if self.label_layer == "inner" else 0.0  # as released
+            noise = noise + self.layers.dense(numbers, noise.shape[-1], "augmentation", scale=scale, use_bias=False)
         h = self.layers.dense(nn.swish(self.layers.dense(noise, self.features, "inner")), self.features, "outer")
         if self.num_classes and self.label_layer == "outer":
             normal = nn.initializers.normal(1.0)

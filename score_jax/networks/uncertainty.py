@@ -7,7 +7,10 @@ from score_jax.types import Array
 
 
 class Uncertainty(nn.Module):
-    """u(c) = linear(Fourier features of c), `(B,)`, 0 at first (Karras et al. 2024, "training dynamics", appendix B.2).
+    """u(c) = linear(Fourier features of c), `(B,)` (Karras et al. 2024, "training dynamics", appendix B.2).
+
+    It starts at 0, so that the first steps are those of the weighting that it is beside. The released one is random at
+    first, without a bias, its weights are normalised, and its features are cosines of random phases.
 
     Attributes:
       features: number of Fourier features; as published 128, of frequencies ~ N(0, 1) in c = log(σ/α)/4.

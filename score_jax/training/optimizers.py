@@ -14,9 +14,9 @@ decoupled (Loshchilov & Hutter 2019) and of weights alone, `weights_of`: matrice
                everything else Adam's, both with Nesterov's momentum
     prodigy    Adam's, times an estimate of the distance to the solution: `learning_rate` is a factor, 1 as published
                (Mishchenko & Defazio 2024)
-    schedule_free  Adam's without its momentum moves z; x is the average of all z, weighted by squared learning rates;
-               gradients are taken at θ = (1 − b1) z + b1 x; samples are drawn with x, `averages.schedule_free_x`
-               (Defazio et al. 2024)
+    schedule_free  Adam's without its momentum moves z; x is the average of all z, weighted by the squares of the
+               largest rate so far; gradients are taken at θ = (1 − b1) z + b1 x; samples are drawn with x,
+               `averages.schedule_free_x` (Defazio et al. 2024)
 
     constant       decay_n = 1
     cosine         half a cosine from the end of the warm-up down to 0 at the last update

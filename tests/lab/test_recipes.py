@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from configs import digits, toy
+from score_jax import networks
 from score_jax.lab import build, run
 from score_jax.lab.build.training import OPTIMIZERS
 from score_jax.training.logging import read_jsonl
@@ -60,10 +61,21 @@ def test_a_network_is_told_of_the_augmentation_that_the_settings_name():
     assert build.experiment(digits.get_config()).augment is None
 
 
-def test_a_classifier_has_no_weighting_to_learn():
-    config = digits.get_config("classifier")
+@pytest.mark.parametrize("network", [networks.UNet(8, (1, 2), num_classes=10), networks.MLP(num_classes=10)])
+def test_a_network_of_ones_own_has_to_take_what_it_is_told(network):
+    config = digits.get_config()
+    config.data.augment = 0.12
+    with pytest.raises(InputError, match="one of your own whose `augmentation` is 9"):
+        build.experiment(config, network=network)
+    taken = networks.UNet(8, (1, 2), num_classes=10, augmentation=9)
+    assert build.experiment(config, network=taken).augment is not None
+
+
+@pytest.mark.parametrize("variant", ["ssm", "fd_ssm", "classifier"])
+def test_weights_are_learned_of_squared_errors_alone(variant):
+    config = digits.get_config(variant)
     config.weighting.learned = True
-    with pytest.raises(InputError, match=r"'classification' has no weighting: set --config.weighting.learned=False"):
+    with pytest.raises(InputError, match=r"divides by squared errors, and objective '\w+' is (below 0|a classifier's)"):
         build.experiment(config)
 
 

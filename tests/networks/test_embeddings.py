@@ -67,6 +67,8 @@ def test_nothing_told_of_an_augmentation_is_that_there_was_none(name):
     plain = apply(variables, x, cond, label)
     np.testing.assert_array_equal(apply(variables, x, cond, Told(label, jnp.zeros((2, 9)))), plain)
     told = apply(variables, x, cond, Told(label, numbers))
+    first = module.init(jax.random.key(0), x, cond, label)["params"]["condition"]["augmentation"]["kernel"]
+    assert (float(jnp.abs(first).max()) == 0) == (name == "adm")  # as released
     assert float(jnp.abs(told - plain)[0].max()) > 1e-3
     np.testing.assert_array_equal(told[1], plain[1])
 

@@ -113,16 +113,18 @@ def test_optimizers_by_name_are_optax_with_weight_decay_of_weights(name):
 
 
 def test_schedule_free_draws_with_the_weighted_average_of_z():
-    """Defazio et al. 2024, eq. 3 to 5: z falls along the gradient at y, and x is the mean of z by squared rates."""
-    rates, b1 = lambda n: jnp.asarray(0.1) * jnp.minimum(1.0, (n + 1) / 3), 0.9
+    """Defazio et al. 2024, eq. 3 to 5: z falls along the gradient at y, and x is the mean of z, by squares of the
+    largest rates so far."""
+    rates, b1 = lambda n: jnp.asarray(0.1) * jnp.minimum(1.0, (n + 1) / 3) * jnp.where(n > 3, 0.2, 1.0), 0.9
     adam = optax.scale_by_rms(0.999, 1e-8, eps_in_sqrt=False, bias_correction=True)
     chain, y = optax.chain(optax.clip_by_global_norm(1e9), schedule_free(rates, b1=b1)), jnp.array([1.0, -2.0])
-    of_chain, moments, x, z, total = chain.init(y), adam.init(y), y, y, 0.0
-    for n in range(5):
+    of_chain, moments, x, z, total, largest = chain.init(y), adam.init(y), y, y, 0.0, 0.0
+    for n in range(7):
         gradient = jnp.array([2.0, 0.5]) * y
         direction, moments = adam.update(gradient, moments)
         update, of_chain = chain.update(gradient, of_chain, y)
-        z, weight = z - rates(n) * direction, rates(n) ** 2
+        largest = jnp.maximum(largest, rates(n))
+        z, weight = z - rates(n) * direction, largest**2
         total = total + weight
         x = x + (z - x) * weight / total
         y = optax.apply_updates(y, update)

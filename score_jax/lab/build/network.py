@@ -139,16 +139,19 @@ def _fields_of_variance(config: ConfigDict) -> dict[str, Any]:
 
 def _fields_of_augmentation(config: ConfigDict) -> dict[str, Any]:
     """The field of a network that is told how its examples were augmented."""
-    return {"augmentation": augmentation.TOLD} if is_on(config.data.augment) else {}
+    told = is_on(config.data.augment) and config.network.name in ("unet", *UNETS)
+    return {"augmentation": augmentation.TOLD} if told else {}
 
 
-def _require_told(config: ConfigDict) -> None:
+def _require_told(config: ConfigDict, module: Any) -> None:
     """Refuses augmentation of networks that can't be told of it: it would leak into samples."""
-    name = config.network.name
-    if is_on(config.data.augment) and (name not in ("unet", *UNETS) or classifies(config)):
+    inner = getattr(module, "module", module)  # of an adapter
+    inner = getattr(inner, "backbone", inner)
+    if is_on(config.data.augment) and getattr(inner, "augmentation", 0) != augmentation.TOLD:
         raise InputError(
-            f"network {name!r} can't be told of data.augment, which would be in its samples: take one of unet, "
-            f"{', '.join(UNETS)}, or set --config.data.augment=0"
+            f"network {config.network.name!r} can't be told of data.augment, which would be in its samples: take one "
+            f"of unet, {', '.join(UNETS)}, or one of your own whose `augmentation` is {augmentation.TOLD}, or set "
+            "--config.data.augment=0"
         )
 
 
@@ -251,9 +254,9 @@ def model(
         _require_no_options_of_others(config)
     if classifies(config):
         _check_classifier(config, source)
-    if network is None:
-        _require_told(config)
-    apply = _adapted(_network(config, sde, source, key) if network is None else network)
+    module = _network(config, sde, source, key) if network is None else network
+    _require_told(config, module)
+    apply = _adapted(module)
     apply = adapters.uncertain(apply) if config.weighting.learned else apply
     told = source.num_classes and not classifies(config)
     example = jnp.zeros((1, *source.shape)), jnp.ones(1), jnp.zeros(1, jnp.int32) if told else None

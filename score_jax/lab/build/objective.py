@@ -48,10 +48,25 @@ def weights(config: ConfigDict) -> Weighting:
 
 
 def minimised(config: ConfigDict) -> Callable[..., Array]:
-    """Returns what training minimises in place of the objective: that itself, or weighed by what a network learns."""
-    if config.weighting.learned and config.objective.name == "classification":
-        raise InputError("objective 'classification' has no weighting: set --config.weighting.learned=False")
-    return training.by_uncertainty if config.weighting.learned else objective_itself
+    """Returns what training minimises in place of the objective: that itself, or weighed by what a network learns.
+
+    Raises:
+      InputError: of objectives that are no squared errors, whose levels have no size to divide by.
+    """
+    if not config.weighting.learned:
+        return objective_itself
+    name, controlled = config.objective.name, is_on(config.objective.dsm.control_scale)
+    if name in ("ism", "ssm", "fd_ssm", "hybrid", "classification") or (name == "dsm" and controlled):
+        raise InputError(
+            f"weighting.learned divides by squared errors, and objective {name!r} is {_no_square(name)}: set "
+            "--config.weighting.learned=False, or --config.objective.name=dsm without a control_scale"
+        )
+    return training.by_uncertainty
+
+
+def _no_square(name: str) -> str:
+    kinds = {"hybrid": "weighed as published", "classification": "a classifier's"}
+    return kinds.get(name, "below 0 where the score is right")
 
 
 def _check_hybrid(config: ConfigDict) -> None:
