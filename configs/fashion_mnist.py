@@ -16,16 +16,24 @@ features that nothing was chosen by: `benchmarks/quality_at_equal_time.py`, wher
 `experiments/studies/fast_config` has how it was chosen, and its picture.
 
 `ncsnv2` takes 491 network calls a sample; of 64 after its 4,000 steps, seed 0, shoes, bags and trousers are clear, and
-a third of the tops and dresses mottled: it needs a longer training.
+a third of the tops and dresses mottled. That is the sampler's: 5 steps a level are too few to follow the noise down,
+and leave some of it as texture, in samples of `fast`'s network too. Of 256, seed 0, the Fréchet distance (`grey`
+features) is 24.3 with 5 steps a level, 16.0 with 10; 5 steps of 0.1, 0.4 and 0.8 σ² in place of the rule's 0.22 give
+47, 24.2 and 37.
 
 | variant | parameters | 4,000 steps of batch 64 | a sample |
 |---|---|---|---|
-| ncsn, ncsnv2, ddpm | 2,688,388 | 13 minutes on 2 cores, by the steps of `fast` | 501, 491, 50 network calls |
+| ncsn, ncsnv2, ddpm | 2,688,388 | 26 core-minutes | 501, 491, 50 network calls |
 | edm | 2,691,204 | 27 core-minutes | 35 |
 | ddpmpp | 1,259,393 | 125 core-minutes, estimated | 501 |
 | ncsnpp | 1,282,305 | 135 core-minutes, estimated | 501 |
 
-ncsn, ddpm, ddpmpp and ncsnpp have not been trained to their end here. Those of patches are trained by Muon, as `fast`.
+ncsn, ddpmpp and ncsnpp have not been trained to their end here. Those of patches are trained by Muon, as `fast`.
+
+Of `ddpm` after its 4,000 steps, seed 0, nearly all of 64 are clear garments, and of 1,024 none leaves the range by a
+tenth of it; their Fréchet distance is 22.6 ± 2.2 (as many held-out images: 1.3 ± 0.4). That of 512 is 19.4, by other
+samplers in 50 calls, clipped: DPM-Solver++'s SDE 16.2, Heun on the karras grid 18.9, DPM-Solver++ 20.7, DDIM 20.0 to
+23.5, of which none leaves it either.
 
 Why ddpm draws by ancestral steps. Its network predicts the noise, and an error of that changes the estimate of the
 image by σ/α times as much, up to 152 on this SDE. Of a smaller network (677,889 parameters, no patches, Adam) after
