@@ -227,4 +227,9 @@ def test_an_uncertain_network_is_the_network_and_starts_certain():
     alone = plain.replace(variables=plain.apply.init(*EXAMPLE))
     np.testing.assert_array_equal(uncertain(*points()), alone(*points()))
     np.testing.assert_array_equal(uncertain.uncertainty(jnp.array([0.1, 0.9])), np.zeros(2))
+    out = variables["params"]["uncertainty"]["out"]["kernel"]
+    variables["params"]["uncertainty"]["out"]["kernel"] = jnp.linspace(0.1, 1.0, out.size).reshape(out.shape)
+    t, parts = jnp.array([0.1, 0.9]), {name: values["uncertainty"] for name, values in variables.items()}
+    expected = network.module.apply(parts, jnp.log(VP.sigma(t) / VP.alpha(t)) / 4)
+    np.testing.assert_allclose(plain.replace(variables=variables, apply=network).uncertainty(t), expected, rtol=1e-4)
     refused(r"learned no uncertainty: make the score model of adapters.uncertain", alone.uncertainty, jnp.ones(1))

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from configs import digits, toy
-from score_jax import networks
+from configs import digits, fashion_mnist, toy
+from score_jax import networks, training
 from score_jax.lab import build, run
 from score_jax.lab.build.training import OPTIMIZERS
 from score_jax.training.logging import read_jsonl
@@ -58,7 +58,23 @@ def test_a_network_is_told_of_the_augmentation_that_the_settings_name():
     config.data.augment = 0.12
     made = build.experiment(config)
     assert made.augment.keywords == {"probability": 0.12} and made.model.apply.module.augmentation == 9
+    assert training.Recipe(**run._recipe(made)).augment is made.augment  # and the step makes it
     assert build.experiment(digits.get_config()).augment is None
+
+
+def test_samples_are_drawn_with_the_average_that_schedule_free_keeps(tmp_path):
+    free = {"optimizer.name": "schedule_free", "optimizer.schedule": "constant", "optimizer.learning_rate": 3e-2}
+    state = run.train(build.experiment(_config(**free)), tmp_path).state
+    x = training.schedule_free_x(state.params, state.opt_state)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), state.ema, x)
+    assert float(optax.tree.norm(jax.tree.map(jnp.subtract, state.params, x))) > 1e-2
+
+
+def test_patches_are_trained_by_muon_and_published_networks_by_adam():
+    chosen = {v: fashion_mnist.get_config(v).optimizer for v in ("ncsn", "ddpm", "edm", "fast", "ddpmpp", "ncsnpp")}
+    rates = {"muon": 5e-3, "adam": 1e-3}
+    assert {v for v, o in chosen.items() if o.name == "adam"} == {"ddpmpp", "ncsnpp"}
+    assert all(o.learning_rate == rates[o.name] for o in chosen.values())
 
 
 @pytest.mark.parametrize("network", [networks.UNet(8, (1, 2), num_classes=10), networks.MLP(num_classes=10)])

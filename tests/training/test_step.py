@@ -266,6 +266,13 @@ def test_what_was_done_to_an_example_is_told_beside_its_label():
     np.testing.assert_allclose(_run(step, batches, state=_closed_state(0.0))[1].loss, 3.0, rtol=1e-5)
 
 
+def test_the_weight_of_a_level_is_that_of_its_uncertainty_too():
+    u, weight = jnp.array([0.5, -1.0]), jnp.array([2.0, 3.0])
+    score_fn = types.SimpleNamespace(uncertainty=lambda t: u + 0 * t)
+    found = by_uncertainty(jnp.array([4.0, 6.0]), score_fn, jnp.ones(2), weight, 3)
+    np.testing.assert_allclose(found, [4 * np.exp(-0.5) + 1.5 * 2 * 0.5, 6 * np.e - 1.5 * 3], rtol=1e-6)
+
+
 def test_weights_by_uncertainty_are_learned_and_leave_the_reported_loss_alone():
     """Of a loss √σ in two dimensions J e^{−u} + ½ D u is least at u = log √σ, from −1.2 to 1.2."""
     root = lambda t: tiny.SDE.variance(t) ** 0.25
