@@ -147,10 +147,13 @@ def told_of(label: Array | Told | None, augmentation: int, batch: int) -> Told:
 
 
 class ConditionEmbedding(nn.Module):
-    """Embeds noise, label and augmentation a: `swish(W₂ swish(W₁ noise(c) + b₁ + label row + W₃ a) + b₂)`."""
+    """Embeds noise, label and augmentation a: `swish(W₂ swish(W₁ noise(c) + b₁ + label row + W₃ a) + b₂)`.
+
+    Without `noise` there is a 1 in place of noise(c), and c is ignored.
+    """
 
     features: int
-    noise: nn.Module
+    noise: nn.Module | None
     num_classes: int = 0
     dtype: Dtype | None = None
     augmentation: int = 0
@@ -159,7 +162,8 @@ class ConditionEmbedding(nn.Module):
     def __call__(self, cond: Array, label: Array | Told | None) -> Array:
         """Returns `(B, features)`."""
         label, numbers = told_of(label, self.augmentation, cond.shape[0])
-        h = nn.Dense(self.features, dtype=self.dtype, name="inner")(self.noise(cond))
+        noise = jnp.ones((cond.shape[0], 1)) if self.noise is None else self.noise(cond)
+        h = nn.Dense(self.features, dtype=self.dtype, name="inner")(noise)
         h = h + LabelEmbedding(self.num_classes, self.features, name="label")(label, cond.shape[0]).astype(h.dtype)
         if self.augmentation:
             h = h + nn.Dense(self.features, use_bias=False, dtype=self.dtype, name="augmentation")(numbers)

@@ -72,7 +72,8 @@ class UNet(nn.Module):
       attention: resolutions with self-attention, 0 the finest; negative ones count from the coarsest.
       attention_implementation: "xla", or "cudnn": see `attention.attend`.
       dropout: rate inside the blocks, active with `train=True` (rng "dropout").
-      embedding: module of `cond`, followed by two dense layers of `4 channels` features.
+      embedding: module of `cond`, followed by two dense layers of `4 channels` features; None: cond is ignored, and
+        the noise is to be seen in x (Song & Ermon 2020, technique 3).
       num_classes: number of labels; 0 for none.
       augmentation: numbers of an augmentation that it can be told, `embeddings.Told`; 0 for none.
       dtype: of the computation; None follows x. Parameters are float32 and the output at least that.
@@ -86,7 +87,7 @@ class UNet(nn.Module):
     attention: tuple[int, ...] = (-1,)
     attention_implementation: str = "xla"
     dropout: float = 0.0
-    embedding: nn.Module = Sinusoidal(64)
+    embedding: nn.Module | None = Sinusoidal(64)
     num_classes: int = 0
     augmentation: int = 0
     dtype: Dtype | None = None

@@ -294,7 +294,8 @@ def test_knots_are_the_steps_of_ddpm():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"network.condition": "sigma"}, "network.condition is for ddpm, ddpmpp, ncsnpp, song_unet, adm; 'unet' has"),
+        ({"network.condition": "sigma"}, "song_unet, adm; 'unet' has its own: leave it c_noise or none"),
+        ({"network.name": "mlp", "network.condition": "none"}, "'mlp' has its own: leave it c_noise$"),
         ({"network.name": "adm", "network.condition": "level"}, "set --config.times.name=discrete"),
         (
             {"network.name": "adm", "network.condition": "timestep", "sde.name": "edm"},

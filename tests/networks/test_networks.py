@@ -225,6 +225,24 @@ def test_a_unet_of_patches_is_the_unet_of_an_image_of_them():
     np.testing.assert_allclose(out, from_patches(of_patches, jnp.asarray(x), 2), rtol=1e-5, atol=1e-6)
 
 
+def test_a_unet_that_is_not_told_the_noise_is_one_with_a_constant_for_it():
+    """Technique 3 of NCSNv2: the noise is in x. Labels and every parameter count all the same."""
+    untold = UNet(channels=4, multipliers=(1,), attention=(), num_classes=3, embedding=None)
+    _, _, x, cond, label = example("unet")
+    variables = filled(untold, x, cond)
+    apply = jit(untold.apply)
+    out = apply(variables, x, cond, label)
+    np.testing.assert_array_equal(apply(variables, x, 3 * cond, label), out)
+    assert (jnp.abs(apply(variables, x, cond, jnp.roll(label, 1)) - out).max((1, 2, 3)) > 1e-3).all()
+    told = untold.copy(embedding=Sinusoidal(2))  # of nothing: sin 0 = 0 and cos 0 = 1, the weight of which is the 1's
+    kernel = variables["params"]["condition"]["inner"]["kernel"]
+    padded = jax.tree.map(lambda leaf: leaf, variables)
+    padded["params"]["condition"]["inner"]["kernel"] = jnp.concatenate([jnp.zeros_like(kernel), kernel])
+    np.testing.assert_allclose(jit(told.apply)(padded, x, jnp.zeros(BATCH), label), out, rtol=1e-5, atol=1e-5)
+    gradient = jit(jax.grad(lambda v: (untold.apply(v, x, cond, label) ** 2).sum()))(variables)
+    assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+
+
 def test_one_pixel_is_finite():
     network, x, cond = UNet(channels=4, multipliers=(1, 1)), jnp.ones((1, 1, 1, 1)), jnp.zeros(1)
     out = jit(network.apply)(filled(network, x, cond), x, cond)

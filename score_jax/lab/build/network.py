@@ -111,7 +111,7 @@ def network(config: ConfigDict, sde: SDE, source: Source) -> nn.Module:
         module = make(source.shape[-1], _trained_levels(config, sde), dtype=dtype, **names.options(options))
     else:
         fields = {"num_classes": source.num_classes, "dropout": options.dropout}
-        fields |= _fields_of_condition(config, sde) if options.name in UNETS else {}
+        fields |= _fields_of_condition(config, sde) if options.name in ("unet", *UNETS) else {}
         fields |= _fields_of_variance(config) | _fields_of_attention(config) | _fields_of_augmentation(config)
         module = make(dtype=dtype, **fields, **names.options(options))
     return networks.Conservative(module) if options.conservative else module
@@ -156,8 +156,10 @@ def _require_told(config: ConfigDict, module: Any) -> None:
 
 
 def _fields_of_condition(config: ConfigDict, sde: SDE) -> dict[str, Any]:
-    """The fields of a published U-Net that depend on what it is told of the noise."""
+    """The fields of a U-Net that depend on what it is told of the noise."""
     name, condition = config.network.name, config.network.condition
+    if name == "unet":
+        return {"embedding": None} if condition == "none" else {}
     channels = config.network[name].channels
     fourier = partial(networks.GaussianFourier, 2 * channels, 16.0)
     # The others embed sinusoidally what they are told, by themselves.
@@ -180,8 +182,11 @@ def condition(config: ConfigDict, sde: SDE) -> Condition | None:
     """Returns what the network is told of the noise, in place of c_noise."""
     options = config.network
     chosen = "level" if options.name in LEVEL_NETWORKS else options.condition
-    if options.name not in UNETS and not own.is_own(options.name) and options.condition != "c_noise":
-        raise InputError(f"network.condition is for {', '.join(UNETS)}; {options.name!r} has its own: leave it c_noise")
+    kept = ("c_noise", "none") if options.name == "unet" else ("c_noise",)
+    if options.name not in UNETS and not own.is_own(options.name) and options.condition not in kept:
+        raise InputError(
+            f"network.condition is for {', '.join(UNETS)}; {options.name!r} has its own: leave it {' or '.join(kept)}"
+        )
     if chosen == "level" and config.times.name != "discrete":
         raise InputError("network.condition 'level' is the place among levels: set --config.times.name=discrete")
     if chosen == "timestep" and config.sde.name == "edm":
