@@ -1,9 +1,9 @@
 """Makes the README's picture: points that follow an exact score, and images that follow a learned one.
 
-    python docs/pictures/front.py --workdir=runs/fast
+    python docs/pictures/front.py --workdir=runs/ncsnv2
 
-The run is of `configs/fashion_mnist.py:fast`, trained with --config.data.root=FOLDER. Both halves are drawn by Heun's
-steps of the probability flow, from noise to data; the same seed gives the same picture.
+The run is of `configs/fashion_mnist.py:ncsnv2`, trained with --config.data.root=FOLDER: its images are drawn by annealed
+Langevin dynamics, the points by Heun's steps of the probability flow. The same seed gives the same picture.
 """
 
 import argparse
@@ -36,16 +36,19 @@ def of_points() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def of_images(workdir: str) -> np.ndarray:
-    """Returns images at each step, `(K, N, H, W)`, of the same contrast at every noise level; 0 is black, 1 white."""
+    """Returns images at 24 steps, `(K, N, H, W)`, of the same contrast at every noise level; 0 is black, 1 white."""
     trained = run.restore(build.experiment(settings.of_run(workdir)), workdir)
-    model, n = trained.model, ROWS * COLUMNS
-    ts, shape = sampling.grids.karras(model.sde, STEPS + 1), (n, *trained.examples.shape)
-    options = {"traced": n, "transform": trained.sampling.transform}
-    draw = jax.jit(lambda m: sampling.draw.draw_batch(jax.random.key(3), m, sampling.heun, ts, shape, **options))
-    drawn, spread = draw(model), np.sqrt(1 + np.asarray(model.sde.variance(ts[1:])))
-    x = np.concatenate([np.asarray(drawn.path) / spread[:, None, None, None, None], np.asarray(drawn.x)[None]])[..., 0]
+    made, n = trained.sampling, ROWS * COLUMNS
+    options = {"traced": n, "frames": STEPS, "start": made.start, "transform": made.transform}
+    shape = (n, *trained.examples.shape)
+    draw = jax.jit(lambda m: sampling.draw.draw_batch(jax.random.key(3), m, made.make, made.ts, shape, **options))
+    drawn = draw(trained.model)
     low, high = trained.examples.value_range
-    return (x - low) / (high - low)
+    ts = made.ts[1:][sampling.grids.evenly(len(made.ts) - 1, STEPS)]
+    noise = np.sqrt(np.asarray(trained.model.sde.variance(ts))) / ((high - low) / 2)
+    path = (np.asarray(drawn.path)[..., 0] - low) / (high - low) - 0.5
+    path /= np.sqrt(1 + noise**2)[:, None, None, None]
+    return np.concatenate([path + 0.5, (np.asarray(drawn.x)[None, ..., 0] - low) / (high - low)])
 
 
 def frame(points: np.ndarray, lattice: np.ndarray, arrows: np.ndarray, images: np.ndarray) -> Image.Image:
