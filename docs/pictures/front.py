@@ -2,8 +2,8 @@
 
     python docs/pictures/front.py --workdir=runs/ncsnv2
 
-The run is of `configs/fashion_mnist.py:ncsnv2`, trained with --config.data.root=FOLDER: its images are drawn by annealed
-Langevin dynamics, the points by Heun's steps of the probability flow. The same seed gives the same picture.
+The run is of `configs/fashion_mnist.py:ncsnv2`, trained with --config.data.root=FOLDER: images by annealed Langevin
+dynamics, points by Heun's steps of the probability flow. The same seed gives the same picture.
 """
 
 import argparse
