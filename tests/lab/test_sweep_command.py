@@ -280,22 +280,3 @@ def test_a_worker_is_handed_job_by_job_and_replaced_where_it_ends(tmp_path, monk
     assert [line for line in said if not line.startswith("ran")] == lost
     failed = [json.loads(path.read_text()) for path in (tmp_path / "cells").iterdir()]
     assert len(failed) == 4 and all(re.match(reason, record["reason"]) for record in failed)
-
-
-def test_workers_share_the_cores_out(tmp_path, monkeypatch):
-    allowed = os.sched_getaffinity(0)
-    for n in range(1, 2 * len(allowed) + 1):
-        shares = workers.shares_of_cores(n)
-        assert len(shares) == n and set.union(*shares) == allowed
-        assert sum(map(len, shares)) == max(n, len(allowed)) and max(map(len, shares)) - min(map(len, shares)) <= 1
-    code = (
-        "import os, sys\n"
-        "for line in sys.stdin:\n"
-        f"    print('cores', os.sched_getaffinity(0), end={workers.ANSWER + chr(10)!r}, flush=True)\n"
-    )
-    monkeypatch.setattr(workers, "_COMMAND", (sys.executable, "-c", code))
-    said = []
-    (tmp_path / "cells").mkdir()
-    workers.run_workers(tmp_path, Engine().plan(tmp_path), [], 2, said.append)
-    had = {f"cores {share}" for share in workers.shares_of_cores(2)}
-    assert said and set(said) <= had

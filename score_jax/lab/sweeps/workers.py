@@ -2,11 +2,9 @@
 
 A job is a training, or those that go together. A worker is the same command with `--worker`: it reads the places of the
 cells of a job from its standard input, a line each, and answers `ANSWER`. One that dies (out of memory, killed) fails
-the job it was at and is replaced. Each has its share of the processor's cores (where the system lets one choose), since
-processes that all compute on all cores get in each other's way.
+the job it was at and is replaced.
 """
 
-import os
 import queue
 import signal
 import subprocess
@@ -38,8 +36,7 @@ def run_workers(out: Path, made: Plan, arguments: Sequence[str], n: int, say: Ca
     waiting: queue.Queue[list[Group]] = queue.Queue()
     for job in made.jobs(n):
         waiting.put(job)
-    shares = enumerate(shares_of_cores(min(n, waiting.qsize())), 1)
-    crew = [_Worker(out, made, arguments, number, cores, waiting, say) for number, cores in shares]
+    crew = [_Worker(out, made, arguments, number, waiting, say) for number in range(1, min(n, waiting.qsize()) + 1)]
     threads = [threading.Thread(target=worker.work, daemon=True) for worker in crew]
     before = signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -55,20 +52,6 @@ def run_workers(out: Path, made: Plan, arguments: Sequence[str], n: int, say: Ca
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def shares_of_cores(n: int) -> list[set[int]]:
-    """The cores that this process may use, dealt out to n processes.
-
-    Args:
-      n: number of processes.
-
-    Returns:
-      n sets of cores: disjoint, and as large as one another but for one core; of more processes than cores, each has
-      one. Empty where the system doesn't say which cores there are, which stands for all.
-    """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    return [set(cores[i::n] or cores[i % len(cores) :][:1]) if cores else set() for i in range(n)]
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
@@ -87,11 +70,10 @@ class _Worker:
         made: Plan,
         arguments: Sequence[str],
         number: int,
-        cores: set[int],
         waiting: "queue.Queue[list[Group]]",
         say: Callable[[str], None],
     ):
-        self._out, self._made, self._cores, self._waiting, self._say = out, made, cores, waiting, say
+        self._out, self._made, self._waiting, self._say = out, made, waiting, say
         self._command, self._log = [*_COMMAND, *arguments, "--worker"], out / "logs" / f"worker-{number}.log"
         self._process: subprocess.Popen[str] | None = None
         self._stopped = False
@@ -149,8 +131,6 @@ class _Worker:
                     text=True,
                     start_new_session=True,  # a Ctrl-C is for the parent, which ends them with a checkpoint each
                 )
-            if self._cores:  # before it imports what makes threads, which have those of the thread that makes them
-                os.sched_setaffinity(self._process.pid, self._cores)
             if self._stopped:  # meanwhile
                 self._process.terminate()
         return self._process
