@@ -322,3 +322,25 @@ def test_all_of_fashion_mnist_is_compared_within_two_minutes():
     assert time.perf_counter() - start < 120
     np.testing.assert_allclose(squared / 255**2, 22.456102**2, rtol=1e-6)
     np.testing.assert_allclose(squared, round(squared), rtol=1e-12)  # of integers
+
+
+def test_the_noise_of_a_chain_is_above_what_its_score_is_told_and_more_so_where_there_is_texture():
+    """On 98 levels of 5 steps by 15 % in a direction without data, by 31 % where these vary by as much as the noise."""
+    sigmas, variance, n = np.geomspace(22.5, 0.01, 98), 0.01, 40_000
+    ratio = sigmas[0] / sigmas[1]
+    step_size = noise_levels.step_size(0.01, ratio, 5)
+    assert abs(noise_levels.steady_variance_ratio(step_size, 0.01, ratio, 5) - 1.146) < 1e-3
+    ladder = sigmas[sigmas >= variance**0.5]
+    expected = variance + ladder[0] ** 2
+    for sigma in ladder:
+        epsilon = step_size * (sigma / 0.01) ** 2
+        for _ in range(5):
+            expected = (1 - epsilon / 2 / (variance + sigma**2)) ** 2 * expected + epsilon
+    assert abs((expected - variance) / ladder[-1] ** 2 - 1.31) < 0.01
+    edm = sdes.EDM(0.01, 22.5)
+    told = lambda x, t: -x / (variance + arrays.expand_right(edm.variance(t), x))
+    langevin = sampling.annealed_langevin(edm, told, step_size=step_size, n_steps=5)
+    start = (variance + ladder[0] ** 2) ** 0.5 * jax.random.normal(jax.random.key(0), (n, 1))
+    ts = grids.levels(edm, jnp.asarray(ladder, jnp.float32))
+    x = jax.jit(lambda x: sampling.sample(jax.random.key(1), langevin, x, ts))(start)
+    assert abs(float((x**2).mean()) / expected - 1) < 4 * (2 / n) ** 0.5

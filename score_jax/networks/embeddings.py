@@ -162,7 +162,7 @@ class ConditionEmbedding(nn.Module):
     def __call__(self, cond: Array, label: Array | Told | None) -> Array:
         """Returns `(B, features)`."""
         label, numbers = told_of(label, self.augmentation, cond.shape[0])
-        noise = jnp.ones((cond.shape[0], 1)) if self.noise is None else self.noise(cond)
+        noise = jnp.ones((cond.shape[0], 1), at_least_float32(cond)) if self.noise is None else self.noise(cond)
         h = nn.Dense(self.features, dtype=self.dtype, name="inner")(noise)
         h = h + LabelEmbedding(self.num_classes, self.features, name="label")(label, cond.shape[0]).astype(h.dtype)
         if self.augmentation:

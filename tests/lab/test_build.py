@@ -291,6 +291,27 @@ def test_knots_are_the_steps_of_ddpm():
     np.testing.assert_allclose(of_sampling.grid(config, sde), np.arange(981, 0, -20) / 1000, rtol=1e-6)
 
 
+def test_ncsnv2_of_fashion_mnist_is_one_field_divided_by_sigma():
+    """Technique 3: σ times the score at one x is the same at every level, and is not where the network is told it."""
+
+    def sigma_times_score(config):
+        config.network.unet.update(channels=8, multipliers=(1,), attention=())
+        sde, source = sde_of(config), source_for(config)
+        model = of_network.model(config, sde, source)
+        drawn = lambda leaf: jax.random.normal(key(), leaf.shape) / 4  # the last layer starts at zero
+        model = model.replace(variables=jax.tree.map(drawn, model.variables))
+        t, x = jnp.asarray([0.0, 0.5, 1.0]), jnp.broadcast_to(jax.random.normal(key(), (28, 28, 1)), (3, 28, 28, 1))
+        return np.asarray(jax.jit(lambda x, t: model(x, t))(x, t)) * np.asarray(sde.sigma(t))[:, None, None, None]
+
+    config = fashion_mnist.get_config("ncsnv2")
+    field = sigma_times_score(config.copy_and_resolve_references())
+    assert np.abs(field).mean() > 0.1
+    np.testing.assert_allclose(field[1:], np.broadcast_to(field[:1], field[1:].shape), rtol=1e-4, atol=1e-4)
+    config.network.condition = "c_noise"
+    told = sigma_times_score(config)
+    assert np.abs(told[1:] - told[:1]).mean() > 0.05
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
