@@ -78,7 +78,7 @@ def main() -> None:
     images = of_images(given.workdir)
     last = lambda values, i: values[min(i, len(values) - 1)]
     frames = [frame(points[i], lattice, last(arrows, i), last(images, i)) for i in range(len(points))]
-    frames = [picture.quantize(24, dither=Image.Dither.NONE) for picture in frames]
+    frames = [picture.quantize(48, dither=Image.Dither.NONE) for picture in frames]
     path = Path(__file__).with_name("front.gif")
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=[120] * (len(frames) - 1) + [3000], loop=0)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {len(frames)} frames")
