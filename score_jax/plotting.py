@@ -412,14 +412,14 @@ def bars(
     fig = Figure(figsize=(max(6.4, 4 + beside), 1.2 + 0.3 * len(heights)), layout="constrained")
     ax = fig.add_subplot()
     ax.grid(axis="x")
-    lengths = np.array([0.0 if error is None else error for error in errors])
-    wide = (heights - lengths).min() > 0 and heights.max() > 20 * heights.min()
+    lengths = np.array([np.nan if error is None else error for error in errors])  # NaN is drawn without a cap
+    wide = (heights - np.nan_to_num(lengths)).min() > 0 and heights.max() > 20 * heights.min()
     if wide:  # a bar has no length there: points
         ax.errorbar(heights, places, xerr=lengths, fmt="o", color=COLORS[0], capsize=3, markersize=5)
         ax.set_xscale("log")
         ax.xaxis.set_minor_formatter("")  # labels of whole decades alone: others would lie on each other
     else:
-        ax.barh(places, heights, 0.7, xerr=lengths if lengths.any() else None, capsize=3, color=COLORS[0], ecolor=INK)
+        ax.barh(places, heights, 0.7, xerr=lengths, capsize=3, color=COLORS[0], ecolor=INK)
     ax.set_yticks(places, list(labels))
     ax.invert_yaxis()
     ax.set(xlabel=xlabel, title=title)

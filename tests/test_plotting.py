@@ -204,6 +204,14 @@ def test_bars_with_errors_are_on_a_log_axis_only_where_all_of_them_can_be_there(
     np.testing.assert_allclose(ends, [0.0005, 0.0015])
 
 
+def test_a_bar_without_an_error_has_no_caps():
+    ax = plotting.bars([2.0, 3.0, 0.0], [0.5, None, None], labels=["a", "b", "c"], xlabel="distance").axes[0]
+    errors = next(container for container in ax.containers if hasattr(container, "has_xerr"))
+    left, right = (np.asarray(cap.get_xdata(), np.float64) for cap in errors.lines[1])
+    np.testing.assert_array_equal(left, [1.5, np.nan, np.nan])
+    np.testing.assert_array_equal(right, [2.5, np.nan, np.nan])
+
+
 def test_pictures_leave_no_global_state_and_need_no_pyplot(tmp_path):
     before = dict(matplotlib.rcParams)
     path = plotting.save_figure(plotting.curve([1, 2], [3.0, 2.0]), tmp_path / "figures" / "loss.png")

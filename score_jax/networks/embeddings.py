@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.typing import Dtype
 
-from score_jax.types import Array, InputError
+from score_jax.types import Array, ArrayLike, InputError
 
 
 def at_least_float32(x: Array) -> jnp.dtype:
@@ -31,9 +31,10 @@ def at_least_float32(x: Array) -> jnp.dtype:
     return jnp.promote_types(jnp.float32, x.dtype)
 
 
-def waves(cond: Array, frequencies: Array) -> Array:
+def waves(cond: Array, frequencies: ArrayLike) -> Array:
     """Returns `[sin(ω c), cos(ω c)]`, `(B, 2K)`, of `cond` `(B,)` and angular frequencies `(K,)`."""
-    angles = cond.astype(at_least_float32(cond))[:, None] * frequencies[None].astype(at_least_float32(cond))
+    dtype = at_least_float32(cond)
+    angles = cond.astype(dtype)[:, None] * jnp.asarray(frequencies, dtype)[None]
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
@@ -52,7 +53,7 @@ class Sinusoidal(nn.Module):
     def __call__(self, cond: Array) -> Array:
         """Embeds `cond` `(B,)` as `(B, features)`, float32 or wider."""
         half = _half(self.features)
-        embedded = waves(cond, jnp.asarray(np.geomspace(self.lowest, self.highest, half)))
+        embedded = waves(cond, np.geomspace(self.lowest, self.highest, half))
         return jnp.roll(embedded, half, axis=-1) if self.cosine_first else embedded
 
 
@@ -107,7 +108,7 @@ class LabelEmbedding(nn.Module):
         if self.num_classes == 0:
             if label is not None:
                 raise InputError("labels were given to a network without classes; build it with num_classes > 0")
-            return jnp.zeros((batch, self.features))
+            return jnp.zeros((batch, self.features), jnp.float32)
         label = jnp.full((batch,), -1) if label is None else jnp.asarray(label)
         if not jnp.issubdtype(label.dtype, jnp.integer):
             raise InputError(f"labels have dtype {label.dtype}; integers were expected, -1 for no class")
@@ -127,19 +128,20 @@ class Told(NamedTuple):
     augmentation: Array
 
 
-def told_of(label: Array | Told | None, augmentation: int, batch: int) -> Told:
+def told_of(label: Array | Told | None, augmentation: int, noise: Array) -> Told:
     """Returns the label and numbers of the augmentation, 0 where nothing is said of it.
 
     Args:
       label: as a network is given it.
       augmentation: how many numbers the network takes.
-      batch: number of examples.
+      noise: what the network is told of the noise, `(B, ...)`: the zeros are as many and, if float32 or wider, of its
+        type.
 
     Raises:
       InputError: of as many as it doesn't take.
     """
     if not isinstance(label, Told):
-        return Told(label, jnp.zeros((batch, augmentation)))
+        return Told(label, jnp.zeros((len(noise), augmentation), at_least_float32(noise)))
     found = label.augmentation.shape[-1]
     if found != augmentation:
         raise InputError(f"{found} numbers of an augmentation were given to a network built with {augmentation=}")
@@ -161,7 +163,7 @@ class ConditionEmbedding(nn.Module):
     @nn.compact
     def __call__(self, cond: Array, label: Array | Told | None) -> Array:
         """Returns `(B, features)`."""
-        label, numbers = told_of(label, self.augmentation, cond.shape[0])
+        label, numbers = told_of(label, self.augmentation, cond)
         noise = jnp.ones((cond.shape[0], 1), at_least_float32(cond)) if self.noise is None else self.noise(cond)
         h = nn.Dense(self.features, dtype=self.dtype, name="inner")(noise)
         h = h + LabelEmbedding(self.num_classes, self.features, name="label")(label, cond.shape[0]).astype(h.dtype)

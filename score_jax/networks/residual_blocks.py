@@ -20,7 +20,7 @@ from flax.typing import Dtype, Initializer
 from score_jax.networks import fir, layers
 from score_jax.networks.attention import attend
 from score_jax.networks.convolution import Conv, conv_general_dilated
-from score_jax.networks.embeddings import Told, told_of
+from score_jax.networks.embeddings import Told, at_least_float32, told_of
 from score_jax.networks.norms import GroupNorm
 from score_jax.types import Array, InputError
 
@@ -229,8 +229,8 @@ class NoiseAndLabelEmbedding(nn.Module):
     @nn.compact
     def __call__(self, noise: Array, label: Array | Told | None) -> Array:
         """Maps the noise's embedding `(B, K)` and integer labels `(B,)`, or None, to `(B, features)`."""
-        label, numbers = told_of(label, self.augmentation, noise.shape[0])
-        vectors = self._label_vectors(label, noise.shape[0])
+        label, numbers = told_of(label, self.augmentation, noise)
+        vectors = self._label_vectors(label, noise)
         if self.num_classes and self.label_layer == "inner":
             noise = noise + self.layers.dense(vectors * self.num_classes**0.5, noise.shape[-1], "label")
         if self.augmentation:
@@ -243,10 +243,11 @@ class NoiseAndLabelEmbedding(nn.Module):
             h = h + dense(vectors)
         return nn.swish(h)
 
-    def _label_vectors(self, label: Array | None, batch: int) -> Array:
+    def _label_vectors(self, label: Array | None, noise: Array) -> Array:
         if self.num_classes == 0 and label is not None:
             raise InputError("labels were given to a network without classes; build it with num_classes > 0")
-        label = jnp.full((batch,), -1) if label is None else jnp.asarray(label)
+        label = jnp.full((len(noise),), -1) if label is None else jnp.asarray(label)
         if not jnp.issubdtype(label.dtype, jnp.integer):
             raise InputError(f"labels have dtype {label.dtype}; integers were expected, -1 for no class")
-        return jnp.where((label < self.num_classes)[:, None], nn.one_hot(label, self.num_classes), jnp.nan)
+        vectors = nn.one_hot(label, self.num_classes, dtype=at_least_float32(noise))
+        return jnp.where((label < self.num_classes)[:, None], vectors, jnp.nan)

@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,11 +75,23 @@ def test_nothing_told_of_an_augmentation_is_that_there_was_none(name):
     np.testing.assert_array_equal(told[1], plain[1])
 
 
+@pytest.mark.parametrize("augmentation", [0, 9])
+@pytest.mark.parametrize("name", [*NETWORKS, "untold"])
+def test_nothing_of_a_network_is_wider_than_what_it_is_given(name, augmentation):
+    build = NETWORKS["unet"] if name == "untold" else NETWORKS[name]
+    module = build(augmentation=augmentation, **({"embedding": None} if name == "untold" else {}))
+    x, cond = jnp.ones((2, 4, 4, 1), jnp.float32), jnp.zeros(2, jnp.float32)
+    variables = filled(module, x, cond)
+    with jax.enable_x64(True):
+        wide = re.findall(r"f64\[\d[^\]]*\]", str(jax.make_jaxpr(module.apply)(variables, x, cond)))
+    assert wide == []
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (
-            lambda: told_of(Told(None, jnp.zeros((1, 9))), 0, 1),
+            lambda: told_of(Told(None, jnp.zeros((1, 9))), 0, jnp.zeros(1)),
             "9 numbers of an augmentation were given",
         ),
         (lambda: Sinusoidal(5).apply({}, jnp.zeros(1)), "even number of features, got 5"),
