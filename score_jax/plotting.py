@@ -294,7 +294,7 @@ def trajectories(paths: ArrayLike, *, extent: Extent | None = None, log_prob_fn:
     alpha = float(np.clip(20 / paths.shape[1], 0.2, 0.8))
     for path in paths.swapaxes(0, 1):
         ax.plot(*path.T, color=INK, linewidth=0.7, alpha=alpha)
-    for name, ends, color in (("start", paths[0], COLORS[4]), ("end", paths[-1], COLORS[1])):
+    for name, ends, color in (("start", paths[0], COLORS[2]), ("end", paths[-1], COLORS[1])):
         ax.scatter(ends[:, 0], ends[:, 1], s=12, color=color, label=name, zorder=3, linewidths=0)
     fig.legend(loc="outside lower center", ncols=2)
     return fig

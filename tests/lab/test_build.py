@@ -38,7 +38,7 @@ VARIANTS = {
         digits,
         ["dsm", "ssm", "fd_ssm", "energy", "ddpm", "edm", "compact_ncsn", "mlp", "ddpmpp", "ncsnpp", "improved_ddpm"],
     ),
-    "fashion_mnist": (fashion_mnist, ["ncsn", "ddpm", "ddpmpp", "ncsnpp"]),
+    "fashion_mnist": (fashion_mnist, ["ncsn", "ncsnv2", "ddpm", "ddpmpp", "ncsnpp"]),
 }
 CONFIGS = {f"{name}:{v}": (module, v) for name, (module, variants) in VARIANTS.items() for v in variants}
 # As digits:ncsnpp, or longer; and those whose network is another's, with objectives that toys have too
@@ -301,7 +301,7 @@ def test_ncsnv2_of_fashion_mnist_is_one_field_divided_by_sigma():
         drawn = lambda leaf: jax.random.normal(key(), leaf.shape) / 4  # the last layer starts at zero
         model = model.replace(variables=jax.tree.map(drawn, model.variables))
         t, x = jnp.asarray([0.0, 0.5, 1.0]), jnp.broadcast_to(jax.random.normal(key(), (28, 28, 1)), (3, 28, 28, 1))
-        return np.asarray(jax.jit(lambda x, t: model(x, t))(x, t)) * np.asarray(sde.sigma(t))[:, None, None, None]
+        return np.asarray(jax.jit(lambda x, t: arrays.expand_right(sde.sigma(t), x) * model(x, t))(x, t))
 
     config = fashion_mnist.get_config("ncsnv2")
     field = sigma_times_score(config.copy_and_resolve_references())

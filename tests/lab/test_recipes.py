@@ -71,7 +71,8 @@ def test_samples_are_drawn_with_the_average_that_schedule_free_keeps(tmp_path):
 
 
 def test_patches_are_trained_by_muon_and_published_networks_by_adam():
-    chosen = {v: fashion_mnist.get_config(v).optimizer for v in ("ncsn", "ddpm", "edm", "fast", "ddpmpp", "ncsnpp")}
+    variants = ("ncsn", "ncsnv2", "ddpm", "edm", "fast", "ddpmpp", "ncsnpp")
+    chosen = {v: fashion_mnist.get_config(v).optimizer for v in variants}
     rates = {"muon": 5e-3, "adam": 1e-3}
     assert {v for v, o in chosen.items() if o.name == "adam"} == {"ddpmpp", "ncsnpp"}
     assert all(o.learning_rate == rates[o.name] for o in chosen.values())

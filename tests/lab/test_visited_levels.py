@@ -12,7 +12,7 @@ DRAWS = 100_000  # of a config's law of times
 ENOUGH = 50  # training examples within a factor of two of a level
 
 CONFIGS = {
-    **{f"fashion_mnist:{v}": (fashion_mnist, v) for v in ("ncsn", "ddpm", "edm", "fast", "ddpmpp", "ncsnpp")},
+    **{f"fashion_mnist:{v}": (fashion_mnist, v) for v in ("ncsn", "ncsnv2", "ddpm", "edm", "fast", "ddpmpp", "ncsnpp")},
     **{f"digits:{v}": (digits, v) for v in ("dsm", "ddpm", "edm", "ddpmpp", "ncsnpp")},
     "emoji": (emoji,),
 }
