@@ -9,11 +9,12 @@ and where Debian's package dataset-fashion-mnist puts them.
 Variants: ncsn (default) ncsnv2 ddpm edm; fast, the most out of 20 minutes; and in small, as `configs/score_sde.py` has
 them, ddpmpp, variance preserving, and ncsnpp, variance exploding.
 
-`fast` has 2,688,388 parameters and takes 49 network calls a sample. Its 6,500 steps took 20.4 minutes on 2 cores (AMD
+`fast` has 2,688,388 parameters and takes 50 network calls a sample. Its 6,500 steps took 20.4 minutes on 2 cores (AMD
 EPYC, Python 3.12, 350 images/s). Seed 0, 10,000 samples, which are clipped to the range: their Fréchet distance to the
-training images is 3.8 (10,000 held-out images: 0.11), that of the first 1,024 samples 6.6 (1.3), by features that
-nothing was chosen by: `benchmarks/quality_at_equal_time.py`, where 1,024 of diffusers' network have 136 after the 844
-steps that it makes in the same time; `experiments/studies/fast_config` has how it was chosen, and its picture.
+training images is 2.7 (10,000 held-out images: 0.11), that of the first 1,024 samples 3.8 (1.3), by features that
+nothing was chosen by (by Heun's method, the sampler before, 3.8 and 6.6). In `benchmarks/quality_at_equal_time.py`
+1,024 of diffusers' network have 136 after the 844 steps that it makes in the same time.
+`experiments/studies/fast_config` has how it was chosen, and its picture.
 
 `ncsn` is told σ and draws by consistent annealed sampling, whose chains have the noise that they are told: 101 network
 calls a sample, of 512, seed 0, a Fréchet distance of 6.8 by `grey` features (as many held-out images 4.4), of 256 9.2
