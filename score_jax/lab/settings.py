@@ -107,8 +107,9 @@ def get_config() -> ConfigDict:
     network.conservative = False  # the output is the gradient of a scalar: an energy-parameterised score
     network.dropout = 0.0
     # What the published U-Nets are told of the noise: c_noise, log(σ/α) as the parameterization has it; timestep, 999 t
-    # or the step of a tabulated SDE; level, the place among times.discrete levels; sigma, σ/α; none. With sigma and
-    # level, networks whose output is the score divide it by σ. Of unet: c_noise or none.
+    # or the step of a tabulated SDE; level, the place among times.discrete levels; sigma, σ/α; none, which with
+    # eps_as_given is NCSNv2's technique 3. With sigma and level, networks whose output is the score divide it by σ. Of
+    # unet: c_noise or none.
     network.condition = "c_noise"
     network.mlp = {"hidden": (128, 128, 128), "activation": "swish"}  # swish softplus tanh elu relu
     network.compact_ncsn = {"channels": 32}
