@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # what checkers and editors see of the namespaces
     from score_jax import parameterization as parameterization
     from score_jax import pickles as pickles
     from score_jax import plotting as plotting
+    from score_jax import pytrees as pytrees
     from score_jax import sampling as sampling
     from score_jax import score as score
     from score_jax import sde as sde

@@ -16,10 +16,9 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax.scipy.linalg import cho_solve
 
-from score_jax import arrays
+from score_jax import arrays, pytrees
 from score_jax.sde import SDE
 from score_jax.types import Array, ArrayLike, InputError, Key, ScoreFn, require_at_least, require_positive
 
@@ -31,7 +30,7 @@ def _exactly(function: _F) -> _F:
     return jax.default_matmul_precision("highest")(function)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class GaussianMixture:
     """Σ_k w_k N(m_k, C_k).
 
@@ -173,7 +172,7 @@ class GaussianMixture:
         return GaussianMixture(jax.nn.softmax(log_weights), flat.reshape(means.shape), covariances)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Gaussian:
     """N(mean, variance): mean `S`; variance a number, one per element (shape S), or a covariance matrix `(D, D)`.
 
@@ -224,7 +223,7 @@ class Gaussian:
         return self.mixture().posterior(matrix, y, noise_std)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Empirical:
     """Equal point masses at `points` `(N, *S)`: a data set. It has a density and a score only once noised.
 

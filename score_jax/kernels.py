@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from score_jax import arrays
+from score_jax import arrays, pytrees
 from score_jax.types import Array, ArrayLike, InputError, Key, require_positive
 
 
@@ -66,7 +66,7 @@ def _summed(per_element: Array, x: Array) -> Array:
     return jnp.broadcast_to(per_element, (1, *x.shape[1:])).sum()
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Gaussian(Kernel):
     """q = N(x, σ²I): score −(x̃ − x)/σ² = −z/σ (Vincent 2011).
 
@@ -96,7 +96,7 @@ class Gaussian(Kernel):
         return _summed(_elementwise(self.sigma, x) ** -2, x)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Laplace(Kernel):
     """q = ∏ exp(−|x̃ − x|/b) / 2b with scale b: score −sign(x̃ − x)/b, variance 2b².
 
@@ -127,7 +127,7 @@ class Laplace(Kernel):
         return _summed(_elementwise(self.scale, x) ** -2, x)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class StudentT(Kernel):
     """Student-t noise in every element with `df` degrees of freedom ν and scale s: score −(ν+1) r / (ν s² + r²).
 
@@ -162,7 +162,7 @@ class StudentT(Kernel):
         return _summed((df + 1) / ((df + 3) * scale**2), x)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class GaussianMixtureNoise(Kernel):
     """Noise drawn in every element from the scalar mixture Σ_k w_k N(m_k, s_k²); weights, means, scales: `(K,)`.
 
@@ -210,7 +210,7 @@ class GaussianMixtureNoise(Kernel):
         return (jax.nn.softmax(log_terms, axis=0) * scores).sum(0)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class FromLogDensity(Kernel):
     """Any noise: `log_density(x_tilde, x) -> (B,)`, up to a constant, and `sampler(key, x) -> x_tilde`.
 

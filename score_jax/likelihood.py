@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from score_jax import arrays, integrate
+from score_jax import arrays, integrate, pytrees
 from score_jax.losses.variational import Decoder, bound_term, gaussian_kl, grey_level_decoder, require_times
 from score_jax.sampling import flow
 from score_jax.sampling.sde import StepVariance, step_variance
@@ -163,7 +163,7 @@ def refuse_grey_levels(x: Array | np.ndarray) -> None:
         )
 
 
-@struct.dataclass
+@pytrees.dataclass
 class BitsPerDim:
     """Bits per dimension, `(B,)`, and the convention they follow, in words."""
 

@@ -23,7 +23,7 @@ the signal-to-noise ratio alone up to the scale of x, so a trained backbone keep
 import jax.numpy as jnp
 from flax import struct
 
-from score_jax import arrays
+from score_jax import arrays, pytrees
 from score_jax.sde import SDE
 from score_jax.types import Array, ArrayLike, InputError, require_positive
 
@@ -67,7 +67,7 @@ class Parameterization:
         return arrays.expand_right(p, x) * x0 + arrays.expand_right(q, x) * ((x - alpha * x0) / sigma)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Score(Parameterization):
     """F is the score itself (NCSN); the input is not rescaled.
 
@@ -85,7 +85,7 @@ class Score(Parameterization):
         return jnp.ones_like(c_in), c_noise
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Eps(Parameterization):
     """F is the noise ε (DDPM): score = −F/σ.
 
@@ -99,7 +99,7 @@ class Eps(Parameterization):
         return jnp.zeros_like(sde.sigma(t)), jnp.ones_like(sde.sigma(t))
 
 
-@struct.dataclass
+@pytrees.dataclass
 class X0(Parameterization):
     """F is the clean data x_0: score = (α F − x)/σ².
 
@@ -113,7 +113,7 @@ class X0(Parameterization):
         return jnp.ones_like(sde.sigma(t)), jnp.zeros_like(sde.sigma(t))
 
 
-@struct.dataclass
+@pytrees.dataclass
 class V(Parameterization):
     """F is v = α̂ ε − σ̂ x_0 with (α̂, σ̂) = (α, σ)/√(α² + σ²) (Salimans & Ho 2022, on any SDE).
 
@@ -130,7 +130,7 @@ class V(Parameterization):
         return -sde.sigma(t) / norm, sde.alpha(t) / norm
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Flow(Parameterization):
     """F is the velocity ε − x_0 of the straight path from data to noise (Lipman et al. 2023).
 
@@ -147,7 +147,7 @@ class Flow(Parameterization):
         return -one, one
 
 
-@struct.dataclass
+@pytrees.dataclass
 class EDM(Parameterization):
     """D(x; σ) = c_skip x + c_out F at x/α and σ/α, for data of std `sigma_data` (Karras et al. 2022, table 1).
 
@@ -204,7 +204,7 @@ def learned(mean: Parameterization, *, floor: ArrayLike) -> Parameterization:
     return _Learned(mean, floor=floor)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class _Learned(Parameterization):
     mean: Parameterization
     floor: ArrayLike = struct.field(kw_only=True)
@@ -231,7 +231,7 @@ class _Learned(Parameterization):
         return sde.interpolated_variance(t, s, F[..., F.shape[-1] // 2 :], floor=self.floor)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class AsGiven(Parameterization):
     """Another parameterization, of a network that is given x itself whatever its scale: c_in = 1.
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from score_jax import arrays
+from score_jax import arrays, pytrees
 from score_jax.parameterization import Parameterization
 from score_jax.sde import SDE
 from score_jax.types import Array, InputError, Key, Network, PyTree, ScoreFn
@@ -108,7 +108,7 @@ def network_output(model: OfNetwork, x: Array, t: Array, label: Array | None = N
     return model.apply(model.variables, arrays.expand_right(c_in, x) * x, arrays.per_example(cond, x), label, keys)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Conditioned:
     """A score model whose labels and dropout keys are chosen: what losses and samplers call, `(x, t) -> score`."""
 
@@ -133,7 +133,7 @@ class Conditioned:
         return self.model.uncertainty(t)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class ScoreWithVariance:
     """A score function and a learned variance of its steps, `(x, t, s)`: a thresholded score's, or `Conditioned`'s."""
 

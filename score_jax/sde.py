@@ -22,7 +22,7 @@ import numpy as np
 from flax import struct
 from jax.typing import DTypeLike
 
-from score_jax import arrays
+from score_jax import arrays, pytrees
 from score_jax.types import Array, ArrayLike, InputError, Key, require_at_least, require_positive, require_range
 
 
@@ -200,7 +200,7 @@ class SDE:
         return (x + arrays.expand_right(self.variance(t), x) * score) / arrays.expand_right(self.alpha(t), x)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class VE(SDE):
     """Variance exploding: σ(t) = σ_min (σ_max/σ_min)^t, α = 1 (Song et al. 2021, eq. 30).
 
@@ -273,7 +273,7 @@ class _LinearBeta(SDE):
         return 2 * integral / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * integral))
 
 
-@struct.dataclass
+@pytrees.dataclass
 class VP(_LinearBeta):
     """Variance preserving: σ² = 1 − α², β linear in t (Song et al. 2021, eq. 32): DDPM in continuous time.
 
@@ -306,7 +306,7 @@ class VP(_LinearBeta):
         return jnp.sqrt(1 - beta), beta
 
 
-@struct.dataclass
+@pytrees.dataclass
 class SubVP(_LinearBeta):
     """Sub-VP: VP's α with σ = 1 − α², its variance squared (Song et al. 2021, eq. 33).
 
@@ -333,7 +333,7 @@ class SubVP(_LinearBeta):
         return self._time_of_integral(2 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * _as_time(log_snr))))
 
 
-@struct.dataclass
+@pytrees.dataclass
 class EDM(SDE):
     """Time is the noise level itself: α = 1, σ(t) = t, from `sigma_min` to `sigma_max` (Karras et al. 2022).
 
@@ -369,7 +369,7 @@ class EDM(SDE):
         return jnp.exp(-0.5 * _as_time(log_snr))
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Cosine(SDE):
     """Variance preserving on a quarter circle: α = cos(πt/2), σ = sin(πt/2) (Salimans & Ho 2022).
 
@@ -399,7 +399,7 @@ class Cosine(SDE):
         return 2 / jnp.pi * jnp.arctan(jnp.exp(-0.5 * _as_time(log_snr)))
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Flow(SDE):
     """The straight line x_t = (1 − t) x_0 + t ε (Lipman et al. 2023; Liu et al. 2023); stops short of t = 1.
 
@@ -429,7 +429,7 @@ class Flow(SDE):
         return jax.nn.sigmoid(-0.5 * _as_time(log_snr))
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Tabulated(SDE):
     """A published discrete schedule, exactly: ᾱ_i at the knots t = (i+1)/N, log ᾱ linear in between and to 0 at t = 0.
 

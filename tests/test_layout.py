@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent / "score_jax"
 # From top to bottom: a module imports from rows above its own, or from its own package.
 LAYERS = [
     {"types"},
-    {"arrays", "backend", "devices", "pickles"},
+    {"arrays", "backend", "devices", "pickles", "pytrees"},
     {"integrate", "noise_levels"},
     {"kernels", "sde", "data", "networks"},
     {"adapters", "conditions", "distributions", "parameterization"},
@@ -149,7 +149,7 @@ def test_a_public_name_lives_in_one_module():
 # What losses, samplers, networks and likelihood are made of, and what of third parties they may import.
 CORE = {
     *("types", "arrays", "devices", "integrate", "kernels", "sde", "noise_levels", "distributions", "parameterization"),
-    *("score", "networks", "losses", "sampling", "likelihood", "conditioning"),
+    *("pytrees", "score", "networks", "losses", "sampling", "likelihood", "conditioning"),
 }
 THIRD_PARTY = {"jax", "flax", "optax", "numpy"}
 

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from flax import struct
 
-from score_jax import arrays, distributions, losses, sampling
+from score_jax import arrays, distributions, losses, pytrees, sampling
 from score_jax import sde as sdes
 from score_jax.adapters import linen
 from score_jax.lab import measures
@@ -25,7 +24,7 @@ from score_jax.types import InputError
 from tests.helpers import key
 
 GUIDE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
-NAMES = {"struct": struct, "SDE": SDE, "arrays": arrays, "sampling": sampling, "nn": nn, "InputError": InputError}
+NAMES = {"pytrees": pytrees, "SDE": SDE, "arrays": arrays, "sampling": sampling, "nn": nn, "InputError": InputError}
 FILLED = {
     "MySDE": {"log_alpha": "jnp.log(jnp.cos(t))", "variance": "jnp.sin(t) ** 2"},
     "my_loss": {"error": "score_fn(xt, t) + eps / arrays.expand_right(sde.sigma(t), xt)"},

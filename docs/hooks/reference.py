@@ -19,7 +19,7 @@ _GROUPS = (
     ("Sampling", ("sampling", "conditioning", "likelihood", "integrate")),
     ("Measures and pictures", ("metrics", "plotting")),
     ("Published checkpoints", ("interop", "pickles")),
-    ("Arrays and devices", ("types", "arrays", "devices", "backend")),
+    ("Arrays and devices", ("types", "pytrees", "arrays", "devices", "backend")),
     ("The lab: settings and commands", ("lab",)),
 )
 

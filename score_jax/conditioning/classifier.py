@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from score_jax import pytrees
 from score_jax.parameterization import Parameterization
 from score_jax.score import Condition, network_output
 from score_jax.sde import SDE
@@ -51,7 +52,7 @@ class NoisedClassifier(struct.PyTreeNode):
         return ClassLogProb(self, label, key)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class ClassLogProb:
     """A classifier whose labels `(B,)` and dropout keys are chosen. Label −1 is any class, whose probability is 1."""
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from score_jax import arrays
+from score_jax import arrays, pytrees
 from score_jax.types import Array, ArrayLike, InputError, Key, require_at_least, require_positive
 
 _RANK = 1e-6  # of the largest singular value: what is below counts as 0
@@ -231,7 +231,7 @@ def _name(operator: Any) -> str:
     return getattr(operator, "__name__", type(operator).__name__)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Mask:
     """A x = m·x: the elements where the mask is 1 (or True) are observed. A = Aᵀ = A²: y has the shape of x.
 
@@ -375,7 +375,7 @@ def _first(direction: Array) -> Array:
     return jnp.zeros_like(direction).at[0].set(1)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Downsample(_OfGroups):
     """The mean of each block of `factor`×`factor` pixels of images (H, W, C): Aᵀ A = projection / factor².
 
@@ -403,7 +403,7 @@ class Downsample(_OfGroups):
         return jnp.full(self.factor**2, 1 / self.factor, dtype), jnp.asarray(1 / self.factor, dtype)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Gray(_OfGroups):
     """One grey channel of images (H, W, C): a weighted sum of their channels, the mean of three unless given.
 
@@ -428,7 +428,7 @@ class Gray(_OfGroups):
         return jnp.asarray(np.array(self.weights) / length, dtype), jnp.asarray(length, dtype)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Blur:
     """Circular convolution of images (H, W, C), each channel by itself, with a kernel whose middle is its centre.
 
@@ -536,7 +536,7 @@ def motion_kernel(size: int, angle: float) -> np.ndarray:
     return kernel / kernel.sum()
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Linear:
     """A x = M x of flattened examples: y is `(B, m)`.
 
@@ -600,7 +600,7 @@ class Linear:
         return rows if self.shape is None else rows.reshape(len(rows), *self.shape)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Separable:
     """A x = R x Cᵀ of images (H, W, channels), each channel by itself: y is (h, w, channels).
 

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
+from score_jax import pytrees
 from score_jax.types import Array, Key, PyTree
 
 
-@struct.dataclass
+@pytrees.dataclass
 class TrainState:
     """Everything a run needs to go on, except the position in the data.
 
