@@ -36,7 +36,8 @@ class _Line:
 
 def test_fields_are_leaves_by_name_and_static_ones_part_of_the_structure():
     line = _Line(jnp.array([2.0]), 1.0)
-    paths, _ = jax.tree_util.tree_flatten_with_path(line)
+    paths, structure = jax.tree_util.tree_flatten_with_path(line)
+    assert structure == jax.tree.structure(line)
     assert [jax.tree_util.keystr(path) for path, _ in paths] == [".slope", ".offset"]
     doubled = jax.jit(lambda line: jax.tree.map(lambda leaf: 2 * leaf, line))(line)
     np.testing.assert_array_equal([doubled.slope[0], doubled.offset], [4.0, 2.0])

@@ -78,6 +78,12 @@ def test_patches_are_trained_by_muon_and_published_networks_by_adam():
     assert all(o.learning_rate == rates[o.name] for o in chosen.values())
 
 
+def test_a_network_that_is_told_the_noise_is_not_led_by_annealed_langevin_whose_noise_is_another():
+    chosen = (fashion_mnist.get_config(variant) for variant in ("ncsn", "ncsnv2"))
+    led = [(config.network.condition, config.sampler.name) for config in chosen]
+    assert led == [("c_noise", "consistent_annealed"), ("none", "annealed_langevin")]
+
+
 @pytest.mark.parametrize("network", [networks.UNet(8, (1, 2), num_classes=10), networks.MLP(num_classes=10)])
 def test_a_network_of_ones_own_has_to_take_what_it_is_told(network):
     config = digits.get_config()
