@@ -123,8 +123,8 @@ def get_config(variant: str = "ncsn") -> ConfigDict:
     variants = {
         # Told the noise, by a chain that has what it is told: annealed Langevin's has more
         "ncsn": {"sampler.name": "consistent_annealed"},
-        # NCSNv2's rules: sigma_max as above, levels 1.082 apart, which asks for 98, a network that isn't told the noise
-        # (that of the chain is above the level's), Langevin's step of technique 4
+        # NCSNv2's rules: sigma_max as above, levels 1.083 apart (the rule: 1.082, for which there are 99), a network
+        # that isn't told the noise (that of the chain is above the level's), Langevin's step of technique 4
         "ncsnv2": {
             "network.condition": "none",
             "parameterization.name": "eps_as_given",

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from configs import digits, fashion_mnist, toy
-from score_jax import networks, training
+from score_jax import networks, noise_levels, training
 from score_jax.lab import build, run
 from score_jax.lab.build.training import OPTIMIZERS
 from score_jax.training.logging import read_jsonl
@@ -82,6 +82,10 @@ def test_a_network_that_is_told_the_noise_is_not_led_by_annealed_langevin_whose_
     chosen = (fashion_mnist.get_config(variant) for variant in ("ncsn", "ncsnv2"))
     led = [(config.network.condition, config.sampler.name) for config in chosen]
     assert led == [("c_noise", "consistent_annealed"), ("none", "annealed_langevin")]
+    # As many levels in training as down the chain; NCSNv2's rule has one more.
+    config = fashion_mnist.get_config("ncsnv2")
+    levels = noise_levels.recommend(config.sde.ve.sigma_max, dims=28 * 28, n_steps=5).n_levels
+    assert config.times.discrete.n == config.sampler.steps == levels - 1 == 98
 
 
 @pytest.mark.parametrize("network", [networks.UNet(8, (1, 2), num_classes=10), networks.MLP(num_classes=10)])
