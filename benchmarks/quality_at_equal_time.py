@@ -217,7 +217,7 @@ def main() -> None:
     """Runs what the flags ask for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="runs/quality", type=Path, help="folder of all that is made")
-    parser.add_argument("--seeds", default="0,1,2", help="separated by commas")
+    parser.add_argument("--seeds", default="1,2,3", help="separated by commas; the config was chosen on 0")
     parser.add_argument("--minutes", type=float, default=20.0, help="of training")
     parser.add_argument("--n", type=int, default=10_000, help="samples of each")
     parser.add_argument("--page", action="store_true", help="put the table into benchmarks/README.md")
