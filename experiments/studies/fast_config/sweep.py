@@ -1,4 +1,4 @@
-"""Which network, then which recipe for the best of them, in 2.5 minutes of training each: see README.md beside it."""
+"""Which network, then which recipe, in 2.5 minutes of training each, then which levels in 6: see README.md."""
 
 from typing import Any
 
@@ -16,6 +16,14 @@ SHAPES = {  # (patch, channels, multipliers): images/s
 }
 ADAM = {"optimizer.name": "adam", "optimizer.learning_rate": 2e-3}
 MUON = {"optimizer.name": "muon", "optimizer.learning_rate": 5e-3}
+LEVELS = [  # on which the loss looks, and how
+    {},
+    {"optimizer.learning_rate": 1e-2},
+    {"weighting.learned": True},
+    {"times.lognormal.mean": -0.6},
+    {"weighting.learned": True, "times.lognormal.mean": -0.6},
+    {"weighting.learned": True, "times.lognormal.mean": 0.0},
+]
 
 
 def shape(patch: int, channels: int, multipliers: tuple[int, ...]) -> dict[str, Any]:
@@ -30,6 +38,7 @@ def get_config():
     config.evaluation.update(n=2048, measures=("frechet", "outside_range"))
     config.evaluation.features.name = "grey"
     config.sampler.update(name="heun", steps=24, batch_size=128)  # 49 network calls
+    config.weighting.learned, config.times.lognormal.mean = False, -1.2  # EDM's
     return config
 
 
@@ -37,4 +46,7 @@ def get_sweep():
     best, clipped = shape(2, 48, (1, 2, 2)), {"sampler.threshold": "static"}
     shapes = [{**shape(*of), **ADAM, "sampler.threshold": "none"} for of in SHAPES]
     halves = {"training.batch_size": 32, "training.steps": 3400}
-    return [*shapes, {**best, **ADAM, **halves, **clipped}, {**best, **MUON, **clipped}]
+    drawn = {"sampler.name": "dpm_solver_pp", "sampler.steps": 49, "evaluation.n": 1024}
+    last = {**shape(2, 64, (1, 2, 2)), **MUON, **clipped, **drawn, "training.steps": 2000}
+    levels = [{**last, **values} for values in LEVELS]
+    return [*shapes, {**best, **ADAM, **halves, **clipped}, {**best, **MUON, **clipped}, *levels]

@@ -26,6 +26,7 @@ RECIPES = {
 def get_config():
     config = fashion_mnist.get_config("fast")
     config.network.unet.channels = 48
+    config.weighting.learned, config.times.lognormal.mean = False, -1.2  # EDM's
     config.optimizer.update(name="adam", learning_rate=2e-3)
     config.training.steps = STEPS
     config.evaluation.update(n=1024, measures=("frechet", "outside_range"))
