@@ -28,9 +28,9 @@ told σ (`--config.network.condition=c_noise`, the rest as it is): 20.4 and 25.9
 leave the range.
 
 Why: 5 steps are too few for the noise of the chain to follow the ladder down, and a network that is told σ may take
-what is above it for texture. `fast`'s network s, told c σ (`lambda x, t: c * s(x, c * t)`, which is as far as c is
-right what a network does that isn't told), levels 45 to 0.02 for values in [−1, 1]; 128 samples from the same noises
-(held-out images: 13.1):
+what is above it for texture. `fast`'s network s, before its weights were learned, told c σ
+(`lambda x, t: c * s(x, c * t)`, which is as far as c is right what a network does that isn't told), levels 45 to 0.02
+for values in [−1, 1]; 128 samples from the same noises (held-out images: 13.1):
 
 | c | 1 | 1.06 | 1.15 | 1.3 |
 |---|---|---|---|---|
@@ -46,7 +46,7 @@ steps), dark garments, 51.8 of 256; EDM's skip (6,500 steps), white ones.
 | ncsn, ddpm | 2,688,388 | 26 core-minutes | 101, 50 network calls |
 | ncsnv2 | 2,672,260 | 28 core-minutes | 491 |
 | edm | 2,691,204 | 27 core-minutes | 35 |
-| ddpmpp, ncsnpp | 1,259,393, 1,282,305 | 51 core-minutes | 501 |
+| ddpmpp, ncsnpp | 1,259,393 and 1,282,305 | 51 core-minutes | 501 |
 
 A core-minute is one of CPU time; `ncsnv2` took 14.8 minutes on 2 cores. ddpmpp and ncsnpp are trained by Adam, those of
 patches by Muon, as `fast`.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import fashion_mnist
 from experiments.studies import of_sweep, study
 from experiments.studies.ablation_objectives import sweep as ablation_objectives
 from experiments.studies.ddpm_equivalence import __main__ as equivalence
@@ -20,6 +21,7 @@ from experiments.studies.ddpm_equivalence import (
     oracle,
     samplers,
 )
+from experiments.studies.fast_config import sweep as fast_config
 from experiments.studies.few_steps import __main__ as few_steps
 from experiments.studies.manifold_noise import __main__ as manifold_noise
 from experiments.studies.mode_weights import __main__ as mode_weights
@@ -303,3 +305,19 @@ def test_objectives_cost_the_multiplications_that_their_steps_are_cut_by():
     one = counted({})
     for name, (settings, cost) in ablation_objectives.OBJECTIVES.items():
         assert abs(counted(settings) / one / cost - 1) < 0.02, name
+
+
+def test_the_fast_config_is_one_of_those_that_its_study_compares():
+    fast = fashion_mnist.get_config("fast")
+    parts = ("data", "sde", "parameterization", "weighting", "times", "objective", "network", "optimizer", "sampler")
+
+    def of(config):
+        return {part: {**config[part].to_dict(), "batch_size": None} for part in parts}  # as many at once as one likes
+
+    def of_cell(cell):
+        config = fast_config.get_config()
+        config.update_from_flattened_dict(cell)
+        return of(config)
+
+    (chosen,) = (cell for cell in fast_config.get_sweep() if of_cell(cell) == of(fast))
+    assert chosen["weighting.learned"] and chosen["times.lognormal.mean"] == -0.6  # the lowest distance of its table

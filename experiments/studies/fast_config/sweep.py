@@ -46,7 +46,7 @@ def get_sweep():
     best, clipped = shape(2, 48, (1, 2, 2)), {"sampler.threshold": "static"}
     shapes = [{**shape(*of), **ADAM, "sampler.threshold": "none"} for of in SHAPES]
     halves = {"training.batch_size": 32, "training.steps": 3400}
-    drawn = {"sampler.name": "dpm_solver_pp", "sampler.steps": 49, "evaluation.n": 1024}
-    last = {**shape(2, 64, (1, 2, 2)), **MUON, **clipped, **drawn, "training.steps": 2000}
+    drawn = {"sampler.name": "dpm_solver_pp", "sampler.dpm_solver_pp.eta": 1.0, "sampler.steps": 49}
+    last = {**shape(2, 64, (1, 2, 2)), **MUON, **clipped, **drawn, "training.steps": 2000, "evaluation.n": 1024}
     levels = [{**last, **values} for values in LEVELS]
     return [*shapes, {**best, **ADAM, **halves, **clipped}, {**best, **MUON, **clipped}, *levels]
