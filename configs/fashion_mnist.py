@@ -9,11 +9,12 @@ and where Debian's package dataset-fashion-mnist puts them.
 Variants: ncsn (default) ncsnv2 ddpm edm; fast, the most out of 20 minutes; and in small, as `configs/score_sde.py` has
 them, ddpmpp, variance preserving, and ncsnpp, variance exploding.
 
-`fast` has 2,688,388 parameters and takes 50 network calls a sample. Its 6,500 steps took 20.4 and 21.7 minutes on 2
-cores (AMD EPYC, Python 3.12, 350 and 325 images/s). Seed 0, 10,000 samples, clipped to the range: their Fréchet
-distance to the training images is 1.7 (10,000 held-out images: 0.11), that of the first 1,024 samples 2.5 (1.3), by
-features that nothing was chosen by (of 1,024 by Heun's method 4.4). In `benchmarks/quality_at_equal_time.py` 1,024 of
-diffusers' network have 136 after the 844 steps that it makes in the same time.
+`fast` has 2,688,388 parameters, its learned weights 129 more, and takes 50 network calls a sample. Its 6,500 steps took
+20.4 and 21.7 minutes on 2 cores (AMD EPYC, Python 3.12, 350 and 325 images/s). On three seeds, 6,400 steps in 21.2 to
+21.6 minutes, 10,000 samples, clipped to the range: their Fréchet distances to the training images are 1.77, 1.88 and
+1.83 (10,000 held-out images: 0.11), those of the first 1,024 samples 2.4, 3.1 and 2.8 (1.4), by features that nothing
+was chosen by. In `benchmarks/quality_at_equal_time.py` 1,024 of diffusers' network have 126, 133 and 125 after the 849
+to 874 steps that it makes in 20 minutes.
 `experiments/studies/fast_config` has how it was chosen, and its picture.
 
 `ncsn` is told σ and draws by consistent annealed sampling, whose chains have the noise that they are told: 101 network
