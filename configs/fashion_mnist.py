@@ -14,7 +14,7 @@ them, ddpmpp, variance preserving, and ncsnpp, variance exploding.
 21.6 minutes, 10,000 samples, clipped to the range: their Fréchet distances to the training images are 1.77, 1.88 and
 1.83 (10,000 held-out images: 0.11), those of the first 1,024 samples 2.4, 3.1 and 2.8 (1.4), by features that nothing
 was chosen by. In `benchmarks/quality_at_equal_time.py` 1,024 of diffusers' network have 126, 133 and 125 after the 849
-to 874 steps that it makes in 20 minutes, and 10,000 of the first of its seeds 134 (its classifiers trained anew).
+to 874 steps that it makes in 20 minutes, and 10,000 of the first of its seeds 129, on another processor.
 `experiments/studies/fast_config` has how it was chosen, and its picture.
 
 `ncsn` is told σ and draws by consistent annealed sampling, whose chains have the noise that they are told: 101 network

@@ -289,7 +289,7 @@ def get_config() -> ConfigDict:
     evaluation.features.kept = 10_000  # images whose features are kept, for precision, recall and kernel distance
     evaluation.features.update(subset_size=1000, subsets=100)  # of the kernel distance
     evaluation.features.k = 5  # which neighbour the balls of precision and recall reach to
-    evaluation.features.cache = ""  # folder of features of training sets and classifiers; empty: ~/.cache/score_jax
+    evaluation.features.cache = ""  # folder of classifiers and features of data; empty: ~/.cache/score_jax/features
     evaluation.options = {}  # of your own, by attribute: {"coverage": {"k": 3}}
     evaluation.likelihood_n = 0  # held-out examples whose likelihood is found, bits of images, else nats: it takes long
     evaluation.likelihood_probes = 1  # of Hutchinson's estimate of the divergence

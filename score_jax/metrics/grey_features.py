@@ -35,7 +35,8 @@ def train_grey_features(key: Key, images: ArrayLike, labels: ArrayLike) -> GreyF
 
     Adam on the cross-entropy, its rate falling to 0 along a cosine, for 5 passes or 1,000 steps, whichever is more:
     seconds for 1,797 digits of 8×8, two minutes or so for 60,000 images of 28×28 on 2 cores. The same key, images and
-    labels give the same weights.
+    labels give the same weights on the same machine; another processor, or version or options of XLA, rounds otherwise,
+    and distances differ by up to a tenth: compare by one training of it, which `Features.hash` tells.
 
     Args:
       key: random key, (): of the split, the weights at the start and the order.
