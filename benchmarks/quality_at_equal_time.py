@@ -7,14 +7,14 @@ Both train on Fashion-MNIST, one after the other, for --minutes of the clock, co
 both draw n images in at most 50 network calls each. diffusers' `UNet2DModel` (3,691,713 parameters; widths 32, 64, 128,
 two blocks a level, attention at 14×14) learns as its tutorial has it: DDPM's noise prediction, batches of 64, Adam at
 4e-4, an average of the parameters, flips, bfloat16 autocast. It draws by 50 steps of DDIM, compiled by torch, which
-needs a C++ compiler and takes half the time: images differ by 0.005 from those that are not compiled (root mean
+needs a C++ compiler and takes half the time: 50 images differ by 0.005 from those that are not compiled (root mean
 square), as either from float32's. The config's length follows from its speed in a short run beforehand, which is no
-part of the time.
+part of the time. --steps repeats a training of diffusers' elsewhere, however long it takes there.
 
 The Fréchet distance is to the 60,000 training images, in features of a small classifier of them that no choice was made
 by (seed 1; the config was chosen by those of seed 0, which are given too), of all samples, and of the first 1,024,
 which is biased upwards by more. Beside them stand as many held-out images. Nothing else should run meanwhile. A seed
-takes about four times --minutes; stopped and started again with the same command, it goes on with what is done, but for
+takes four to five times --minutes; stopped and started again with the same command, it goes on with what is done, but for
 a training of diffusers' that was cut off. Writes results.json, weights and samples into --out, and a picture,
 samples.png; --page puts the table into README.md beside.
 """
@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,13 @@ def of_diffusers() -> UNet2DModel:
     )
 
 
-def train_diffusers(images: np.ndarray, seconds: float, seed: int) -> tuple[UNet2DModel, int]:
-    """Trains for so many seconds on images `(n, H, W, 1)` in [0, 1]; returns the average, and the number of steps."""
+def train_diffusers(images: np.ndarray, more: Callable[[int], bool], seed: int) -> tuple[UNet2DModel, int]:
+    """Trains on images `(n, H, W, 1)` in [0, 1] while `more(steps done)`; returns the average, and how many it made."""
     torch.manual_seed(seed)
-    end = time.time() + seconds
     network, schedule = of_diffusers().to(memory_format=torch.channels_last), DDPMScheduler()
     average, adam = copy.deepcopy(network), torch.optim.Adam(network.parameters(), lr=RATE)
     data, done = torch.from_numpy(2 * images - 1).permute(0, 3, 1, 2), 0
-    while time.time() < end:
+    while more(done):
         x = data[torch.randint(len(data), (BATCH,))]
         x = torch.where(torch.rand(BATCH, 1, 1, 1) < 0.5, x.flip(-1), x)
         noise, t = torch.randn_like(x), torch.randint(1000, (BATCH,))
@@ -105,17 +105,18 @@ def draw_diffusers(network: Callable[..., Any], n: int, seed: int) -> np.ndarray
     return (x.permute(0, 2, 3, 1).numpy() + 1) / 2
 
 
-def theirs(out: Path, seed: int, n: int, seconds: float) -> tuple[dict[str, Any], np.ndarray]:
+def theirs(out: Path, seed: int, n: int, seconds: float, *, steps: int) -> tuple[dict[str, Any], np.ndarray]:
     """Trains diffusers' network and draws, or goes on; returns a row of the table but for its distances, and images."""
-    folder = out / f"diffusers-{seconds / 60:g}-{seed}"
+    folder = out / f"diffusers-{f'{steps}steps' if steps else f'{seconds / 60:g}'}-{seed}"
     told = folder / "training.json"
     folder.mkdir(parents=True, exist_ok=True)
     if not told.exists():
         begun = time.time()
+        more = lambda done: done < steps if steps else time.time() < begun + seconds
         source = fashion_mnist()
-        network, steps = train_diffusers(images_of(source, np.arange(len(source))), seconds, seed)
+        network, made = train_diffusers(images_of(source, np.arange(len(source))), more, seed)
         network.save_pretrained(folder / "network")
-        write_json(told, {"steps": steps, "minutes": (time.time() - begun) / 60})
+        write_json(told, {"steps": made, "minutes": (time.time() - begun) / 60})
     network = UNet2DModel.from_pretrained(folder / "network").eval().to(memory_format=torch.channels_last)
     compiled = torch.compile(network, options={"freezing": True})
     training = json.loads(told.read_text())
@@ -187,7 +188,7 @@ class Distances:
         return {**found, "outside": float(beyond.mean())}
 
 
-def compare(out: Path, seeds: list[int], n: int, minutes: float) -> list[dict[str, Any]]:
+def compare(out: Path, seeds: list[int], n: int, minutes: float, steps: int) -> list[dict[str, Any]]:
     """Returns the rows of the table: held-out images, and a row for each seed of both."""
     distances, source = Distances(out), fashion_mnist(split="test")
     held_out = images_of(source, np.arange(min(n, len(source))))
@@ -195,7 +196,7 @@ def compare(out: Path, seeds: list[int], n: int, minutes: float) -> list[dict[st
     shown: dict[str, np.ndarray] = {}
     rows: list[dict[str, Any]] = [{"what": "held-out images", **of_none, **distances.of(held_out)}]
     for seed in seeds:
-        for make in (ours, theirs):
+        for make in (ours, partial(theirs, steps=steps)):
             row, images = make(out, seed, n, 60 * minutes)
             shown.setdefault(row["what"], images[:64])
             rows.append({**row, **distances.of(images)})
@@ -223,12 +224,13 @@ def main() -> None:
     parser.add_argument("--out", default="runs/quality", type=Path, help="folder of all that is made")
     parser.add_argument("--seeds", default="1,2,3", help="separated by commas; the config was chosen on 0")
     parser.add_argument("--minutes", type=float, default=20.0, help="of training")
+    parser.add_argument("--steps", type=int, default=0, help="of diffusers' training, in place of --minutes")
     parser.add_argument("--n", type=int, default=10_000, help="samples of each")
     parser.add_argument("--page", action="store_true", help="put the table into benchmarks/README.md")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     backend.configure()
-    rows = compare(given.out, [int(seed) for seed in given.seeds.split(",")], given.n, given.minutes)
+    rows = compare(given.out, [int(seed) for seed in given.seeds.split(",")], given.n, given.minutes, given.steps)
     result = {"rows": rows, "environment": f"{environment()}, torch {torch.__version__}"}
     write_json(given.out / "results.json", result)
     if given.page:
