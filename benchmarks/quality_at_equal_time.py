@@ -14,8 +14,8 @@ part of the time. --steps repeats a training of diffusers' elsewhere, however lo
 The Fréchet distance is to the 60,000 training images, in features of a small classifier of them that no choice was made
 by (seed 1; the config was chosen by those of seed 0, which are given too), of all samples, and of the first 1,024,
 which is biased upwards by more. Beside them stand as many held-out images. Nothing else should run meanwhile. A seed
-takes four to five times --minutes; stopped and started again with the same command, it goes on with what is done, but for
-a training of diffusers' that was cut off. Writes results.json, weights and samples into --out, and a picture,
+takes four to five times --minutes; stopped and started again with the same command, it goes on with what is done, but
+for a training of diffusers' that was cut off. Writes results.json, weights and samples into --out, and a picture,
 samples.png; --page puts the table into README.md beside.
 """
 
